@@ -1,0 +1,1 @@
+"""Facts and their lawful changes. No I/O, no clock, no entropy."""
