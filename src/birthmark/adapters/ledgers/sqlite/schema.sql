@@ -1,0 +1,85 @@
+-- The embedded ledger. `entry` is the truth; `vault` holds sealed keys and is no fold; every other table is a fold of
+-- the entries and is rebuilt by replay. Hot tables grow at their end only: no random index on certificates or keys.
+
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- format, origin, site_prefix, software
+
+CREATE TABLE head (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  size INTEGER NOT NULL,              -- entries in the log
+  serial_time INTEGER NOT NULL,       -- the last milliseconds used in a certificate serial prefix
+  published INTEGER NOT NULL,         -- entries covered by the last signed checkpoint
+  frontier BLOB NOT NULL,             -- tlog.Frontier of `published` entries
+  checkpoint BLOB NOT NULL            -- the last signed checkpoint (signed note), empty at first
+);
+
+-- The log: `count` entries from `first`, each with a big-endian uint16 length in front, and their leaf hashes.
+CREATE TABLE entry (
+  first INTEGER PRIMARY KEY,
+  count INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  leaf_hashes BLOB NOT NULL
+);
+
+CREATE TABLE station (station TEXT PRIMARY KEY, vkey TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE ca (
+  ca TEXT PRIMARY KEY, kind TEXT NOT NULL, issuer TEXT, certificate BLOB NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE template (
+  template TEXT PRIMARY KEY, ca TEXT NOT NULL, profile TEXT NOT NULL, body BLOB NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE "order" (
+  "order" TEXT PRIMARY KEY, product TEXT NOT NULL, profile TEXT NOT NULL, key_algorithm TEXT NOT NULL,
+  key_origin TEXT NOT NULL, ca TEXT NOT NULL, quantity INTEGER NOT NULL, chunks INTEGER NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- At most 512 devices that are reserved, signed and stored together. Their serials are in entry `seq`.
+CREATE TABLE chunk (
+  "order" TEXT NOT NULL, chunk INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('ordered', 'reserved', 'issued')),
+  intent INTEGER,                     -- of the reservation in force
+  PRIMARY KEY ("order", chunk)
+) WITHOUT ROWID;
+
+-- The certificates: one row an intent. `records` is count x (random 8 | SPKI SHA-256 32 | TBS SHA-256 32);
+-- a certificate serial is serial_prefix | random. issued_seq is the log index of the first certificate.
+CREATE TABLE certificate (
+  intent INTEGER PRIMARY KEY,
+  "order" TEXT NOT NULL, chunk INTEGER, device_serial TEXT,
+  count INTEGER NOT NULL, template TEXT NOT NULL,
+  serial_prefix BLOB NOT NULL UNIQUE, -- grows, so that the index is appended to
+  records BLOB NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'issued', 'abandoned')),
+  issued_seq INTEGER
+);
+CREATE INDEX certificate_open ON certificate (intent) WHERE state = 'reserved';
+
+-- One row a device. state, intent and position are NULL while the chunk speaks for the device.
+CREATE TABLE device (
+  device_serial TEXT PRIMARY KEY,
+  "order" TEXT NOT NULL, chunk INTEGER NOT NULL, place INTEGER NOT NULL, -- place within the chunk
+  state TEXT, intent INTEGER, position INTEGER, attempt TEXT
+) WITHOUT ROWID;
+
+CREATE TABLE attempt (
+  attempt TEXT PRIMARY KEY, device_serial TEXT NOT NULL, kind TEXT NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE revoked (
+  cert_serial BLOB PRIMARY KEY, device_serial TEXT NOT NULL, reason TEXT NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Sorted runs of all SPKI hashes (files beside the ledger), up to and with intent `covered`. A cache: rebuilt if missing.
+CREATE TABLE key_run (
+  run INTEGER PRIMARY KEY, file TEXT NOT NULL, first_intent INTEGER NOT NULL, covered INTEGER NOT NULL,
+  count INTEGER NOT NULL, sha256 BLOB NOT NULL
+);
+
+-- Sealed private keys: no fold, never in the log.
+CREATE TABLE vault (
+  intent INTEGER PRIMARY KEY, encapsulated BLOB NOT NULL, slot_size INTEGER NOT NULL, slots BLOB NOT NULL
+);

@@ -1,0 +1,229 @@
+"""Takes in PKCS#10 requests (RFC 2986): strict, with a short list of tolerated and named quirks.
+
+The proof of possession is verified over the original CertificationRequestInfo, never over a re-encoding.
+A request only proves a key and a wish: the names and rights of the certificate come from the profile.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from birthmark.errors import Refused
+from birthmark.pki.derread import (
+    INTEGER,
+    NULL,
+    SEQUENCE,
+    SET,
+    Node,
+    bits_of,
+    expect,
+    oid_text,
+    read_der,
+    read_members,
+    write_node,
+)
+from birthmark.pki.keycheck import check_public_key, key_kind
+from birthmark.pki.sigcheck import SIGNATURES, SignatureKind, verify_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr"]
+
+MAX_CSR_OCTETS = 64 * 1024
+
+QUIRKS = {
+    "ecdsa-null-parameters": "explicit NULL after ecdsa-with-SHA2 (tpm2-openssl); RFC 5758, 3.2 wants none",
+    "ecdsa-integer-padded": "r or s with needless leading zeros (cellular modems); X.690, 8.3.2",
+    "ecdsa-integer-negative": "r or s without the zero octet that makes it positive (cellular modems)",
+}
+"""Every tolerated deviation: name → what and whose. Nothing outside this table is tolerated."""
+
+_PEM = re.compile(
+    rb"\s*-----BEGIN ((?:NEW )?CERTIFICATE REQUEST)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----\s*"
+)
+_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+_FIELD_OCTETS = {"p256": 32, "p384": 48}
+_RESEND = "Send one PKCS#10 request (RFC 2986) in DER or PEM, made by the device's own key."
+
+
+@dataclass(frozen=True, slots=True)
+class Csr:
+    """A request whose proof of possession holds and whose key is sound.
+
+    ``der`` is what came (DER), ``info`` the signed octets in it, ``spki`` the key (DER), ``kind`` as in
+    ``keycheck.key_kind``, ``quirks`` names from ``QUIRKS``, ``ignored`` OIDs of attributes that ask for
+    nothing a certificate holds (challengePassword and the like).
+    """
+
+    der: bytes
+    info: bytes
+    spki: bytes
+    kind: str
+    subject: x509.Name
+    extensions: x509.Extensions
+    quirks: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def parse_csr(data: bytes) -> Csr:
+    """Return the request in ``data`` (DER or PEM, at most 64 KiB).
+
+    Raises ``Refused``: ``csr.size``, ``csr.malformed``, ``csr.algorithm``, ``csr.attribute``,
+    ``csr.key.weak`` (fact ``cause`` names the check), ``csr.signature``.
+    """
+    if len(data) > MAX_CSR_OCTETS:
+        raise Refused("csr.size", f"a request of {len(data)} octets", hint=_RESEND, octets=len(data))
+    der = _to_der(data)
+    try:
+        info, algorithm, bits = _three(read_members(read_der(der)))
+        spki = _members_of_info(info)[2].whole
+        signature = bits_of(bits)
+        kind = _sound_kind(spki)
+        signer, quirks = _read_algorithm(algorithm)
+        if kind in _FIELD_OCTETS:
+            signature, more = _normal_ecdsa(signature, _FIELD_OCTETS[kind])
+            quirks |= more
+    except Refused as error:
+        if error.code in ("der.malformed", "key.malformed"):
+            raise _malformed(error.message) from error
+        raise
+    if not verify_signature(signer, spki, signature, info.whole):
+        raise Refused(
+            "csr.signature",
+            "the request is not signed by the key it asks a certificate for",
+            hint="Let the device make the request again; if it repeats, its key slot and its request differ.",
+            algorithm=signer.name,
+        )
+    clean = _rebuild(info, algorithm, signer, signature)
+    subject, extensions = _open_clean(clean)
+    return Csr(der, info.whole, spki, kind, subject, extensions, tuple(sorted(quirks)), _ignored(info))
+
+
+def _malformed(reason: str) -> Refused:
+    return Refused("csr.malformed", f"this is not a PKCS#10 request: {reason}", hint=_RESEND, reason=reason[:200])
+
+
+def _to_der(data: bytes) -> bytes:
+    if data[:1] == bytes((SEQUENCE,)):
+        return data
+    match = _PEM.fullmatch(data)
+    if match is None:
+        raise _malformed("neither DER nor one PEM block of the label CERTIFICATE REQUEST")
+    try:
+        return base64.b64decode(b"".join(match[2].split()), validate=True)
+    except binascii.Error as error:
+        raise _malformed("the base64 of the PEM block is broken") from error
+
+
+def _three(members: list[Node]) -> tuple[Node, Node, Node]:
+    if len(members) != 3:
+        raise _malformed("it does not have the three parts info, algorithm and signature")
+    return members[0], members[1], members[2]
+
+
+def _members_of_info(info: Node) -> list[Node]:
+    """Return version, subject, key and attributes (RFC 2986, 4.1)."""
+    members = read_members(expect(info, SEQUENCE))
+    if len(members) != 4:
+        raise _malformed("the info part does not have version, subject, key and attributes")
+    if members[0].whole != bytes((INTEGER, 1, 0)):
+        raise _malformed("the version is not 0")
+    expect(members[3], 0xA0)
+    return members
+
+
+def _sound_kind(spki: bytes) -> str:
+    try:
+        check_public_key(spki)
+        return key_kind(spki)
+    except Refused as error:
+        if error.code.startswith("key.weak."):
+            raise Refused(
+                "csr.key.weak", error.message, hint=error.hint, cause=error.code
+            ) from error
+        raise
+
+
+def _read_algorithm(algorithm: Node) -> tuple[SignatureKind, set[str]]:
+    """Return the signature's kind and the quirks of how it is written."""
+    parts = read_members(expect(algorithm, SEQUENCE))
+    if not 1 <= len(parts) <= 2:
+        raise _malformed("the signature algorithm has no or too many parts")
+    oid = oid_text(parts[0])
+    signer = SIGNATURES.get(oid)
+    if signer is None:
+        raise Refused(
+            "csr.algorithm",
+            f"requests signed with {oid} are not accepted",
+            hint="Sign the request with ECDSA or RSA and SHA-2, Ed25519 or ML-DSA.",
+            oid=oid,
+        )
+    parameters = parts[1].whole if len(parts) == 2 else b""
+    if parameters == signer.parameters:
+        return signer, set()
+    if signer.name.startswith("ecdsa") and parameters == bytes((NULL, 0)):
+        return signer, {"ecdsa-null-parameters"}
+    raise _malformed(f"wrong parameters after {signer.name}")
+
+
+def _normal_ecdsa(signature: bytes, octets: int) -> tuple[bytes, set[str]]:
+    """Return the DER of an ECDSA signature and the quirks its integers had. ``octets``: of the field."""
+    pair = read_members(read_der(signature))
+    if len(pair) != 2:
+        raise _malformed("an ECDSA signature is two integers")
+    quirks: set[str] = set()
+    normal = []
+    for number in pair:
+        content = expect(number, INTEGER).content
+        if not 1 <= len(content) <= octets + 1:
+            raise _malformed("an ECDSA integer is empty or longer than the field")
+        if content[0] & 0x80:
+            quirks.add("ecdsa-integer-negative")
+        elif content[0] == 0 and len(content) > 1 and not content[1] & 0x80:
+            quirks.add("ecdsa-integer-padded")
+        value = int.from_bytes(content, "big")
+        normal.append(write_node(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big")))
+    return write_node(SEQUENCE, b"".join(normal)), quirks
+
+
+def _rebuild(info: Node, algorithm: Node, signer: SignatureKind, signature: bytes) -> bytes:
+    """Return the request with its quirks removed, for a parser that rightly refuses them."""
+    oid = read_members(algorithm)[0].whole
+    clean = write_node(SEQUENCE, oid + signer.parameters)
+    return write_node(SEQUENCE, info.whole + clean + write_node(0x03, b"\x00" + signature))
+
+
+def _open_clean(der: bytes) -> tuple[x509.Name, x509.Extensions]:
+    try:
+        request = x509.load_der_x509_csr(der)
+        return request.subject, request.extensions
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _malformed(str(error)) from error
+
+
+def _ignored(info: Node) -> tuple[str, ...]:
+    """Return the OIDs of attributes other than the extension request; refuse a second of any."""
+    try:
+        oids = list(_attribute_oids(read_members(_members_of_info(info)[3])))
+    except Refused as error:
+        if error.code == "der.malformed":
+            raise _malformed(error.message) from error
+        raise
+    if len(set(oids)) != len(oids):
+        raise Refused("csr.attribute", "an attribute stands in the request twice", hint=_RESEND)
+    return tuple(oid for oid in oids if oid != _EXTENSION_REQUEST)
+
+
+def _attribute_oids(attributes: list[Node]) -> Iterable[str]:
+    for attribute in attributes:
+        parts = read_members(expect(attribute, SEQUENCE))
+        if len(parts) != 2 or len(read_members(expect(parts[1], SET))) != 1:
+            raise Refused("csr.attribute", "an attribute does not have exactly one value", hint=_RESEND)
+        yield oid_text(parts[0])
