@@ -13,12 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from birthmark.model.events import Event
 from birthmark.model.records import (
     AttemptRecord,
+    CaRecord,
     ChunkRecord,
     DeviceRecord,
     IntentRecord,
     LogHead,
     OrderRecord,
     OrderTotals,
+    Publication,
+    TemplateRecord,
 )
 from birthmark.model.secret import Secret
 
@@ -37,6 +40,7 @@ __all__ = [
     "MadeChunk",
     "MakeTask",
     "Probe",
+    "Publisher",
     "Records",
     "SealedChunk",
     "SecretsHandler",
@@ -109,8 +113,8 @@ class Transaction(Protocol):
         """Append all ``issued`` entries of a bulk intent: packed with uint16 lengths, and their leaf hashes."""
         ...
 
-    def serial_prefix(self) -> bytes:
-        """Return 8 octets: site prefix (2) | milliseconds (6), greater than any given before."""
+    def serial_prefixes(self, count: int) -> list[bytes]:
+        """Return ``count`` prefixes of 8 octets, site prefix (2) | milliseconds (6), greater than any given before."""
         ...
 
     @property
@@ -129,6 +133,23 @@ class Ledger(Protocol):
     def head(self) -> LogHead: ...
 
     def close(self) -> None: ...
+
+
+class Publisher(Protocol):
+    """What the log's publication needs from the ledger.
+
+    ``record_publication`` is durable on return and refuses a head that is smaller than one recorded before.
+    """
+
+    def head(self) -> LogHead: ...
+
+    def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]: ...
+
+    def leaf_hashes(self, first: int, count: int) -> bytes: ...
+
+    def publication(self) -> Publication: ...
+
+    def record_publication(self, publication: Publication) -> None: ...
 
 
 class Records(Protocol):
@@ -151,6 +172,22 @@ class Records(Protocol):
     def intents(self, state: str) -> Sequence[IntentRecord]: ...
 
     def attempt(self, attempt: str) -> AttemptRecord | None: ...
+
+    def ca(self, ca: str) -> CaRecord | None: ...
+
+    def cas(self) -> Sequence[CaRecord]: ...
+
+    def template(self, template: str) -> TemplateRecord | None: ...
+
+    def templates(self, ca: str, profile: str) -> Sequence[TemplateRecord]:
+        """Return admitted templates, the latest first."""
+        ...
+
+    def stations(self) -> dict[str, str]:
+        """Return verifier keys by station."""
+        ...
+
+    def is_revoked(self, cert_serial: bytes) -> bool: ...
 
 
 class LogStore(Protocol):

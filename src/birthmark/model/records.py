@@ -7,7 +7,18 @@ from typing import Literal
 
 from birthmark.model.device import DeviceState
 
-__all__ = ["AttemptRecord", "ChunkRecord", "DeviceRecord", "IntentRecord", "LogHead", "OrderRecord", "OrderTotals"]
+__all__ = [
+    "AttemptRecord",
+    "CaRecord",
+    "ChunkRecord",
+    "DeviceRecord",
+    "IntentRecord",
+    "LogHead",
+    "OrderRecord",
+    "OrderTotals",
+    "Publication",
+    "TemplateRecord",
+]
 
 ChunkState = Literal["ordered", "reserved", "issued"]
 
@@ -41,12 +52,13 @@ class OrderTotals:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
-    """Up to 512 devices of an order that are reserved, signed and stored together."""
+    """Up to 512 devices of an order that are reserved, signed and stored together; entry ``seq`` names them."""
 
     order: str
     chunk: int
     first: int
-    device_serials: tuple[str, ...]
+    count: int
+    seq: int
     state: ChunkState
 
 
@@ -68,7 +80,10 @@ class DeviceRecord:
 
 @dataclass(frozen=True, slots=True)
 class IntentRecord:
-    """A reservation: ``count`` certificates to be signed under one template."""
+    """A reservation: ``count`` certificates to be signed under one template.
+
+    ``records``: count × (random 8 | SPKI SHA-256 32 | TBS SHA-256 32); a certificate serial is prefix | random.
+    """
 
     intent: int
     order: str
@@ -77,6 +92,30 @@ class IntentRecord:
     state: Literal["reserved", "issued", "abandoned"]
     issued_seq: int | None
     template: str
+    serial_prefix: bytes
+    records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CaRecord:
+    """A CA of ours and its certificate (DER)."""
+
+    ca: str
+    kind: Literal["root", "issuing"]
+    issuer: str | None
+    certificate: bytes
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRecord:
+    """An admitted template (``body`` as in docs/formats/profile.md); ``template`` is its hash in hex."""
+
+    template: str
+    ca: str
+    profile: str
+    body: bytes
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +134,12 @@ class LogHead:
 
     size: int
     published: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The last signed head: size, Merkle frontier of that size, and the checkpoint (signed note; empty at first)."""
+
+    size: int
+    frontier: bytes
+    checkpoint: bytes

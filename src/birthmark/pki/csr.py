@@ -107,7 +107,9 @@ def parse_csr(data: bytes) -> Csr:
 
 
 def _malformed(reason: str) -> Refused:
-    return Refused("csr.malformed", f"this is not a PKCS#10 request: {reason}", hint=_RESEND, reason=reason[:200])
+    return Refused(
+        "csr.malformed", f"this is not a PKCS#10 request: {reason}", hint=_RESEND, reason=reason[:200]
+    )
 
 
 def _to_der(data: bytes) -> bytes:
@@ -145,9 +147,7 @@ def _sound_kind(spki: bytes) -> str:
         return key_kind(spki)
     except Refused as error:
         if error.code.startswith("key.weak."):
-            raise Refused(
-                "csr.key.weak", error.message, hint=error.hint, cause=error.code
-            ) from error
+            raise Refused("csr.key.weak", error.message, hint=error.hint, cause=error.code) from error
         raise
 
 

@@ -197,7 +197,7 @@ def _check_rsa(_kind: str, parameters: bytes, key: bytes, _spki: bytes) -> None:
         )
     if _fermat_finds(modulus):
         raise Refused(
-            "key.weak.rsa.close-primes",
+            "key.weak.rsa.close_primes",
             "the two primes of the RSA modulus are so close that it is factored at once",
             hint=_NEW_KEY,
         )
@@ -300,7 +300,7 @@ def _check_ml_dsa(kind: str, parameters: bytes, key: bytes, _spki: bytes) -> Non
         raise _malformed("ML-DSA has no parameters (RFC 9881, 2)")
     if len(key) != ML_DSA_OCTETS[kind]:
         raise Refused(
-            "key.weak.ml-dsa.length",
+            "key.weak.ml_dsa.length",
             f"{len(key)} octets are not an {kind.upper()} key",
             hint=f"Send the {ML_DSA_OCTETS[kind]} octets of FIPS 204.",
             octets=len(key),

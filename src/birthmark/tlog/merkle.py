@@ -226,14 +226,12 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pro
 def _peaks(start: int, end: int, read_hash: ReadHash) -> list[bytes]:
     """Return the hashes of the complete subtrees over ``[start, end)``, leftmost first.
 
-    ``start`` must be a multiple of a power of two not below ``end - start``.
+    ``start`` is a multiple of a power of two not below ``end - start``, so that the bits of the length are
+    the subtrees and the bits of ``end`` tell where each one ends.
     """
-    hashes = []
-    for level in range((end - start).bit_length() - 1, -1, -1):
-        if (end - start) >> level & 1:
-            # Higher bits of the length are the larger subtrees, which lie before this one.
-            hashes.append(read_hash(level, (end >> level) - 1))
-    return hashes
+    length = end - start
+    levels = range(length.bit_length() - 1, -1, -1)
+    return [read_hash(level, (end >> level) - 1) for level in levels if length >> level & 1]
 
 
 def _fold(hashes: Sequence[bytes]) -> bytes:

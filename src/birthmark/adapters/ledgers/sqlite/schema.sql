@@ -75,7 +75,7 @@ CREATE TABLE revoked (
 
 -- Sorted runs of all SPKI hashes (files beside the ledger), up to and with intent `covered`. A cache: rebuilt if missing.
 CREATE TABLE key_run (
-  run INTEGER PRIMARY KEY, file TEXT NOT NULL, first_intent INTEGER NOT NULL, covered INTEGER NOT NULL,
+  run INTEGER PRIMARY KEY, file TEXT NOT NULL, covered INTEGER NOT NULL,
   count INTEGER NOT NULL, sha256 BLOB NOT NULL
 );
 
@@ -83,3 +83,5 @@ CREATE TABLE key_run (
 CREATE TABLE vault (
   intent INTEGER PRIMARY KEY, encapsulated BLOB NOT NULL, slot_size INTEGER NOT NULL, slots BLOB NOT NULL
 );
+
+CREATE INDEX device_touched ON device ("order", state) WHERE state IS NOT NULL;

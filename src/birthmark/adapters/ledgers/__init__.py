@@ -1,0 +1,1 @@
+"""Ledgers: where the log of events and its tables are kept."""

@@ -1,0 +1,89 @@
+"""Opening the database so that an acknowledged commit survives a power cut, and naming its failures."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from birthmark.errors import BirthmarkError, Misconfigured, StationFault, Tampered, Unavailable
+
+__all__ = ["SCHEMA_FORMAT", "connect", "create_schema", "naming_failures"]
+
+SCHEMA_FORMAT = "birthmark-ledger/1"
+
+_BUSY_TIMEOUT_S = 30.0
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    # FULL fsyncs the WAL at every commit. NORMAL loses acknowledged rows on power loss; never lower this.
+    "PRAGMA synchronous = FULL",
+    "PRAGMA wal_autocheckpoint = 8000",
+    "PRAGMA cache_size = -32000",
+    "PRAGMA foreign_keys = OFF",
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing ledger file; ``Misconfigured("ledger.missing")`` if there is none."""
+    if not path.is_file():
+        raise Misconfigured(
+            "ledger.missing",
+            f"there is no ledger at {path}",
+            hint="Run `birthmark init DIR` first, or name the workspace with --workspace.",
+            path=str(path),
+        )
+    with naming_failures():
+        database = sqlite3.connect(
+            path, isolation_level=None, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, cached_statements=256
+        )
+        for pragma in _PRAGMAS:
+            database.execute(pragma)
+        (level,) = database.execute("PRAGMA synchronous").fetchone()
+        (mode,) = database.execute("PRAGMA journal_mode").fetchone()
+    if level < 2 or mode != "wal":
+        raise StationFault(
+            "ledger.not_durable",
+            f"the ledger runs with journal_mode={mode}, synchronous={level}",
+            hint="Put the workspace on a local file system that supports WAL.",
+        )
+    return database
+
+
+def create_schema(database: sqlite3.Connection) -> None:
+    """Create all tables in the transaction that is open."""
+    text = files("birthmark.adapters.ledgers.sqlite").joinpath("schema.sql").read_text()
+    uncommented = "\n".join(line.partition("--")[0] for line in text.splitlines())
+    for statement in uncommented.split(";"):
+        if statement.strip():
+            database.execute(statement)
+    database.execute("INSERT INTO meta VALUES ('format', ?)", (SCHEMA_FORMAT,))
+
+
+_CAUSES: tuple[tuple[str, type[BirthmarkError], str, str], ...] = (
+    ("full", StationFault, "ledger.full", "Free disk space; nothing of the last step was kept."),
+    ("readonly", StationFault, "ledger.read_only", "Make the ledger directory writable for this user."),
+    ("unable to open", StationFault, "ledger.read_only", "Make the ledger directory writable for this user."),
+    ("locked", Unavailable, "ledger.busy", "Another process writes; try again."),
+    ("disk i/o", StationFault, "ledger.io", "Check the disk; then start again, recovery runs by itself."),
+    ("not a database", Tampered, "ledger.corrupt", "Restore the ledger; the log tiles tell what it must contain."),
+    ("malformed", Tampered, "ledger.corrupt", "Restore the ledger; the log tiles tell what it must contain."),
+)
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Turn ``sqlite3`` failures into errors that say who must act."""
+    try:
+        yield
+    except sqlite3.Error as problem:
+        text = str(problem).lower()
+        for part, family, code, hint in _CAUSES:
+            if part in text:
+                raise _named(family, code, str(problem), hint) from problem
+        raise
+
+
+def _named(family: type[BirthmarkError], code: str, text: str, hint: str) -> BirthmarkError:
+    return family(code, f"the ledger failed: {text}", hint=hint)

@@ -1,0 +1,282 @@
+"""How each event changes the tables. The same code runs when an event is written and when the log is replayed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from birthmark.adapters.ledgers.sqlite.keyruns import RECORD_SIZE, hashes_of
+from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY
+from birthmark.errors import Refused
+from birthmark.model import events as e
+from birthmark.model.device import DeviceState, next_state
+
+__all__ = ["Fold"]
+
+_SETTLE = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    order: str
+    state: DeviceState
+    intent: int | None
+    position: int | None
+    attempt: str | None
+    key_origin: str
+
+
+class Fold:
+    """Applies events to the tables of one connection, inside the caller's transaction."""
+
+    def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
+        self._database = database
+        self._find_key = find_key
+        self._appliers: dict[type, Callable[[Any, bytes, int], None]] = {
+            e.WorkspaceCreated: self._workspace_created,
+            e.SoftwareChanged: self._software_changed,
+            e.StationAdded: self._station_added,
+            e.CaCreated: self._ca_created,
+            e.TemplateAdmitted: self._template_admitted,
+            e.OrderCreated: self._order_created,
+            e.DevicesOrdered: self._devices_ordered,
+            e.Reserved: self._reserved,
+            e.Abandoned: self._abandoned,
+            e.Issued: self._issued,
+            e.Drawn: self._drawn,
+            e.Installed: self._step,
+            e.Verified: self._step,
+            e.Failed: self._step,
+            e.Superseded: self._superseded,
+            e.Revoked: self._revoked,
+            e.Scrapped: self._scrapped,
+            e.KeyErased: self._no_change,
+            e.Rejected: self._no_change,
+        }
+
+    def apply(self, event: e.Event, attachment: bytes, seq: int) -> None:
+        """Fold one event; refuse it when it is unlawful."""
+        self._appliers[type(event)](event, attachment, seq)
+
+    def issued_chunk(self, intent: int, *, count: int, first: int) -> None:
+        """Fold all ``issued`` entries of a bulk intent at once."""
+        row = self._database.execute(
+            "UPDATE certificate SET state = 'issued', issued_seq = ? WHERE intent = ? AND state = 'reserved'"
+            ' AND count = ? AND chunk IS NOT NULL RETURNING "order", chunk',
+            (first, intent, count),
+        ).fetchone()
+        if row is None:
+            raise Refused(
+                "ledger.intent",
+                f"no open bulk intent {intent} of {count} certificates",
+                hint=_SETTLE,
+                intent=intent,
+            )
+        self._database.execute(
+            "UPDATE chunk SET state = 'issued' WHERE \"order\" = ? AND chunk = ? AND intent = ?", (*row, intent)
+        )
+
+    # Each applier below is named after its event and takes (event, attachment, sequence number).
+
+    def _no_change(self, event: e.Event, attachment: bytes, seq: int) -> None:
+        """Fold nothing: the entry itself is the record."""
+
+    def _workspace_created(self, event: e.WorkspaceCreated, attachment: bytes, seq: int) -> None:
+        rows = [("origin", event.origin), ("site_prefix", event.site_prefix), ("software", event.software)]
+        self._database.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+    def _software_changed(self, event: e.SoftwareChanged, attachment: bytes, seq: int) -> None:
+        self._database.execute("UPDATE meta SET value = ? WHERE name = 'software'", (event.software,))
+
+    def _station_added(self, event: e.StationAdded, attachment: bytes, seq: int) -> None:
+        self._insert_new("station", (event.station, event.vkey, seq), event.station)
+
+    def _ca_created(self, event: e.CaCreated, attachment: bytes, seq: int) -> None:
+        self._insert_new("ca", (event.ca, event.kind, event.issuer, attachment, seq), event.ca)
+
+    def _template_admitted(self, event: e.TemplateAdmitted, attachment: bytes, seq: int) -> None:
+        self._insert_new("template", (event.template, event.ca, event.profile, attachment, seq), event.template)
+
+    def _order_created(self, event: e.OrderCreated, attachment: bytes, seq: int) -> None:
+        row = (event.order, event.product, event.profile, event.key_algorithm, event.key_origin, event.ca)
+        self._insert_new("order", (*row, event.quantity, event.chunks, seq), event.order)
+
+    def _devices_ordered(self, event: e.DevicesOrdered, attachment: bytes, seq: int) -> None:
+        serials = attachment.decode("ascii").split("\n")
+        self._database.execute(
+            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, 'ordered', NULL)",
+            (event.order, event.chunk, event.first, event.count, seq),
+        )
+        try:
+            self._database.executemany(
+                "INSERT INTO device VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+                [(device_serial, event.order, event.chunk, place) for place, device_serial in enumerate(serials)],
+            )
+        except sqlite3.IntegrityError:
+            raise self._duplicates(serials, event) from None
+
+    def _duplicates(self, serials: list[str], event: e.DevicesOrdered) -> Refused:
+        query = 'SELECT "order" FROM device WHERE device_serial = ? AND ("order", chunk) <> (?, ?)'
+        orders = {
+            serial: row[0]
+            for serial in serials
+            for row in self._database.execute(query, (serial, event.order, event.chunk))
+        }
+        named = sorted({*orders, *(s for s in serials if serials.count(s) > 1)})
+        return Refused(
+            "order.serial.duplicate",
+            f"{len(named)} device serials are ordered twice, the first is {named[0]}",
+            hint="Take them out of the list; one device serial has one identity.",
+            device_serials=named[:20],
+            orders=sorted(set(orders.values())),
+        )
+
+    def _reserved(self, event: e.Reserved, attachment: bytes, seq: int) -> None:
+        if len(attachment) != RECORD_SIZE * event.count:
+            raise Refused("ledger.records", "records and count differ", hint=_SETTLE, intent=seq)
+        if (known := self._find_key(hashes_of(attachment))) is not None:
+            raise Refused(
+                "key.reused",
+                "this key already belongs to an identity",
+                hint="Every device needs a key of its own: find out why two devices have the same one.",
+                spki_sha256=known.hex(),
+                device_serial=event.device,
+            )
+        self._database.execute(
+            "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL)",
+            (seq, event.order, event.chunk, event.device, event.count, event.template,
+             bytes.fromhex(event.serial_prefix), attachment),
+        )  # fmt: skip
+        if event.device is None:
+            changed = self._database.execute(
+                "UPDATE chunk SET state = 'reserved', intent = ?"
+                " WHERE \"order\" = ? AND chunk = ? AND state = 'ordered' AND count = ?",
+                (seq, event.order, event.chunk, event.count),
+            ).rowcount
+            if changed != 1:
+                raise Refused(
+                    "ledger.chunk",
+                    f"chunk {event.chunk} of {event.order} is not open",
+                    hint=_SETTLE,
+                    chunk=event.chunk,
+                )
+            return
+        device = self._device(event.device)
+        state = next_state(event.device, device.state, "reserved")
+        if event.attempt is not None:
+            self._use_attempt(event.attempt, event.device, "reserved", seq)
+        self._set_device(event.device, state, intent=seq, position=0, attempt=event.attempt)
+
+    def _abandoned(self, event: e.Abandoned, attachment: bytes, seq: int) -> None:
+        row = self._database.execute(
+            "UPDATE certificate SET state = 'abandoned' WHERE intent = ? AND state = 'reserved'"
+            ' RETURNING "order", chunk, device_serial',
+            (event.intent,),
+        ).fetchone()
+        if row is None:
+            raise Refused("ledger.intent", f"intent {event.intent} is not open", hint=_SETTLE, intent=event.intent)
+        order, chunk, device_serial = row
+        if device_serial is None:
+            self._database.execute(
+                "UPDATE chunk SET state = 'ordered', intent = NULL WHERE \"order\" = ? AND chunk = ?", (order, chunk)
+            )
+            return
+        state = next_state(device_serial, self._device(device_serial).state, "abandoned")
+        self._set_device(device_serial, state, intent=None, position=None, attempt=None)
+
+    def _issued(self, event: e.Issued, attachment: bytes, seq: int) -> None:
+        changed = self._database.execute(
+            "UPDATE certificate SET state = 'issued', issued_seq = ?"
+            " WHERE intent = ? AND state = 'reserved' AND device_serial = ?",
+            (seq, event.intent, event.device),
+        ).rowcount
+        if changed != 1:
+            raise Refused(
+                "ledger.intent",
+                f"no open intent {event.intent} for {event.device}",
+                hint=_SETTLE,
+                intent=event.intent,
+            )
+        device = self._device(event.device)
+        state = next_state(event.device, device.state, "pooled" if device.key_origin == "injected" else "issued")
+        self._set_device(event.device, state, intent=event.intent, position=0, attempt=device.attempt)
+
+    def _drawn(self, event: e.Drawn, attachment: bytes, seq: int) -> None:
+        device = self._device(event.device)
+        state = next_state(event.device, device.state, "drawn")
+        self._use_attempt(event.attempt, event.device, "drawn", seq)
+        self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=event.attempt)
+
+    def _step(self, event: e.Installed | e.Verified | e.Failed, attachment: bytes, seq: int) -> None:
+        device = self._device(event.device)
+        state = next_state(event.device, device.state, str(type(event).__struct_config__.tag))
+        if device.attempt not in (None, event.attempt):
+            raise Refused(
+                "attempt.other",
+                f"device {event.device} is held by another attempt",
+                hint="Finish or void the other attempt first; `birthmark device show` names it.",
+                device_serial=event.device,
+                attempt=event.attempt,
+                held_by=device.attempt,
+            )
+        self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=event.attempt)
+
+    def _superseded(self, event: e.Superseded, attachment: bytes, seq: int) -> None:
+        state = next_state(event.device, self._device(event.device).state, "superseded")
+        self._set_device(event.device, state, intent=None, position=None, attempt=None)
+
+    def _scrapped(self, event: e.Scrapped, attachment: bytes, seq: int) -> None:
+        device = self._device(event.device)
+        state = next_state(event.device, device.state, "scrapped")
+        self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=device.attempt)
+
+    def _revoked(self, event: e.Revoked, attachment: bytes, seq: int) -> None:
+        row = (bytes.fromhex(event.cert_serial), event.device, event.reason, seq)
+        self._insert_new("revoked", row, event.cert_serial)
+
+    def _device(self, device_serial: str) -> _Device:
+        row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
+        if row is None:
+            raise Refused(
+                "device.unknown",
+                f"no order contains device {device_serial}",
+                hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
+                device_serial=device_serial,
+            )
+        _, order, state, intent, position, attempt, key_origin = row
+        return _Device(order, DeviceState(state), intent, position, attempt, key_origin)
+
+    def _set_device(
+        self, device_serial: str, state: DeviceState, *, intent: int | None, position: int | None, attempt: str | None
+    ) -> None:
+        self._database.execute(
+            "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?",
+            (str(state), intent, position, attempt, device_serial),
+        )
+
+    def _use_attempt(self, attempt: str, device_serial: str, kind: str, seq: int) -> None:
+        try:
+            self._database.execute("INSERT INTO attempt VALUES (?, ?, ?, ?)", (attempt, device_serial, kind, seq))
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "attempt.reused",
+                f"attempt {attempt} was already used",
+                hint="Make a new attempt id for every device and every new try.",
+                attempt=attempt,
+                device_serial=device_serial,
+            ) from None
+
+    def _insert_new(self, table: str, row: tuple[object, ...], name: str) -> None:
+        marks = ", ".join("?" * len(row))
+        try:
+            self._database.execute(f'INSERT INTO "{table}" VALUES ({marks})', cast("tuple[Any, ...]", row))  # noqa: S608
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "ledger.exists",
+                f"{table} {name} is already on record",
+                hint="Choose another name; what is on record is never replaced.",
+                table=table,
+                name=name,
+            ) from None

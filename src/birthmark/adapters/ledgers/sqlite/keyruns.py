@@ -1,0 +1,209 @@
+"""Uniqueness of keys without a random index: a set of the latest SPKI hashes and sorted, immutable runs of the rest.
+
+A run is a file: magic (16), count (uint64), 65,537 bucket starts (uint32) by the first two octets of the hash, then
+``count`` hashes of 32 octets in ascending order. Numbers are big endian on disk except the bucket starts, which are
+little endian so that they can be mapped as they are. Runs are a cache: a missing or damaged one is rebuilt from the
+``certificate`` table.
+
+A crash while a run is written leaves a file without a row: it is ignored and written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+__all__ = ["RECORD_SIZE", "KeyIndex", "hashes_of"]
+
+RECORD_SIZE = 72
+"""random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32): one reserved certificate."""
+
+_MAGIC = b"birthmark-keys/1"
+_BUCKETS = 65536
+_HEADER = len(_MAGIC) + 8
+_STARTS = 4 * (_BUCKETS + 1)
+_FLUSH_AT = 1 << 18
+_GROWTH = 4
+
+
+def hashes_of(records: bytes) -> list[bytes]:
+    """Return the SPKI hashes of packed records."""
+    return [records[at : at + 32] for at in range(8, len(records), RECORD_SIZE)]
+
+
+class _Run:
+    """One mapped run file."""
+
+    __slots__ = ("_data", "_starts", "count", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if self._data[: len(_MAGIC)] != _MAGIC:
+            raise ValueError("not a key run")
+        self.count = int.from_bytes(self._data[len(_MAGIC) : _HEADER], "big")
+        starts = array("I")
+        starts.frombytes(self._data[_HEADER : _HEADER + _STARTS])
+        if sys.byteorder == "big":
+            starts.byteswap()
+        if len(self._data) != _HEADER + _STARTS + 32 * self.count or starts[_BUCKETS] != self.count:
+            raise ValueError("truncated key run")
+        base = _HEADER + _STARTS
+        self._starts = [base + 32 * start for start in starts]
+
+    def find(self, hashes: Iterable[bytes]) -> bytes | None:
+        """Return the first of ``hashes`` that is in the run."""
+        data, starts = self._data, self._starts
+        for spki_hash in hashes:
+            bucket = spki_hash[0] << 8 | spki_hash[1]
+            # A match that straddles two hashes would be a false alarm; it is told apart by its offset.
+            if spki_hash in (part := data[starts[bucket] : starts[bucket + 1]]) and any(
+                part[at : at + 32] == spki_hash for at in range(0, len(part), 32)
+            ):
+                return spki_hash
+        return None
+
+    def part(self, first: int, last: int) -> list[bytes]:
+        """Return the hashes in buckets ``first .. last-1``."""
+        data = self._data[self._starts[first] : self._starts[last]]
+        return [data[at : at + 32] for at in range(0, len(data), 32)]
+
+
+def _write_run(path: Path, parts: Iterable[list[bytes]], count: int) -> bytes:
+    """Write a run from sorted parts in bucket order, durably; return the SHA-256 of the file."""
+    starts = array("I", bytes(_STARTS))
+    with path.open("wb") as file:
+        file.seek(_HEADER + _STARTS)
+        for part in parts:
+            for spki_hash in part:
+                starts[(spki_hash[0] << 8 | spki_hash[1]) + 1] += 1
+            file.write(b"".join(part))
+        for bucket in range(_BUCKETS):
+            starts[bucket + 1] += starts[bucket]
+        if sys.byteorder == "big":
+            starts.byteswap()
+        file.seek(0)
+        file.write(_MAGIC + count.to_bytes(8, "big") + starts.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    return _file_hash(path)
+
+
+def _file_hash(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+class KeyIndex:
+    """All SPKI hashes that were ever reserved. One instance a connection; other processes are followed."""
+
+    def __init__(self, database: sqlite3.Connection, directory: Path) -> None:
+        self._database = database
+        self._directory = directory
+        self._runs: list[_Run] = []
+        self._run_ids: list[int] = []
+        self._recent: set[bytes] = set()
+        self._known = -1
+
+    def find(self, hashes: Sequence[bytes]) -> bytes | None:
+        """Return a hash that was reserved before or stands twice in ``hashes``; call inside a transaction."""
+        self._follow()
+        fresh = set(hashes)
+        if len(fresh) != len(hashes):
+            return next(key for at, key in enumerate(hashes) if key in hashes[:at])
+        if not fresh.isdisjoint(self._recent):
+            return next(key for key in hashes if key in self._recent)
+        for run in self._runs:
+            if (found := run.find(hashes)) is not None:
+                return found
+        return None
+
+    def add(self, hashes: Iterable[bytes], intent: int) -> None:
+        """Take in the hashes of a committed intent."""
+        self._recent.update(hashes)
+        self._known = max(self._known, intent)
+
+    def _follow(self) -> None:
+        run_ids = [run for (run,) in self._database.execute("SELECT run FROM key_run ORDER BY run")]
+        if run_ids != self._run_ids or self._known < 0:
+            self._load_runs()
+        rows = self._database.execute(
+            "SELECT intent, records FROM certificate WHERE intent > ? ORDER BY intent", (self._known,)
+        )
+        for intent, records in rows:
+            self.add(hashes_of(records), intent)
+
+    def _load_runs(self) -> None:
+        rows = self._database.execute("SELECT run, file, covered FROM key_run ORDER BY run").fetchall()
+        runs = []
+        for _, name, _ in rows:
+            try:
+                runs.append(_Run(self._directory / name))
+            except (OSError, ValueError):
+                self._drop_all_runs()
+                return
+        self._runs, self._run_ids = runs, [row[0] for row in rows]
+        self._known = max((row[2] for row in rows), default=0)
+        self._recent = set()
+
+    def _drop_all_runs(self) -> None:
+        """Fall back to the table: the next flush writes new runs."""
+        self._database.execute("DELETE FROM key_run")
+        self._runs, self._run_ids, self._recent, self._known = [], [], set(), 0
+
+    def due(self) -> bool:
+        """Tell whether enough was collected for a run."""
+        return len(self._recent) >= _FLUSH_AT
+
+    def flush(self) -> list[Path]:
+        """Write the collected hashes as a run, merged with small older ones; call inside a transaction.
+
+        Return the files that are obsolete once the transaction is durable.
+        """
+        self._follow()
+        merged: list[_Run] = []
+        total = len(self._recent)
+        for older in reversed(self._runs):
+            if older.count > _GROWTH * total:
+                break
+            merged.append(older)
+            total += older.count
+        keep = len(self._runs) - len(merged)
+        run_id = max(self._run_ids, default=0) + 1
+        name = f"{run_id:08d}.run"
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        recent = sorted(self._recent)
+        digest = _write_run(self._directory / name, _merge(recent, merged), total)
+        self._database.executemany("DELETE FROM key_run WHERE run = ?", [(run,) for run in self._run_ids[keep:]])
+        self._database.execute("INSERT INTO key_run VALUES (?, ?, ?, ?, ?)", (run_id, name, self._known, total, digest))
+        self._runs = [*self._runs[:keep], _Run(self._directory / name)]
+        self._run_ids = [*self._run_ids[:keep], run_id]
+        self._recent = set()
+        return [run.path for run in merged]
+
+
+def _merge(recent: list[bytes], runs: Sequence[_Run]) -> Iterable[list[bytes]]:
+    """Yield sorted parts in bucket order; memory is that of one part."""
+    at = 0
+    step = 4096
+    for first in range(0, _BUCKETS, step):
+        limit = (first + step).to_bytes(3, "big") + bytes(30)
+        end = at
+        while end < len(recent) and b"\0" + recent[end] < limit:
+            end += 1
+        part = recent[at:end]
+        at = end
+        for run in runs:
+            part += run.part(first, first + step)
+        part.sort()
+        yield part

@@ -1,0 +1,150 @@
+"""Reading the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from threading import RLock
+from typing import Any
+
+from birthmark.adapters.ledgers.sqlite.connection import naming_failures
+from birthmark.model.device import DeviceState
+from birthmark.model.records import (
+    AttemptRecord,
+    CaRecord,
+    ChunkRecord,
+    DeviceRecord,
+    IntentRecord,
+    OrderRecord,
+    OrderTotals,
+    TemplateRecord,
+)
+
+__all__ = ["DEVICE_QUERY", "SqliteRecords"]
+
+_ORDER = 'SELECT "order", product, profile, key_algorithm, key_origin, ca, quantity, chunks FROM "order"'
+_INTENT = 'SELECT intent, "order", chunk, count, state, issued_seq, template, serial_prefix, records FROM certificate'
+# A device whose own state is NULL is where its chunk is: bulk work writes one row a chunk, not one a device.
+DEVICE_QUERY = """
+SELECT d.device_serial, d."order",
+       coalesce(d.state, CASE WHEN c.state <> 'issued' THEN c.state
+                              WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
+       coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL)),
+       coalesce(d.position, iif(d.state IS NULL, d.place, NULL)), d.attempt, o.key_origin
+FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
+              JOIN "order" o ON o."order" = d."order"
+WHERE d.device_serial = ?"""
+_TOUCHED = """
+SELECT c.state, d.state, count(*) FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
+WHERE d."order" = ? AND d.state IS NOT NULL GROUP BY 1, 2"""
+
+_COLUMN = {
+    "ordered": "open",
+    "reserved": "open",
+    "issued": "in_progress",
+    "pooled": "stock",
+    "drawn": "in_progress",
+    "installed": "in_progress",
+    "verified": "verified",
+    "failed": "failed",
+    "scrapped": "scrapped",
+}
+"""In which total a device state counts."""
+
+
+class SqliteRecords:
+    """Implements ``ports.Records``."""
+
+    def __init__(self, database: sqlite3.Connection, lock: RLock) -> None:
+        self._database = database
+        self._lock = lock
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        with self._lock, naming_failures():
+            return self._database.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: object) -> Any:
+        rows = self._all(query, *values)
+        return rows[0] if rows else None
+
+    def device(self, device_serial: str) -> DeviceRecord | None:
+        row = self._one(DEVICE_QUERY, device_serial)
+        if row is None:
+            return None
+        serial, order, state, intent, position, attempt, _ = row
+        held = self.intent(intent) if intent is not None else None
+        issued = None if held is None or held.issued_seq is None else held.issued_seq + position
+        return DeviceRecord(
+            device_serial=serial,
+            order=order,
+            state=DeviceState(state),
+            intent=intent,
+            position=position,
+            issued_seq=issued,
+            attempt=attempt,
+        )
+
+    def order(self, order: str) -> OrderRecord | None:
+        row = self._one(_ORDER + ' WHERE "order" = ?', order)
+        return None if row is None else OrderRecord(*row)
+
+    def orders(self) -> Sequence[OrderRecord]:
+        return [OrderRecord(*row) for row in self._all(_ORDER + " ORDER BY seq")]
+
+    def totals(self, order: str) -> OrderTotals:
+        chunks = dict(self._all('SELECT state, sum(count) FROM chunk WHERE "order" = ? GROUP BY 1', order))
+        totals = dict.fromkeys(("open", "stock", "in_progress", "verified", "failed", "scrapped"), 0)
+        for chunk_state, state, count in self._all(_TOUCHED, order):
+            chunks[chunk_state] -= count
+            totals[_COLUMN[state]] += count
+        origin = self._one('SELECT key_origin FROM "order" WHERE "order" = ?', order)
+        issued = "pooled" if origin == ("injected",) else "issued"
+        for chunk_state, count in chunks.items():
+            totals[_COLUMN[issued if chunk_state == "issued" else chunk_state]] += count
+        return OrderTotals(ordered=sum(totals.values()), **totals)
+
+    def chunks(self, order: str, state: str, after: int, limit: int) -> Sequence[ChunkRecord]:
+        rows = self._all(
+            'SELECT c.chunk, c.first, c.count, c.seq, c.state FROM chunk c WHERE c."order" = ? AND c.state = ?'
+            " AND c.chunk > ? ORDER BY c.chunk LIMIT ?",
+            order, state, after, limit,
+        )  # fmt: skip
+        return [
+            ChunkRecord(order=order, chunk=chunk, first=first, count=count, seq=seq, state=state_)
+            for chunk, first, count, seq, state_ in rows
+        ]
+
+    def intent(self, intent: int) -> IntentRecord | None:
+        row = self._one(_INTENT + " WHERE intent = ?", intent)
+        return None if row is None else IntentRecord(*row)
+
+    def intents(self, state: str) -> Sequence[IntentRecord]:
+        return [IntentRecord(*row) for row in self._all(_INTENT + " WHERE state = ? ORDER BY intent", state)]
+
+    def attempt(self, attempt: str) -> AttemptRecord | None:
+        row = self._one("SELECT attempt, device_serial, kind, seq FROM attempt WHERE attempt = ?", attempt)
+        return None if row is None else AttemptRecord(*row)
+
+    def ca(self, ca: str) -> CaRecord | None:
+        row = self._one("SELECT ca, kind, issuer, certificate, seq FROM ca WHERE ca = ?", ca)
+        return None if row is None else CaRecord(*row)
+
+    def cas(self) -> Sequence[CaRecord]:
+        return [CaRecord(*r) for r in self._all("SELECT ca, kind, issuer, certificate, seq FROM ca ORDER BY seq")]
+
+    def template(self, template: str) -> TemplateRecord | None:
+        row = self._one("SELECT template, ca, profile, body, seq FROM template WHERE template = ?", template)
+        return None if row is None else TemplateRecord(*row)
+
+    def templates(self, ca: str, profile: str) -> Sequence[TemplateRecord]:
+        rows = self._all(
+            "SELECT template, ca, profile, body, seq FROM template WHERE ca = ? AND profile = ? ORDER BY seq DESC",
+            ca, profile,
+        )  # fmt: skip
+        return [TemplateRecord(*row) for row in rows]
+
+    def stations(self) -> dict[str, str]:
+        return dict(self._all("SELECT station, vkey FROM station"))
+
+    def is_revoked(self, cert_serial: bytes) -> bool:
+        return self._one("SELECT 1 FROM revoked WHERE cert_serial = ?", cert_serial) is not None

@@ -1,0 +1,245 @@
+"""The SQLite ledger: one writer at a time, every commit durable, the log and its tables in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from threading import RLock
+
+from birthmark import __version__
+from birthmark.adapters.ledgers.sqlite.connection import connect, create_schema, naming_failures
+from birthmark.adapters.ledgers.sqlite.fold import Fold
+from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex, hashes_of
+from birthmark.adapters.ledgers.sqlite.records import SqliteRecords
+from birthmark.adapters.ledgers.sqlite.vault import SqliteVault
+from birthmark.errors import Refused, StationFault
+from birthmark.model import events as e
+from birthmark.model.records import LogHead, Publication
+
+__all__ = ["SqliteLedger"]
+
+_ENTRY_LIMIT = 65535
+
+
+class _Transaction:
+    """One open transaction; see ``ports.Transaction`` for the laws."""
+
+    def __init__(self, ledger: SqliteLedger, database: sqlite3.Connection) -> None:
+        self._ledger = ledger
+        self._database = database
+        row = database.execute("SELECT size, serial_time FROM head").fetchone()
+        self._size: int = row[0]
+        self._serial_time: int = row[1]
+        self._packed: list[bytes] = []
+        self._leaves: list[bytes] = []
+        self._first = self._size
+        self.new_keys: list[tuple[int, list[bytes]]] = []
+        self.vault = SqliteVault(database)
+
+    def append(self, event: e.Event, attachment: bytes = b"") -> int:
+        entry = e.encode_entry(event, attachment)
+        if len(entry) > _ENTRY_LIMIT:
+            raise Refused(
+                "log.entry.too_long",
+                f"an event of {len(entry)} octets does not fit into a log entry",
+                hint="Split it: an entry has at most 65,535 octets.",
+                octets=len(entry),
+            )
+        seq = self._size
+        self._ledger.fold.apply(event, attachment, seq)
+        if isinstance(event, e.Reserved):
+            self.new_keys.append((seq, hashes_of(attachment)))
+        self._packed += (len(entry).to_bytes(2, "big"), entry)
+        self._leaves.append(hashlib.sha256(b"\0" + entry).digest())
+        self._size += 1
+        return seq
+
+    def append_issued(self, intent: int, *, count: int, entries: bytes, leaf_hashes: bytes) -> int:
+        self._flush()
+        first = self._size
+        self._ledger.fold.issued_chunk(intent, count=count, first=first)
+        self._insert(first, count, entries, leaf_hashes)
+        self._size = self._first = first + count
+        return first
+
+    def serial_prefixes(self, count: int) -> list[bytes]:
+        now = int(self._ledger.clock().timestamp() * 1000)
+        start = max(now, self._serial_time + 1)
+        self._serial_time = start + count - 1
+        return [self._ledger.site_prefix + at.to_bytes(6, "big") for at in range(start, start + count)]
+
+    def finish(self) -> None:
+        """Write what is collected and the head."""
+        self._flush()
+        self._database.execute("UPDATE head SET size = ?, serial_time = ?", (self._size, self._serial_time))
+
+    def _flush(self) -> None:
+        if self._leaves:
+            self._insert(self._first, len(self._leaves), b"".join(self._packed), b"".join(self._leaves))
+            self._packed, self._leaves = [], []
+        self._first = self._size
+
+    def _insert(self, first: int, count: int, body: bytes, leaf_hashes: bytes) -> None:
+        self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (first, count, body, leaf_hashes))
+
+
+class SqliteLedger:
+    """Implements ``ports.Ledger`` and, through ``records``, ``ports.Records``.
+
+    Power cut: a commit that returned is on disk (WAL, FULL); one that did not is gone as a whole. After an I/O error
+    the object refuses further work, since the kernel may have dropped the dirty pages.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime]) -> None:
+        self._database = connect(path)
+        self._lock = RLock()
+        self._broken = False
+        self.clock = clock
+        self.path = path
+        self._keys = KeyIndex(self._database, path.parent / "runs")
+        self.fold = Fold(self._database, self._keys.find)
+        self.records = SqliteRecords(self._database, self._lock)
+        with naming_failures():
+            meta = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
+        self.site_prefix = bytes.fromhex(meta.get("site_prefix", ""))
+        self.origin = meta.get("origin", "")
+        self.software = meta.get("software", "")
+
+    @classmethod
+    def create(cls, path: Path, *, first: e.WorkspaceCreated, clock: Callable[[], datetime]) -> SqliteLedger:
+        """Make a new ledger whose first entry is ``first``; an existing file is never replaced."""
+        if path.exists():
+            raise Refused(
+                "ledger.file_exists",
+                f"{path} exists",
+                hint="Choose an empty directory for a new workspace.",
+                path=str(path),
+            )
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with naming_failures():
+            database = sqlite3.connect(path, isolation_level=None)
+            path.chmod(0o600)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("BEGIN IMMEDIATE")
+            create_schema(database)
+            database.execute("INSERT INTO head VALUES (1, 0, 0, 0, x'', x'')")
+            database.execute("COMMIT")
+            database.close()
+        ledger = cls(path, clock=clock)
+        with ledger.transaction() as tx:
+            tx.append(first)
+        ledger.close()
+        return cls(path, clock=clock)
+
+    def note_software(self, by: str) -> None:
+        """Record that another version of the program writes from here on."""
+        if self.software != __version__:
+            with self.transaction() as tx:
+                tx.append(e.SoftwareChanged(at=e.utc_text(self.clock()), software=__version__, by=by))
+            self.software = __version__
+
+    @contextmanager
+    def transaction(self) -> Iterator[_Transaction]:
+        with self._lock, naming_failures():
+            if self._broken:
+                raise StationFault(
+                    "ledger.io",
+                    "the ledger failed before and may have lost its unwritten pages",
+                    hint="Check the disk; then start again, recovery runs by itself.",
+                )
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                tx = _Transaction(self, self._database)
+                yield tx
+                tx.finish()
+                self._database.execute("COMMIT")
+            except BaseException as problem:
+                self._roll_back(problem)
+                raise
+            for intent, hashes in tx.new_keys:
+                self._keys.add(hashes, intent)
+            if self._keys.due():
+                self._flush_keys()
+
+    def _roll_back(self, problem: BaseException) -> None:
+        self._broken = self._broken or (isinstance(problem, sqlite3.OperationalError) and "disk i/o" in str(problem))
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def _flush_keys(self) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            obsolete = self._keys.flush()
+            self._database.execute("COMMIT")
+        except BaseException as problem:
+            self._roll_back(problem)
+            raise
+        for path in obsolete:
+            path.unlink(missing_ok=True)
+
+    def head(self) -> LogHead:
+        with self._lock, naming_failures():
+            size, published = self._database.execute("SELECT size, published FROM head").fetchone()
+        return LogHead(size=size, published=published)
+
+    def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
+        """Yield entries ``first .. first+count-1`` as far as they exist."""
+        last = first + count
+        for start, packed in self._rows(first, last, "body"):
+            seq, at = start, 0
+            while at < len(packed):
+                end = at + 2 + int.from_bytes(packed[at : at + 2], "big")
+                if first <= seq < last:
+                    yield seq, packed[at + 2 : end]
+                seq, at = seq + 1, end
+
+    def leaf_hashes(self, first: int, count: int) -> bytes:
+        """Return the packed leaf hashes (32 octets each) of ``count`` entries from ``first``."""
+        parts = []
+        for start, packed in self._rows(first, first + count, "leaf_hashes"):
+            low, high = max(first - start, 0), first + count - start
+            parts.append(packed[32 * low : 32 * high])
+        return b"".join(parts)
+
+    def _rows(self, first: int, last: int, column: str) -> Iterator[tuple[int, bytes]]:
+        at = first
+        while at < last:
+            with self._lock, naming_failures():
+                row = self._database.execute(
+                    f"SELECT first, count, {column} FROM entry WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608
+                    (at,),
+                ).fetchone()
+            if row is None or row[0] + row[1] <= at:
+                return
+            yield row[0], row[2]
+            at = row[0] + row[1]
+
+    def publication(self) -> Publication:
+        """Return the last signed head."""
+        with self._lock, naming_failures():
+            row = self._database.execute("SELECT published, frontier, checkpoint FROM head").fetchone()
+        return Publication(size=row[0], frontier=row[1], checkpoint=row[2])
+
+    def record_publication(self, publication: Publication) -> None:
+        """Make a signed head durable before anybody sees it; heads only grow."""
+        with self.transaction():
+            changed = self._database.execute(
+                "UPDATE head SET published = ?1, frontier = ?2, checkpoint = ?3 WHERE published <= ?1 AND size >= ?1",
+                (publication.size, publication.frontier, publication.checkpoint),
+            ).rowcount
+            if changed != 1:
+                raise Refused(
+                    "log.head.not_growing",
+                    f"a head of {publication.size} entries cannot follow the one that was signed",
+                    hint="Another process published meanwhile; publish again.",
+                    size=publication.size,
+                )
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()

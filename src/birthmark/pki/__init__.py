@@ -1,0 +1,1 @@
+"""X.509 without I/O: profiles, templates, issuing, requests, checks."""
