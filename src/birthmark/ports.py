@@ -206,7 +206,7 @@ class LogStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MakeTask:
-    """Make, seal and prepare one chunk. ``cert_serials`` is filled by the engine from prefix and entropy."""
+    """Make, seal and prepare one chunk. The engine draws the random half of each certificate serial."""
 
     task: int
     serial_prefix: bytes

@@ -10,11 +10,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from birthmark.errors import Refused
+from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import (
     INTEGER,
     NULL,
@@ -26,13 +28,15 @@ from birthmark.pki.derread import (
     oid_text,
     read_der,
     read_members,
-    write_node,
 )
+from birthmark.pki.expected import expected_names, expected_purposes, expected_subject, usage_bits
 from birthmark.pki.keycheck import check_public_key, key_kind
 from birthmark.pki.sigcheck import SIGNATURES, SignatureKind, verify_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from birthmark.pki.profile import Profile
 
 __all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr"]
 
@@ -71,6 +75,35 @@ class Csr:
     quirks: tuple[str, ...]
     ignored: tuple[str, ...]
 
+    def check_against(
+        self, profile: Profile, device_serial: str, *, values: Mapping[str, str] | None = None
+    ) -> None:
+        """Return if the request asks for nothing but what ``profile`` gives this device, else refuse.
+
+        ``values`` fills the profile's placeholders other than ``device_serial``. Raises ``Refused``:
+        ``csr.key.algorithm``, ``csr.asks_ca``, ``csr.key_usage``, ``csr.extended_key_usage``, ``csr.name``,
+        ``csr.extension``.
+        """
+        if self.kind not in profile.key_algorithms:
+            raise Refused(
+                "csr.key.algorithm",
+                f"the device has a key of kind {self.kind}, the profile {profile.name} has other kinds",
+                hint=f"Make a key of {', '.join(profile.key_algorithms)} in the device, or order another profile.",
+                kind=self.kind,
+                profile=profile.name,
+            )
+        _check_subject(self.subject, profile, device_serial, values or {})
+        for extension in self.extensions:
+            check = _EXTENSION_CHECKS.get(type(extension.value))
+            if check is None:
+                raise Refused(
+                    "csr.extension",
+                    f"the request asks for the extension {extension.oid.dotted_string}",
+                    hint="Leave it out of the request: the profile decides the extensions.",
+                    oid=extension.oid.dotted_string,
+                )
+            check(extension.value, profile, device_serial, values or {})
+
 
 def parse_csr(data: bytes) -> Csr:
     """Return the request in ``data`` (DER or PEM, at most 64 KiB).
@@ -102,8 +135,9 @@ def parse_csr(data: bytes) -> Csr:
             algorithm=signer.name,
         )
     clean = _rebuild(info, algorithm, signer, signature)
+    ignored = _ignored(info)
     subject, extensions = _open_clean(clean)
-    return Csr(der, info.whole, spki, kind, subject, extensions, tuple(sorted(quirks)), _ignored(info))
+    return Csr(der, info.whole, spki, kind, subject, extensions, tuple(sorted(quirks)), ignored)
 
 
 def _malformed(reason: str) -> Refused:
@@ -188,16 +222,15 @@ def _normal_ecdsa(signature: bytes, octets: int) -> tuple[bytes, set[str]]:
             quirks.add("ecdsa-integer-negative")
         elif content[0] == 0 and len(content) > 1 and not content[1] & 0x80:
             quirks.add("ecdsa-integer-padded")
-        value = int.from_bytes(content, "big")
-        normal.append(write_node(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big")))
-    return write_node(SEQUENCE, b"".join(normal)), quirks
+        normal.append(integer(int.from_bytes(content, "big")))
+    return tlv(SEQUENCE, b"".join(normal)), quirks
 
 
 def _rebuild(info: Node, algorithm: Node, signer: SignatureKind, signature: bytes) -> bytes:
     """Return the request with its quirks removed, for a parser that rightly refuses them."""
     oid = read_members(algorithm)[0].whole
-    clean = write_node(SEQUENCE, oid + signer.parameters)
-    return write_node(SEQUENCE, info.whole + clean + write_node(0x03, b"\x00" + signature))
+    clean = tlv(SEQUENCE, oid + signer.parameters)
+    return tlv(SEQUENCE, info.whole + clean + tlv(0x03, b"\x00" + signature))
 
 
 def _open_clean(der: bytes) -> tuple[x509.Name, x509.Extensions]:
@@ -227,3 +260,82 @@ def _attribute_oids(attributes: list[Node]) -> Iterable[str]:
         if len(parts) != 2 or len(read_members(expect(parts[1], SET))) != 1:
             raise Refused("csr.attribute", "an attribute does not have exactly one value", hint=_RESEND)
         yield oid_text(parts[0])
+
+
+def _check_subject(
+    subject: x509.Name, profile: Profile, device_serial: str, values: Mapping[str, str]
+) -> None:
+    """A request may repeat the profile's names or the device serial as CN or serialNumber, nothing else."""
+    allowed = set(expected_subject(profile, device_serial, values))
+    allowed |= {(oid.dotted_string, device_serial) for oid in (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)}
+    seen = [(attribute.oid.dotted_string, attribute.value) for attribute in subject]
+    strange = [pair for pair in seen if pair not in allowed]
+    if strange or len(set(seen)) != len(seen):
+        raise _name_refused(f"the subject {subject.rfc4514_string()[:200]!r}", device_serial)
+
+
+def _name_refused(what: str, device_serial: str) -> Refused:
+    return Refused(
+        "csr.name",
+        f"{what} is not what the profile names the device {device_serial}",
+        hint="Ask with an empty subject and no SAN, and with the request of the right device.",
+        device_serial=device_serial,
+    )
+
+
+def _check_basic(value: Any, profile: Profile, _serial: str, _values: Mapping[str, str]) -> None:
+    if value.ca and not profile.is_ca:
+        raise _asks_ca("basicConstraints with cA TRUE")
+
+
+def _asks_ca(what: str) -> Refused:
+    return Refused(
+        "csr.asks_ca",
+        f"a device asks for the rights of a CA: {what}",
+        hint="Take the device off the line and find out who made this request.",
+        what=what,
+    )
+
+
+def _check_usage(value: Any, profile: Profile, _serial: str, _values: Mapping[str, str]) -> None:
+    granted = set(profile.key_usage.bits) if profile.key_usage else set()
+    beyond = sorted(usage_bits(value) - granted)
+    if "keyCertSign" in beyond or "cRLSign" in beyond:
+        raise _asks_ca("keyUsage " + ", ".join(beyond))
+    if beyond:
+        raise Refused(
+            "csr.key_usage",
+            f"the request asks for the key usage {', '.join(beyond)}",
+            hint="Leave keyUsage out of the request: the profile decides it.",
+            beyond=beyond,
+        )
+
+
+def _check_purposes(value: Any, profile: Profile, _serial: str, _values: Mapping[str, str]) -> None:
+    beyond = sorted({purpose.dotted_string for purpose in value} - set(expected_purposes(profile)))
+    if beyond:
+        raise Refused(
+            "csr.extended_key_usage",
+            f"the request asks for the purposes {', '.join(beyond)}",
+            hint="Leave extendedKeyUsage out of the request: the profile decides it.",
+            beyond=list(beyond),
+        )
+
+
+def _check_names(value: Any, profile: Profile, device_serial: str, values: Mapping[str, str]) -> None:
+    allowed = expected_names(profile, device_serial, values)
+    if any(name not in allowed for name in value):
+        raise _name_refused("the subject alternative name of the request", device_serial)
+
+
+def _accept(_value: Any, _profile: Profile, _serial: str, _values: Mapping[str, str]) -> None:
+    """A key identifier is computed anew: what the request says of it does not matter."""
+
+
+_EXTENSION_CHECKS: dict[type[x509.ExtensionType], Callable[[Any, Profile, str, Mapping[str, str]], None]] = {
+    x509.BasicConstraints: _check_basic,
+    x509.KeyUsage: _check_usage,
+    x509.ExtendedKeyUsage: _check_purposes,
+    x509.SubjectAlternativeName: _check_names,
+    x509.SubjectKeyIdentifier: _accept,
+}

@@ -1,7 +1,7 @@
 """A strict reader of DER (X.690 clause 10): definite, shortest lengths, single-octet tags, no rest.
 
 It exists because a check must see the octets that were signed, which a parser that builds objects no
-longer has. It writes nothing.
+longer has. Writing is ``der``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ __all__ = [
     "oid_text",
     "read_der",
     "read_members",
-    "write_node",
 ]
 
 INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x30, 0x31
@@ -119,12 +118,3 @@ def oid_text(node: Node) -> str:
             value = 0
     first = min(arcs[0] // 40, 2)
     return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
-
-
-def write_node(tag: int, content: bytes) -> bytes:
-    """Return the DER of one value (used to put a normalised value back into its place)."""
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content

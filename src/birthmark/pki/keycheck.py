@@ -51,11 +51,11 @@ _CURVES: dict[str, tuple[str, ec.EllipticCurve, int]] = {
     "1.3.132.0.34": ("p384", ec.SECP384R1(), 48),
 }
 _ML_DSA = {
-    "2.16.840.1.101.3.4.3.17": "ml-dsa-44",
-    "2.16.840.1.101.3.4.3.18": "ml-dsa-65",
-    "2.16.840.1.101.3.4.3.19": "ml-dsa-87",
+    "2.16.840.1.101.3.4.3.17": "mldsa44",
+    "2.16.840.1.101.3.4.3.18": "mldsa65",
+    "2.16.840.1.101.3.4.3.19": "mldsa87",
 }
-ML_DSA_OCTETS = {"ml-dsa-44": 1312, "ml-dsa-65": 1952, "ml-dsa-87": 2592}
+ML_DSA_OCTETS = {"mldsa44": 1312, "mldsa65": 1952, "mldsa87": 2592}
 """Length of the public key, octets (FIPS 204, table 2; RFC 9881, section 4)."""
 
 PUBLISHED_KEYS = {
@@ -91,16 +91,16 @@ def check_public_key(spki_der: bytes) -> None:
             hint=_NEW_KEY,
             printed_in=printed,
         )
-    _CHECKS[kind.partition("-")[0]](kind, parameters, key, spki_der)
+    _CHECKS[kind](kind, parameters, key, spki_der)
 
 
 def key_kind(spki_der: bytes) -> str:
-    """Name the algorithm of a key: rsa-<bits>, p256, p384, ed25519, ml-dsa-44, -65 or -87.
+    """Name the algorithm of a key: rsa<bits>, p256, p384, ed25519, mldsa44, mldsa65 or mldsa87.
 
     Raises ``Refused`` ``key.malformed`` or ``key.kind`` (anything else, other curves included).
     """
     kind, _, key = _open_spki(spki_der)
-    return f"rsa-{_rsa_numbers(key)[0].bit_length()}" if kind == "rsa" else kind
+    return f"rsa{_rsa_numbers(key)[0].bit_length()}" if kind == "rsa" else kind
 
 
 def _open_spki(spki_der: bytes) -> tuple[str, bytes, bytes]:
@@ -301,7 +301,7 @@ def _check_ml_dsa(kind: str, parameters: bytes, key: bytes, _spki: bytes) -> Non
     if len(key) != ML_DSA_OCTETS[kind]:
         raise Refused(
             "key.weak.ml_dsa.length",
-            f"{len(key)} octets are not an {kind.upper()} key",
+            f"{len(key)} octets are not a key of {kind}",
             hint=f"Send the {ML_DSA_OCTETS[kind]} octets of FIPS 204.",
             octets=len(key),
         )
@@ -313,5 +313,7 @@ _CHECKS: dict[str, _Check] = {
     "p256": _check_ec,
     "p384": _check_ec,
     "ed25519": _check_ed25519,
-    "ml": _check_ml_dsa,
+    "mldsa44": _check_ml_dsa,
+    "mldsa65": _check_ml_dsa,
+    "mldsa87": _check_ml_dsa,
 }

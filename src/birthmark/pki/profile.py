@@ -16,7 +16,9 @@ from typing import Annotated
 import msgspec
 
 from birthmark.errors import Misconfigured
+from birthmark.pki.names import DOTTED_OID, PLACEHOLDER, attribute_type
 from birthmark.pki.profileparts import (
+    PURPOSES,
     AlgorithmName,
     BasicConstraints,
     CertificatePolicies,
@@ -35,7 +37,6 @@ from birthmark.pki.profileparts import (
 )
 
 __all__ = [
-    "PLACEHOLDER",
     "BasicConstraints",
     "CertificatePolicies",
     "DeviceSerialRule",
@@ -49,6 +50,7 @@ __all__ = [
     "SubjectAttribute",
     "Urls",
     "Validity",
+    "check_rules",
     "load_preset",
     "parse_profile",
     "preset_names",
@@ -115,8 +117,6 @@ class Profile(ProfilePart, frozen=True, kw_only=True):
         return frozenset(found - {"device_serial"})
 
 
-PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]{0,31})\}")
-
 _TABLES: dict[str, type[ProfilePart]] = {
     "$": Profile,
     "$.validity": Validity,
@@ -134,6 +134,7 @@ _TABLES: dict[str, type[ProfilePart]] = {
 }
 _UNKNOWN = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
 _MAX_OCTETS = 64 * 1024
+_BUILT_IN = {f"2.5.29.{last}" for last in (14, 15, 17, 19, 31, 32, 35, 37)} | {"1.3.6.1.5.5.7.1.1"}
 
 
 def parse_profile(toml: bytes) -> Profile:
@@ -152,7 +153,7 @@ def parse_profile(toml: bytes) -> Profile:
         profile = msgspec.convert(tables, Profile)
     except msgspec.ValidationError as error:
         raise _wrong_value(str(error)) from error
-    _check_rules(profile)
+    check_rules(profile)
     return profile
 
 
@@ -215,7 +216,8 @@ def _broken_rule(key: str, reason: str) -> Misconfigured:
     )
 
 
-def _check_rules(profile: Profile) -> None:
+def check_rules(profile: Profile) -> None:
+    """Return if no key contradicts another; ``Misconfigured("profile.rule")``."""
     for check in (_check_kind, _check_usages, _check_names, _check_device_serial, _check_lists):
         check(profile)
 
@@ -263,6 +265,12 @@ def _check_names(profile: Profile) -> None:
     for name in san.names if san else ():
         if (name.type == "hardware-module") != (name.hw_type is not None):
             raise _broken_rule("subject_alternative_name.names.hw_type", "hardware-module, and only it, has one")
+    for attribute in profile.subject:
+        if attribute_type(attribute.type) is None:
+            raise _broken_rule("subject.type", f"{attribute.type!r} is neither a known name nor an OID")
+    for purpose in profile.extended_key_usage.purposes if profile.extended_key_usage else ():
+        if purpose not in PURPOSES and DOTTED_OID.fullmatch(purpose) is None:
+            raise _broken_rule("extended_key_usage.purposes", f"{purpose!r} is neither a known name nor an OID")
     for text in profile.texts():
         if re.search(r"[{}]", PLACEHOLDER.sub("", text)):
             raise _broken_rule("placeholder", f"{text!r} holds a brace that is not part of a {{name}}")
@@ -303,6 +311,9 @@ def _check_lists(profile: Profile) -> None:
         "subject.type": [attribute.type for attribute in profile.subject if attribute.type in ("CN", "serialNumber")],
         "subject_alternative_name.names": [repr(name) for name in san.names] if san else [],
     }
+    built_in = next((extra.oid for extra in profile.extensions if extra.oid in _BUILT_IN), None)
+    if built_in is not None:
+        raise _broken_rule("extensions.oid", f"{built_in} has a table of its own in this file")
     for key, values in lists.items():
         if len(set(values)) != len(values):
             raise _broken_rule(key, "an entry stands there twice")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
 __all__ = [
+    "PURPOSES",
+    "USAGE_BITS",
     "AlgorithmName",
     "BasicConstraints",
     "CertificatePolicies",
@@ -39,7 +42,20 @@ KeyUsageBit = Literal[
     "encipherOnly",
     "decipherOnly",
 ]
-Oid = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]{0,19})){1,40}$")]
+USAGE_BITS: tuple[str, ...] = get_args(KeyUsageBit)
+"""In the order of their bits (RFC 5280, 4.2.1.3)."""
+PURPOSES: Mapping[str, str] = {
+    "serverAuth": "1.3.6.1.5.5.7.3.1",
+    "clientAuth": "1.3.6.1.5.5.7.3.2",
+    "codeSigning": "1.3.6.1.5.5.7.3.3",
+    "emailProtection": "1.3.6.1.5.5.7.3.4",
+    "timeStamping": "1.3.6.1.5.5.7.3.8",
+    "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+}
+"""RFC 5280, 4.2.1.12."""
+Oid = Annotated[
+    str, msgspec.Meta(pattern=r"^([01]\.[0-3]?[0-9]|2\.(0|[1-9][0-9]{0,19}))(\.(0|[1-9][0-9]{0,19})){1,40}$")
+]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -93,7 +109,7 @@ class KeyUsage(ProfilePart, frozen=True):
 
 
 class ExtendedKeyUsage(ProfilePart, frozen=True):
-    """RFC 5280, 4.2.1.12: names of ``names.PURPOSES`` or dotted OIDs."""
+    """RFC 5280, 4.2.1.12: names of ``PURPOSES`` or dotted OIDs."""
 
     purposes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     critical: bool = False

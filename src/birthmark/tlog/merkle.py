@@ -186,7 +186,8 @@ def consistency_proof(old: int, new: int, read_hash: ReadHash) -> list[bytes]:
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Check that the tree of ``size`` leaves under ``root`` holds the leaf hash ``leaf`` at ``index``.
 
-    RFC 9162 section 2.1.3.2 (the tree is RFC 6962's). Raises ``Tampered`` (``log.proof.inclusion``).
+    RFC 9162 section 2.1.3.2 (the tree is RFC 6962's). A root does not commit to its size: both come from the
+    same signed checkpoint. Raises ``Tampered`` (``log.proof.inclusion``).
     """
     good = 0 <= index < size <= MAX_SIZE and all(len(item) == HASH_OCTETS for item in (leaf, *proof))
     if not good or _climb(leaf, index, size - 1, proof) != root:

@@ -23,6 +23,8 @@ from birthmark.model.records import LogHead, Publication
 __all__ = ["SqliteLedger"]
 
 _ENTRY_LIMIT = 65535
+_ROW_LIMIT = 65536
+"""Octets after which collected entries become a row of their own, so that reading one entry stays cheap."""
 
 
 class _Transaction:
@@ -36,6 +38,7 @@ class _Transaction:
         self._serial_time: int = row[1]
         self._packed: list[bytes] = []
         self._leaves: list[bytes] = []
+        self._octets = 0
         self._first = self._size
         self.new_keys: list[tuple[int, list[bytes]]] = []
         self.vault = SqliteVault(database)
@@ -56,6 +59,9 @@ class _Transaction:
         self._packed += (len(entry).to_bytes(2, "big"), entry)
         self._leaves.append(hashlib.sha256(b"\0" + entry).digest())
         self._size += 1
+        self._octets += len(entry)
+        if self._octets > _ROW_LIMIT:
+            self._flush()
         return seq
 
     def append_issued(self, intent: int, *, count: int, entries: bytes, leaf_hashes: bytes) -> int:
@@ -80,7 +86,7 @@ class _Transaction:
     def _flush(self) -> None:
         if self._leaves:
             self._insert(self._first, len(self._leaves), b"".join(self._packed), b"".join(self._leaves))
-            self._packed, self._leaves = [], []
+            self._packed, self._leaves, self._octets = [], [], 0
         self._first = self._size
 
     def _insert(self, first: int, count: int, body: bytes, leaf_hashes: bytes) -> None:

@@ -1,0 +1,49 @@
+# Every target does all of its own set-up on a fresh Debian 12 machine: Python 3.11, apt and pip are all it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Real components the tests and the demo start themselves. SoftHSM2 is also what the demo's tokens are.
+PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace libengine-pkcs11-openssl golang-go golang-golang-x-mod-dev
+
+.PHONY: install system demo test lint docs bench lock clean
+
+install: system $(READY)
+
+system:
+	@sh scripts/system-packages $(PACKAGES)
+
+$(READY): pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "birthmark is installed: $(BIN)/birthmark"
+
+demo: install
+	@$(BIN)/birthmark demo
+
+test: install lint
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff format --check --quiet src tests scripts
+	@$(BIN)/ruff check --quiet src tests scripts
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: $(READY)
+	@$(BIN)/python scripts/make_docs.py
+
+bench: install
+	@$(BIN)/birthmark bench issue --count 100000
+	@$(BIN)/birthmark bench station
+	@$(BIN)/birthmark bench audit --count 100000
+
+# Needs uv; writes exact versions with hashes and no index addresses.
+lock:
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace

@@ -1,0 +1,149 @@
+"""Log entries, read by the format documents alone: splitting, the closed list of types, the canonical form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+__all__ = ["RECORD_OCTETS", "Document", "canonical_fault", "parse_head", "split_packed"]
+
+RECORD_OCTETS = 72
+"""random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32)."""
+
+Document = dict[str, Any]
+
+_AT = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z", re.ASCII)
+_PREFIX = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_HEX = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+Kind = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _texts(value: Any) -> bool:
+    return type(value) is list and all(type(item) is str for item in value)
+
+
+def _matches(pattern: re.Pattern[str]) -> Kind:
+    return lambda value: type(value) is str and pattern.fullmatch(value) is not None
+
+
+def _one_of(*words: str) -> Kind:
+    return lambda value: value in words
+
+
+_digest, _hex = _matches(_DIGEST), _matches(_HEX)
+_attempt: dict[str, Kind] = {"device": _text, "station": _text, "attempt": _text}
+
+_REQUIRED: Mapping[str, Mapping[str, Kind]] = {
+    "workspace_created": dict.fromkeys(("workspace", "origin", "site_prefix", "software", "by"), _text),
+    "software_changed": {"software": _text, "by": _text},
+    "station_added": {"station": _text, "vkey": _text, "by": _text},
+    "ca_created": {
+        "ca": _text, "kind": _one_of("root", "issuing"), "key_scheme": _text, "profile": _text,
+        "cert_sha256": _digest, "transcript_sha256": _text, "by": _text,
+    },
+    "template_admitted": dict.fromkeys(("template", "ca", "profile", "profile_hash", "linter"), _text),
+    "order_created": {
+        "order": _text, "product": _text, "profile": _text, "key_algorithm": _text,
+        "key_origin": _one_of("injected", "device"), "ca": _text, "quantity": _number, "chunks": _number, "by": _text,
+    },
+    "devices_ordered": {"order": _text, "chunk": _number, "first": _number, "count": _number},
+    "reserved": {"order": _text, "count": _number, "serial_prefix": _matches(_PREFIX), "template": _text},
+    "abandoned": {"intent": _number, "reason": _text},
+    "issued": {"device": _text, "intent": _number},
+    "drawn": _attempt,
+    "installed": {**_attempt, "target": _text, "cert_sha256": _digest},
+    "verified": {**_attempt, "evidence": _one_of("signature", "digest"), "receipt_sha256": _digest},
+    "key_erased": {"device": _text, "intent": _number, "reason": _text},
+    "failed": {**_attempt, "code": _text},
+    "superseded": {"device": _text, "reason": _text, "by": _text},
+    "revoked": {"device": _text, "cert_serial": _hex, "reason": _text, "by": _text},
+    "scrapped": {"device": _text, "reason": _text, "by": _text},
+    "rejected": {"station": _text, "code": _text},
+}  # fmt: skip
+
+# A member that holds its default is left out: (kind, default).
+_OPTIONAL: Mapping[str, Mapping[str, tuple[Kind, object]]] = {
+    "workspace_created": {"sensitive": (_flag, False)},
+    "ca_created": {"issuer": (_text, None)},
+    "template_admitted": {"findings_allowed": (_texts, [])},
+    "reserved": {"chunk": (_number, None), "device": (_text, None), "attempt": (_text, None)},
+    "superseded": {"cert_serial": (_hex, None)},
+    "rejected": {"device": (_text, None), "attempt": (_text, None)},
+}
+_NONE: Mapping[str, tuple[Kind, object]] = {}
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def split_packed(body: bytes, count: int) -> list[bytes] | None:
+    """Return ``count`` entries of a packed body, each still with its length in front, or None if they do not fill it."""
+    pieces = []
+    at, end = 0, len(body)
+    while at + 2 <= end:
+        stop = at + 2 + (body[at] << 8 | body[at + 1])
+        pieces.append(body[at:stop])
+        at = stop
+    return pieces if at == end and len(pieces) == count else None
+
+
+def parse_head(head: bytes) -> Document | None:
+    """Return the object of an entry (all before its first line feed), None if it is not one."""
+    try:
+        return _decode(head)
+    except msgspec.MsgspecError:
+        return None
+
+
+def canonical_fault(head: bytes, document: Document) -> str | None:
+    """Tell why an object is not a lawful event in canonical spelling; None if it is."""
+    kind = document.get("type")
+    required = _REQUIRED.get(kind) if isinstance(kind, str) else None
+    if required is None or not isinstance(kind, str):
+        return f"type {str(kind)[:40]!r} is not in the list of events"
+    at = document.get("at")
+    if not isinstance(at, str) or _AT.fullmatch(at) is None:
+        return "member at is not a time in UTC with milliseconds"
+    for name, is_kind in required.items():
+        if name not in document:
+            return f"member {name} is missing"
+        if not is_kind(document[name]):
+            return f"member {name} has a wrong value"
+    if len(document) != len(required) + 2:
+        fault = _optional_fault(document, required, _OPTIONAL.get(kind, _NONE))
+        if fault is not None:
+            return fault
+    return None if _encode(document) == head else "not in canonical spelling"
+
+
+def _optional_fault(
+    document: Document, required: Mapping[str, Kind], optional: Mapping[str, tuple[Kind, object]]
+) -> str | None:
+    for name, value in document.items():
+        if name in required or name in ("at", "type"):
+            continue
+        if name not in optional:
+            return f"member {name[:40]!r} does not belong to this type"
+        is_kind, default = optional[name]
+        if value == default:
+            return f"member {name} holds its default"
+        if not is_kind(value):
+            return f"member {name} has a wrong value"
+    return None

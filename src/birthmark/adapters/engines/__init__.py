@@ -1,0 +1,1 @@
+"""Engines: who makes keys and signatures in bulk."""

@@ -1,0 +1,120 @@
+"""What one worker of the bulk engine does with a chunk: make keys, seal them, fill the TBS, and later sign.
+
+The hot loop of the product. Nothing here knows of processes: the engine feeds it tasks and takes results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from birthmark.errors import Refused, Tampered
+from birthmark.pki.algorithms import KeyAlgorithm, spki_of
+from birthmark.pki.issuer import Issuer, Permit
+from birthmark.pki.template import Filler
+from birthmark.ports import Entropy, MadeChunk, MakeTask, SealedChunk, SignedChunk, SignTask
+from birthmark.wire.vault import ChunkSealer, VaultRecipient
+
+__all__ = ["BulkWorker"]
+
+_SERIALS = re.compile(rb"[A-Za-z0-9._:-]{1,64}(?:\n[A-Za-z0-9._:-]{1,64})*")
+_DER, _PKCS8, _PLAIN = Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+# OpenSSL writes EC keys with their public point at the end (RFC 5915, publicKey): one export gives both halves.
+_POINT_OCTETS = {"p256": 65, "p384": 97}
+
+
+@dataclass(slots=True)
+class _Made:
+    device_serials: list[bytes]
+    tbs: list[bytes]
+
+
+class BulkWorker:
+    """Makes and signs chunks for one permit and one vault."""
+
+    def __init__(self, issuer: Issuer, permit: Permit, recipient: VaultRecipient, entropy: Entropy) -> None:
+        self._issuer = issuer
+        self._permit = permit
+        self._recipient = recipient
+        self._entropy = entropy
+        self._algorithm: KeyAlgorithm = permit.template.key_algorithm
+        self._make_key = _key_maker(self._algorithm)
+        self._made: dict[int, _Made] = {}
+
+    def make(self, task: MakeTask) -> MadeChunk:
+        """Make ``task.count`` keys; keep the TBS until ``sign``. Private keys leave this call only sealed."""
+        device_serials = task.device_serials.split(b"\n")
+        if len(device_serials) != task.count or not _SERIALS.fullmatch(task.device_serials):
+            raise Refused(
+                "engine.task.malformed",
+                f"task {task.task} does not name {task.count} device serials",
+                hint="Run `birthmark audit verify`: the order on record is damaged.",
+                task=task.task,
+            )
+        sealer = ChunkSealer(self._recipient, self._entropy, self._algorithm.name)
+        randoms = self._entropy(8 * task.count)
+        fillers: dict[int, Callable[[bytes, bytes, bytes, bytes], bytes]] = {}
+        records, slots, tbs_list = [], [], []
+        make_key, seal, key_id, prefix = self._make_key, sealer.seal, self._algorithm.key_id, task.serial_prefix
+        for position, device_serial in enumerate(device_serials):
+            fill = fillers.get(len(device_serial))
+            if fill is None:
+                fill = fillers[len(device_serial)] = self._filler(device_serial).fill
+            pkcs8, spki = make_key()
+            spki_hash = sha256(spki).digest()
+            random = randoms[8 * position : 8 * position + 8]
+            tbs = fill(prefix + random, device_serial, spki, key_id(spki))
+            records += (random, spki_hash, sha256(tbs).digest())
+            slots.append(seal(position, spki_hash, pkcs8))
+            tbs_list.append(tbs)
+        self._made[task.task] = _Made(device_serials, tbs_list)
+        sealed = SealedChunk(sealer.encapsulated, sealer.slot_size, b"".join(slots))
+        return MadeChunk(task.task, b"".join(records), sealed)
+
+    def _filler(self, device_serial: bytes) -> Filler:
+        self._permit.template.check_device_serial(device_serial)
+        return self._permit.template.filler(len(device_serial))
+
+    def sign(self, task: SignTask) -> SignedChunk:
+        """Sign a made chunk and return its log entries."""
+        made = self._made.pop(task.task)
+        certificates = self._issuer.sign_many(self._permit, made.tbs, verify="sample")
+        head, tail = b'{"at":"%s","device":"' % task.at.encode(), b'","intent":%d,"type":"issued"}\n' % task.intent
+        entries, leaf_hashes = [], []
+        for device_serial, certificate in zip(made.device_serials, certificates, strict=True):
+            entry = b"".join((head, device_serial, tail, certificate))
+            entries += (len(entry).to_bytes(2, "big"), entry)
+            leaf_hashes.append(sha256(b"\0" + entry).digest())
+        return SignedChunk(task.task, b"".join(entries), b"".join(leaf_hashes))
+
+
+def _key_maker(algorithm: KeyAlgorithm) -> Callable[[], tuple[bytes, bytes]]:
+    """Return a function that makes a key and returns (PKCS#8, SPKI), both DER."""
+    generate = algorithm.generate
+    octets = _POINT_OCTETS.get(algorithm.name)
+    if octets is None:
+
+        def make() -> tuple[bytes, bytes]:
+            key = generate()
+            return key.private_bytes(_DER, _PKCS8, _PLAIN), spki_of(key.public_key())
+
+        return make
+
+    header = algorithm.spki_prefix[: algorithm.bits_offset]
+
+    def make_ec() -> tuple[bytes, bytes]:
+        pkcs8: bytes = generate().private_bytes(_DER, _PKCS8, _PLAIN)
+        return pkcs8, header + pkcs8[-octets:]
+
+    probe = generate()
+    if header + probe.private_bytes(_DER, _PKCS8, _PLAIN)[-octets:] != spki_of(probe.public_key()):
+        raise Tampered(
+            "engine.key.form",
+            "this OpenSSL writes private keys without their public point",
+            hint="Install the pinned version of the cryptography package.",
+        )
+    return make_ec

@@ -1,0 +1,1 @@
+"""The shell: configuration, wiring and skins. A skin holds no rule."""
