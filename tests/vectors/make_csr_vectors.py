@@ -1,6 +1,6 @@
 """Writes ``csr/*.pem`` (or ``.der``) and beside each a ``.txt`` with the answer it must get.
 
-Run it after a change: ``python tests/vectors/make_csr_vectors.py``. One function per flaw; every key comes
+Run it after a change: ``python -m vectors.make_csr_vectors`` in ``tests/``. One function per flaw; every key comes
 from a fixed seed, so the files only change when this script does. An answer is ``ok`` (and the names of
 tolerated quirks) or an error code. The requests are checked for the device ``SN-0001`` under ``tls-client``.
 """
@@ -338,6 +338,22 @@ def asks_unknown_extension() -> Vector:
 
 
 @vector
+def good_names_itself_in_san() -> Vector:
+    """Repeats the SAN that the profile gives this device."""
+    uri = x509.UniformResourceIdentifier(f"urn:dev:os:99999-{DEVICE_SERIAL}")
+    value = x509.SubjectAlternativeName([uri]).public_bytes()
+    return asking(extension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value)), "ok"
+
+
+@vector
+def names_itself_and_another_in_san() -> Vector:
+    """Its own name, and one more."""
+    uri = x509.UniformResourceIdentifier(f"urn:dev:os:99999-{DEVICE_SERIAL}")
+    value = x509.SubjectAlternativeName([uri, x509.DNSName("gateway.example")]).public_bytes()
+    return asking(extension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value)), "csr.name"
+
+
+@vector
 def names_another_device_in_san() -> Vector:
     """A name of another device in the SAN."""
     value = x509.SubjectAlternativeName([x509.DNSName("sn-0002.example")]).public_bytes()
@@ -530,10 +546,10 @@ def too_large() -> Vector:
     return b"\x30" * (64 * 1024 + 1), "csr.size"
 
 
-def pem(der: bytes) -> bytes:
-    text = base64.encodebytes(der).replace(b"\n", b"")
+def pem(der: bytes, label: str = "CERTIFICATE REQUEST") -> bytes:
+    text = base64.b64encode(der).decode()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    return b"\n".join([b"-----BEGIN CERTIFICATE REQUEST-----", *lines, b"-----END CERTIFICATE REQUEST-----", b""])
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode()
 
 
 def write_all(folder: Path) -> None:

@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from birthmark.errors import Refused, Tampered
+from birthmark.pki.certread import CertificateParts, open_parts, parse_certificate
 from birthmark.pki.chainnames import ComparableName, Subtrees, comparable_name, first_forbidden_name
-from birthmark.pki.derread import INTEGER, bits_of, expect, oid_text, read_der, read_members
 from birthmark.pki.sigcheck import SIGNATURES, verify_signature
 
 __all__ = ["MAX_PATH", "Purpose", "verify_chain"]
@@ -48,14 +48,10 @@ _HINT = "Do not trust this device: compare its certificates with the record and 
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """One certificate, with the octets that were signed."""
+    """One certificate, with the octets that were signed and its names in comparable form."""
 
-    der: bytes
+    parts: CertificateParts
     cert: x509.Certificate
-    tbs: bytes
-    algorithm: str
-    signature: bytes
-    spki: bytes
     subject: ComparableName
     issuer: ComparableName
 
@@ -129,43 +125,33 @@ def verify_chain(
 
 def _load(der: bytes) -> _Link:
     try:
-        tbs, algorithm, bits = read_members(read_der(der))
-        fields = read_members(tbs)
-        if fields[0].tag == 0xA0:
-            del fields[0]
-        if expect(fields[0], INTEGER).content[:1] >= b"\x80" or not fields[0].content.strip(b"\0"):
-            raise _malformed("its serial number is not positive (RFC 5280, 4.1.2.2)")
-        if fields[1].whole != algorithm.whole:
-            raise _malformed("its two signature algorithms differ (RFC 5280, 4.1.1.2)")
-        parts = read_members(algorithm)
-        oid = oid_text(parts[0])
-        kind = SIGNATURES.get(oid)
-        if kind is None or b"".join(part.whole for part in parts[1:]) != kind.parameters:
+        parts = open_parts(der)
+        kind = SIGNATURES.get(parts.algorithm)
+        if kind is None or parts.parameters != kind.parameters:
             raise Tampered(
-                "chain.algorithm", f"signature algorithm {oid} is not accepted", hint=_HINT, oid=oid
+                "chain.algorithm",
+                f"signature algorithm {parts.algorithm} is not accepted",
+                hint=_HINT,
+                oid=parts.algorithm,
             )
-        cert = x509.load_der_x509_certificate(der)
-        subject, issuer = comparable_name(cert.subject), comparable_name(cert.issuer)
-        _ = cert.extensions, cert.not_valid_before_utc
-        return _Link(der, cert, tbs.whole, oid, bits_of(bits), fields[5].whole, subject, issuer)
-    except (Refused, IndexError) as error:
-        raise _malformed(str(error)) from error
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise _malformed(str(error)) from error
+        if not parts.same_algorithm:
+            raise _malformed("its two signature algorithms differ (RFC 5280, 4.1.1.2)")
+        cert = parse_certificate(parts)
+    except Refused as error:
+        raise _malformed(error.message) from error
+    return _Link(parts, cert, comparable_name(cert.subject), comparable_name(cert.issuer))
 
 
 def _malformed(reason: str) -> Tampered:
-    return Tampered(
-        "chain.malformed", f"a certificate cannot be read: {reason}", hint=_HINT, reason=reason[:200]
-    )
+    return Tampered("chain.malformed", f"a certificate cannot be read: {reason}", hint=_HINT, reason=reason[:200])
 
 
 def _candidates(path: list[_Link], pool: list[_Link]) -> list[_Link]:
     """Return the certificates that may have issued the end of the path, the likelier first."""
     child = path[-1]
-    used = {link.der for link in path}
+    used = {link.parts.der for link in path}
     wanted = _key_id(child.cert, x509.AuthorityKeyIdentifier)
-    named = [link for link in pool if link.subject == child.issuer and link.der not in used]
+    named = [link for link in pool if link.subject == child.issuer and link.parts.der not in used]
     return sorted(named, key=lambda link: _key_id(link.cert, x509.SubjectKeyIdentifier) != wanted)
 
 
@@ -184,7 +170,8 @@ def _extension(cert: x509.Certificate, kind: type[_E]) -> _E | None:
 
 
 def _check_signature(child: _Link, issuer: _Link) -> None:
-    if not verify_signature(SIGNATURES[child.algorithm], issuer.spki, child.signature, child.tbs):
+    signed = child.parts
+    if not verify_signature(SIGNATURES[signed.algorithm], issuer.parts.spki, signed.signature, signed.tbs):
         raise _bad("chain.signature", child, "is not signed by the key of its issuer")
 
 
@@ -222,9 +209,7 @@ def _check_path(path: list[_Link], *, at: datetime, purpose: Purpose) -> None:
 
 def _check_time(link: _Link, at: datetime) -> None:
     if at < link.cert.not_valid_before_utc:
-        raise _bad(
-            "chain.not_yet_valid", link, f"is valid only from {link.cert.not_valid_before_utc:%F %T} UTC"
-        )
+        raise _bad("chain.not_yet_valid", link, f"is valid only from {link.cert.not_valid_before_utc:%F %T} UTC")
     if at > link.cert.not_valid_after_utc:
         raise _bad("chain.expired", link, f"was valid until {link.cert.not_valid_after_utc:%F %T} UTC")
 

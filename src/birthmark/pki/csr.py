@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from birthmark.errors import Refused
+from birthmark.pki.certread import UNREADABLE, name_faults
 from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import (
     INTEGER,
@@ -49,9 +50,7 @@ QUIRKS = {
 }
 """Every tolerated deviation: name → what and whose. Nothing outside this table is tolerated."""
 
-_PEM = re.compile(
-    rb"\s*-----BEGIN ((?:NEW )?CERTIFICATE REQUEST)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----\s*"
-)
+_PEM = re.compile(rb"\s*-----BEGIN ((?:NEW )?CERTIFICATE REQUEST)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----\s*")
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _FIELD_OCTETS = {"p256": 32, "p384": 48}
 _RESEND = "Send one PKCS#10 request (RFC 2986) in DER or PEM, made by the device's own key."
@@ -75,9 +74,7 @@ class Csr:
     quirks: tuple[str, ...]
     ignored: tuple[str, ...]
 
-    def check_against(
-        self, profile: Profile, device_serial: str, *, values: Mapping[str, str] | None = None
-    ) -> None:
+    def check_against(self, profile: Profile, device_serial: str, *, values: Mapping[str, str] | None = None) -> None:
         """Return if the request asks for nothing but what ``profile`` gives this device, else refuse.
 
         ``values`` fills the profile's placeholders other than ``device_serial``. Raises ``Refused``:
@@ -141,9 +138,7 @@ def parse_csr(data: bytes) -> Csr:
 
 
 def _malformed(reason: str) -> Refused:
-    return Refused(
-        "csr.malformed", f"this is not a PKCS#10 request: {reason}", hint=_RESEND, reason=reason[:200]
-    )
+    return Refused("csr.malformed", f"this is not a PKCS#10 request: {reason}", hint=_RESEND, reason=reason[:200])
 
 
 def _to_der(data: bytes) -> bytes:
@@ -172,6 +167,9 @@ def _members_of_info(info: Node) -> list[Node]:
     if members[0].whole != bytes((INTEGER, 1, 0)):
         raise _malformed("the version is not 0")
     expect(members[3], 0xA0)
+    faults = name_faults(members[1])
+    if faults:
+        raise _malformed(faults[0])
     return members
 
 
@@ -237,7 +235,7 @@ def _open_clean(der: bytes) -> tuple[x509.Name, x509.Extensions]:
     try:
         request = x509.load_der_x509_csr(der)
         return request.subject, request.extensions
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise _malformed(str(error)) from error
 
 
@@ -262,9 +260,7 @@ def _attribute_oids(attributes: list[Node]) -> Iterable[str]:
         yield oid_text(parts[0])
 
 
-def _check_subject(
-    subject: x509.Name, profile: Profile, device_serial: str, values: Mapping[str, str]
-) -> None:
+def _check_subject(subject: x509.Name, profile: Profile, device_serial: str, values: Mapping[str, str]) -> None:
     """A request may repeat the profile's names or the device serial as CN or serialNumber, nothing else."""
     allowed = set(expected_subject(profile, device_serial, values))
     allowed |= {(oid.dotted_string, device_serial) for oid in (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)}

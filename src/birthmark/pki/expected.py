@@ -15,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from birthmark.pki.der import octet_string, oid, sequence
 
 if TYPE_CHECKING:
-    from birthmark.pki.profile import GeneralName, Profile
+    from birthmark.pki.profile import Profile
+    from birthmark.pki.profileparts import GeneralName
 
 __all__ = [
     "HARDWARE_MODULE_NAME",
@@ -39,8 +40,8 @@ _ATTRIBUTES = {
     "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
     "DC": NameOID.DOMAIN_COMPONENT,
     "serialNumber": NameOID.SERIAL_NUMBER,
-    "title": NameOID.TITLE,
-    "dnQualifier": NameOID.DN_QUALIFIER,
+    "matterVid": x509.ObjectIdentifier("1.3.6.1.4.1.37244.2.1"),
+    "matterPid": x509.ObjectIdentifier("1.3.6.1.4.1.37244.2.2"),
 }
 _PURPOSES = {
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -75,27 +76,20 @@ def attribute_oid(name: str) -> str:
     return _ATTRIBUTES[name].dotted_string if name in _ATTRIBUTES else name
 
 
-def expected_subject(
-    profile: Profile, device_serial: str | None, values: Mapping[str, str]
-) -> list[tuple[str, str]]:
+def expected_subject(profile: Profile, device_serial: str | None, values: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the subject as (dotted OID, value), in order."""
     return [
-        (attribute_oid(attribute.type), fill(attribute.value, device_serial, values))
-        for attribute in profile.subject
+        (attribute_oid(attribute.type), fill(attribute.value, device_serial, values)) for attribute in profile.subject
     ]
 
 
-def expected_names(
-    profile: Profile, device_serial: str | None, values: Mapping[str, str]
-) -> list[x509.GeneralName]:
+def expected_names(profile: Profile, device_serial: str | None, values: Mapping[str, str]) -> list[x509.GeneralName]:
     """Return the subject alternative names, in order."""
     san = profile.subject_alternative_name
     return [_general_name(name, device_serial, values) for name in san.names] if san else []
 
 
-def _general_name(
-    name: GeneralName, device_serial: str | None, values: Mapping[str, str]
-) -> x509.GeneralName:
+def _general_name(name: GeneralName, device_serial: str | None, values: Mapping[str, str]) -> x509.GeneralName:
     value = fill(name.value, device_serial, values)
     hw_type = fill(name.hw_type or "", device_serial, values)
     try:

@@ -14,7 +14,7 @@ __all__ = ["Filler", "HoleValues", "assemble", "serial_length_refused", "templat
 _HOLES = tuple(Hole)
 _BITS = tuple(b"\x03" + length_octets(length + 1) + b"\0" for length in range(127))
 
-Validate = Callable[[bytes, bytes, bytes, bytes], None]
+Validate = Callable[[bytes, bytes, bytes, bytes, bool], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,11 @@ class Filler:
         """Return the TBS (DER). The values are what ``Template.validate_values`` accepts: nothing is checked here."""
         return b"".join(self._pick((cert_serial, device_serial, spki, key_id, *self._segments)))
 
-    def checked_fill(self, cert_serial: bytes, device_serial: bytes, spki: bytes, key_id: bytes) -> bytes:
+    def checked_fill(
+        self, cert_serial: bytes, device_serial: bytes, spki: bytes, key_id: bytes, *, own_key: bool = False
+    ) -> bytes:
         """Return the TBS (DER) of checked values; ``Refused`` as in ``Template.validate_values``."""
-        self._validate(cert_serial, device_serial, spki, key_id)
+        self._validate(cert_serial, device_serial, spki, key_id, own_key)
         if len(device_serial) != self.device_serial_length:
             raise serial_length_refused(len(device_serial), f"this filler is for {self.device_serial_length}")
         return self.fill(cert_serial, device_serial, spki, key_id)

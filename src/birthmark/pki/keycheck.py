@@ -267,17 +267,13 @@ def _check_ec(kind: str, _parameters: bytes, key: bytes, spki: bytes) -> None:
 def _small_multiples(kind: str) -> frozenset[bytes]:
     """x of the first multiples of the generator (a negated key has the same x)."""
     curve, octets = next((curve, octets) for name, curve, octets in _CURVES.values() if name == kind)
-    numbers = (
-        ec.derive_private_key(k, curve).public_key().public_numbers() for k in range(1, _SMALL_SCALARS + 1)
-    )
+    numbers = (ec.derive_private_key(k, curve).public_key().public_numbers() for k in range(1, _SMALL_SCALARS + 1))
     return frozenset(point.x.to_bytes(octets, "big") for point in numbers)
 
 
 _P25519 = 2**255 - 19
 _D25519 = -121665 * pow(121666, -1, _P25519) % _P25519
-_ORDER_8_Y = int.from_bytes(
-    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
-)
+_ORDER_8_Y = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
 _SMALL_ORDER_Y = frozenset({0, 1, _P25519 - 1, _ORDER_8_Y, _P25519 - _ORDER_8_Y})
 """y of the eight points whose order divides 8 (both signs of x)."""
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from cryptography import x509
 
 from birthmark.errors import Refused
-from birthmark.pki.derread import oid_text, read_der, read_members
+from birthmark.pki.certread import open_parts, parse_certificate
 from birthmark.pki.keycheck import key_kind
 from birthmark.pki.profile import Profile
 from birthmark.pki.sigcheck import SIGNATURES
@@ -24,6 +24,7 @@ __all__ = [
     "RuleSet",
     "Severity",
     "extension_of",
+    "lint_malformed",
     "open_case",
 ]
 
@@ -116,10 +117,7 @@ class Rule:
 
     def findings(self, case: Case) -> list[Finding]:
         """Return what this rule finds."""
-        return [
-            Finding(self.code, self.severity, message, self.citation, "birthmark")
-            for message in self.check(case)
-        ]
+        return [Finding(self.code, self.severity, message, self.citation, "birthmark") for message in self.check(case)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +134,7 @@ class ProfileRule:
     def findings(self, profile: Profile) -> list[Finding]:
         """Return what this rule finds."""
         return [
-            Finding(self.code, self.severity, message, self.citation, "birthmark")
-            for message in self.check(profile)
+            Finding(self.code, self.severity, message, self.citation, "birthmark") for message in self.check(profile)
         ]
 
 
@@ -154,19 +151,11 @@ def open_case(
 ) -> Case:
     """Return the case; ``Refused`` ``lint.malformed`` if a certificate cannot be read at all."""
     try:
-        tbs, algorithm, _ = read_members(read_der(der))
-        fields = read_members(tbs)
-        at = 1 if fields[0].tag == 0xA0 else 0
-        signature = oid_text(read_members(algorithm)[0])
-        not_after = read_members(fields[at + 3])[1]
-        issuer_fields = read_members(read_members(read_der(issuer_der))[0])
-        issuer_at = 1 if issuer_fields[0].tag == 0xA0 else 0
-        spki, issuer_spki = fields[at + 5].whole, issuer_fields[issuer_at + 5].whole
-        cert, issuer = _readable(der), _readable(issuer_der)
-    except (Refused, IndexError, ValueError, TypeError) as error:
-        raise _malformed(str(error)) from error
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise _malformed(str(error)) from error
+        parts, issuer_parts = open_parts(der), open_parts(issuer_der)
+        cert, issuer = parse_certificate(parts), parse_certificate(issuer_parts)
+    except Refused as error:
+        raise lint_malformed(error.message) from error
+    signature = SIGNATURES.get(parts.algorithm)
     return Case(
         der=der,
         cert=cert,
@@ -174,20 +163,14 @@ def open_case(
         profile=profile,
         device_serial=device_serial,
         values=values,
-        cert_serial=fields[at].content,
-        not_after=(not_after.tag, not_after.content),
-        spki=spki,
-        issuer_spki=issuer_spki,
-        kind=_kind_or_unknown(spki),
-        issuer_kind=_kind_or_unknown(issuer_spki),
-        signature=SIGNATURES[signature].name if signature in SIGNATURES else signature,
+        cert_serial=parts.cert_serial,
+        not_after=(parts.not_after.tag, parts.not_after.content),
+        spki=parts.spki,
+        issuer_spki=issuer_parts.spki,
+        kind=_kind_or_unknown(parts.spki),
+        issuer_kind=_kind_or_unknown(issuer_parts.spki),
+        signature=signature.name if signature else parts.algorithm,
     )
-
-
-def _readable(der: bytes) -> x509.Certificate:
-    cert = x509.load_der_x509_certificate(der)
-    _ = cert.extensions, cert.subject, cert.issuer, cert.not_valid_after_utc, cert.not_valid_before_utc
-    return cert
 
 
 def _kind_or_unknown(spki: bytes) -> str:
@@ -197,7 +180,8 @@ def _kind_or_unknown(spki: bytes) -> str:
         return "?"
 
 
-def _malformed(reason: str) -> Refused:
+def lint_malformed(reason: str) -> Refused:
+    """Return the refusal of what is not a certificate."""
     return Refused(
         "lint.malformed",
         f"a certificate cannot be read: {reason}",

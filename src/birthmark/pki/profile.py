@@ -60,7 +60,7 @@ __all__ = [
 class Profile(ProfilePart, frozen=True, kw_only=True):
     """One kind of certificate. ``None`` for an extension means that it is absent."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")]
     kind: Kind
     description: Annotated[str, msgspec.Meta(max_length=400)] = ""
     key_algorithms: Annotated[tuple[AlgorithmName, ...], msgspec.Meta(min_length=1)]
@@ -120,18 +120,19 @@ class Profile(ProfilePart, frozen=True, kw_only=True):
 _TABLES: dict[str, type[ProfilePart]] = {
     "$": Profile,
     "$.validity": Validity,
-    "$.subject[...]": SubjectAttribute,
+    "$.subject[]": SubjectAttribute,
     "$.subject_alternative_name": SubjectAlternativeName,
-    "$.subject_alternative_name.names[...]": GeneralName,
+    "$.subject_alternative_name.names[]": GeneralName,
     "$.basic_constraints": BasicConstraints,
     "$.key_usage": KeyUsage,
     "$.extended_key_usage": ExtendedKeyUsage,
     "$.certificate_policies": CertificatePolicies,
     "$.urls": Urls,
-    "$.extensions[...]": Extension,
+    "$.extensions[]": Extension,
     "$.device_serial": DeviceSerialRule,
-    "$.exceptions[...]": LintException,
+    "$.exceptions[]": LintException,
 }
+_INDEX = re.compile(r"\[(?:[0-9]+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
 _MAX_OCTETS = 64 * 1024
 _BUILT_IN = {f"2.5.29.{last}" for last in (14, 15, 17, 19, 31, 32, 35, 37)} | {"1.3.6.1.5.5.7.1.1"}
@@ -195,7 +196,7 @@ def _wrong_value(message: str) -> Misconfigured:
             reason=message,
         )
     path = unknown["path"] or "$"
-    allowed = sorted(_TABLES.get(path, Profile).__struct_fields__)
+    allowed = sorted(_TABLES.get(_INDEX.sub("[]", path), Profile).__struct_fields__)
     return Misconfigured(
         "profile.key.unknown",
         f"the profile has an unknown key {unknown['key']!r} at {path}",

@@ -54,7 +54,7 @@ PURPOSES: Mapping[str, str] = {
 }
 """RFC 5280, 4.2.1.12."""
 Oid = Annotated[
-    str, msgspec.Meta(pattern=r"^([01]\.[0-3]?[0-9]|2\.(0|[1-9][0-9]{0,19}))(\.(0|[1-9][0-9]{0,19})){1,40}$")
+    str, msgspec.Meta(pattern=r"^([01]\.([0-9]|[123][0-9])|2\.(0|[1-9][0-9]{0,19}))(\.(0|[1-9][0-9]{0,19})){1,40}\Z")
 ]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -134,7 +134,7 @@ class Extension(ProfilePart, frozen=True):
     """Any other extension: ``der`` is the value (what the OCTET STRING holds) in hex."""
 
     oid: Oid
-    der: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})+$", max_length=4096)]
+    der: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})+\Z", max_length=4096)]
     critical: bool = False
 
 

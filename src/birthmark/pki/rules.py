@@ -25,16 +25,8 @@ from birthmark.pki.sigcheck import SIGNATURES
 __all__ = ["RULES"]
 
 _ERROR, _WARNING, _NOTICE = Severity.ERROR, Severity.WARNING, Severity.NOTICE
-_MIN_SERIAL_BITS, _MAX_SERIAL_OCTETS = 64, 20
-_NAME_OIDS_WITH_BOUND_64 = {attribute_oid(name) for name in ("CN", "serialNumber", "O", "OU")}
-
-
-def _serial_form(case: Case) -> Iterator[str]:
-    serial = case.cert_serial
-    if len(serial) > _MAX_SERIAL_OCTETS:
-        yield f"the serial number has {len(serial)} octets"
-    if serial[:1] >= b"\x80" or not serial.strip(b"\0"):
-        yield "the serial number is not positive"
+_MIN_SERIAL_BITS = 64
+_BOUND_64 = {attribute_oid(name) for name in ("serialNumber", "O", "OU")}
 
 
 def _serial_entropy(case: Case) -> Iterator[str]:
@@ -48,11 +40,15 @@ def _validity_order(case: Case) -> Iterator[str]:
 
 
 def _validity_nesting(case: Case) -> Iterator[str]:
-    cert, issuer = case.cert, case.issuer
-    if cert.not_valid_before_utc < issuer.not_valid_before_utc:
-        yield f"notBefore lies before the issuer's, {issuer.not_valid_before_utc:%F %T} UTC"
-    if cert.not_valid_after_utc > issuer.not_valid_after_utc:
+    issuer = case.issuer
+    if case.cert.not_valid_after_utc > issuer.not_valid_after_utc:
         yield f"notAfter lies after the issuer's, {issuer.not_valid_after_utc:%F %T} UTC"
+
+
+def _starts_early(case: Case) -> Iterator[str]:
+    issuer = case.issuer
+    if case.cert.not_valid_before_utc < issuer.not_valid_before_utc:
+        yield f"notBefore lies before the issuer's, {issuer.not_valid_before_utc:%F %T} UTC"
 
 
 def _no_expiry_form(case: Case) -> Iterator[str]:
@@ -263,7 +259,7 @@ def _name_text(case: Case) -> Iterator[str]:
         value = attribute.value
         if isinstance(value, str) and (not value.isprintable() or value != value.strip()):
             yield f"{attribute.oid.dotted_string} holds a control character or a space at an end"
-        if attribute.oid.dotted_string in _NAME_OIDS_WITH_BOUND_64 and len(value) > 64:
+        if attribute.oid.dotted_string in _BOUND_64 and len(value) > 64:
             yield f"{attribute.oid.dotted_string} has {len(value)} characters"
 
 
@@ -273,15 +269,21 @@ def _size(case: Case) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("cert.serial.form", _ERROR, "RFC 5280, 4.1.2.2", "Positive, 1 to 20 octets.", _serial_form),
     Rule("cert.serial.entropy", _ERROR, "CA/B BR, 7.1", "Room for 64 random bits.", _serial_entropy),
     Rule("cert.validity.order", _ERROR, "RFC 5280, 4.1.2.5", "notAfter after notBefore.", _validity_order),
     Rule(
         "cert.validity.nesting",
         _ERROR,
         "RFC 5280, 6.1.3 (a)(2)",
-        "Within the validity of the issuer: outside of it no path is valid.",
+        "Ends no later than the issuer: after it no path is valid.",
         _validity_nesting,
+    ),
+    Rule(
+        "cert.validity.starts_early",
+        _NOTICE,
+        "RFC 5280, 6.1.3 (a)(2)",
+        "Starts no earlier than the issuer: before it no path is valid.",
+        _starts_early,
     ),
     Rule(
         "cert.validity.no_expiry_form",
@@ -308,11 +310,9 @@ RULES: tuple[Rule, ...] = (
     Rule("cert.issuer.not_a_ca", _ERROR, "RFC 5280, 4.2.1.9, 4.2.1.3", "The issuer is a CA.", _issuer_is_ca),
     Rule("cert.issuer.key_id", _ERROR, "RFC 5280, 4.2.1.1", "AKI is the SKI of the issuer.", _issuer_key_id),
     Rule("cert.issuer.path_length", _ERROR, "RFC 5280, 4.2.1.9", "The issuer has room for a CA.", _path_room),
-    Rule("cert.issuer.same_key", _ERROR, "ARCHITECTURE, 1", "No key of an issuer below it.", _own_key),
+    Rule("cert.issuer.same_key", _ERROR, "one key, one identity", "No key of an issuer below it.", _own_key),
     Rule("cert.issuer.same_name", _ERROR, "RFC 5280, 3.2", "No name of an issuer below it.", _own_name),
-    Rule(
-        "cert.ca.consistency", _ERROR, "RFC 5280, 4.2.1.9", "cA, keyCertSign, profile agree.", _ca_consistency
-    ),
+    Rule("cert.ca.consistency", _ERROR, "RFC 5280, 4.2.1.9", "cA, keyCertSign, profile agree.", _ca_consistency),
     Rule("cert.key.weak", _ERROR, "docs/lint.md, keys", "The key is sound.", _key_sound),
     Rule("cert.key.profile", _ERROR, "profile: key_algorithms", "A kind the profile has.", _key_of_profile),
     Rule(

@@ -32,6 +32,7 @@ from birthmark.pki.templatefile import TemplateFile, moment_text, part_list
 __all__ = ["Filler", "HoleValues", "Template", "assemble", "compile_root_template", "compile_template"]
 
 _KEY_ID_OCTETS = 20
+_EARLIEST = datetime(1950, 1, 1, tzinfo=UTC)
 _NO_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
@@ -137,8 +138,10 @@ class Template:
         """Return what is in the holes of ``tbs``; ``Tampered("template.mismatch")`` if it is not of this template."""
         return self.filler_of(tbs).read(tbs)
 
-    def validate_values(self, cert_serial: bytes, device_serial: bytes, spki: bytes, key_id: bytes) -> None:
-        """Return if every value may go into its hole.
+    def validate_values(
+        self, cert_serial: bytes, device_serial: bytes, spki: bytes, key_id: bytes, own_key: bool = False
+    ) -> None:
+        """Return if every value may go into its hole. ``own_key``: as in ``KeyAlgorithm.check_spki``.
 
         Raises ``Refused``: ``certificate.serial.malformed``, ``device.serial.length``, ``device.serial.profile``,
         ``key.algorithm.mismatch``, ``key.id.mismatch``.
@@ -151,7 +154,7 @@ class Template:
                 cert_serial=cert_serial[:32].hex(),
             )
         self.check_device_serial(device_serial)
-        self.key_algorithm.check_spki(spki)
+        self.key_algorithm.check_spki(spki, own_key=own_key)
         if key_id != self.key_algorithm.key_id(spki):
             raise Refused(
                 "key.id.mismatch",
@@ -190,8 +193,9 @@ def compile_template(
 ) -> Template:
     """Return the template of ``profile`` under ``issuer_certificate`` for keys of ``key_algorithm``.
 
-    ``not_before`` is the moment of issue (aware); the profile's backdating is subtracted. ``product_values``
-    fills the placeholders; more values than the profile uses do no harm and are not kept.
+    ``not_before`` is the moment of issue (aware); the profile's backdating is subtracted, but not beyond the
+    issuer's own notBefore. ``product_values`` fills the placeholders; values that
+    the profile does not use do no harm and are not kept.
 
     Raises ``Misconfigured``: ``template.value.missing``, ``template.value.malformed``, ``template.kind``,
     ``template.validity``, ``template.issuer``; ``Refused``: ``profile.key_algorithm``, ``key.algorithm.unsupported``.
@@ -214,6 +218,7 @@ def compile_template(
         issuer_algorithm=algorithm,
         issuer_certificate_hash=issuer_certificate.fingerprint(hashes.SHA256()).hex(),
         moment=not_before,
+        earliest=issuer_certificate.not_valid_before_utc,
         values=product_values or {},
         key_algorithm=key_algorithm,
     )
@@ -235,6 +240,7 @@ def compile_root_template(
         issuer_algorithm=algorithm,
         issuer_certificate_hash="",
         moment=not_before,
+        earliest=_EARLIEST,
         values=values,
         key_algorithm=algorithm.name,
     )
@@ -249,13 +255,14 @@ def _compile(
     issuer_algorithm: KeyAlgorithm,
     issuer_certificate_hash: str,
     moment: datetime,
+    earliest: datetime,
     values: Mapping[str, str],
     key_algorithm: str,
 ) -> Template:
     algorithm = algorithm_named(key_algorithm)
     _check_algorithms(profile, algorithm, issuer_algorithm)
     used = {name: values[name] for name in sorted(profile.placeholders()) if name in values}
-    not_before, not_after = _validity(profile, moment)
+    not_before, not_after = _validity(profile, moment, earliest)
     extensions = extension_parts(profile, values=used, key_id=Hole.KEY_ID, issuer_key_id=issuer_key_id)
     tbs = der.sequence(
         der.nested(0xA0, der.integer(2)),
@@ -302,16 +309,19 @@ def _check_algorithms(profile: Profile, algorithm: KeyAlgorithm, issuer_algorith
             )
 
 
-def _validity(profile: Profile, moment: datetime) -> tuple[datetime, datetime]:
+def _validity(profile: Profile, moment: datetime, earliest: datetime) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter. Backdating stops at ``earliest``, where the issuer's own validity starts."""
+    if moment.tzinfo is None:
+        raise _bad_validity("the moment of issue has no time zone")
     rule = profile.validity
-    start = moment.astimezone(UTC).replace(microsecond=0)
     try:
-        not_before = start - timedelta(minutes=rule.backdate_minutes)
+        start = moment.astimezone(UTC).replace(microsecond=0)
+        not_before = min(start, max(earliest, start - timedelta(minutes=rule.backdate_minutes)))
         not_after = _NO_EXPIRY if rule.days == "none" else start + timedelta(days=rule.days)
     except OverflowError as error:
         raise _bad_validity("it leaves the years 1950 to 9999") from error
-    if moment.tzinfo is None or not_before.year < 1950:
-        raise _bad_validity("it starts before 1950 or has no time zone")
+    if not_before < _EARLIEST:
+        raise _bad_validity("it starts before 1950")
     return not_before, not_after
 
 

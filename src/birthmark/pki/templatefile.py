@@ -15,8 +15,8 @@ from birthmark.pki.profile import Profile, check_rules
 
 __all__ = ["TemplateFile", "moment_text", "part_list"]
 
-_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-_Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 _MAX_OCTETS = 256 * 1024
 _MAX_DEPTH = 16
 
@@ -25,7 +25,7 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """``tbs``: hex text for octets, ``"{hole}"`` for a hole, a list [tag, member, …] for a value around holes."""
 
     format: Literal["birthmark-template-1"] = "birthmark-template-1"
-    issuer_certificate: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
+    issuer_certificate: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
     """SHA-256 of the issuer's certificate; empty for a root."""
     issuer_key_algorithm: str
     issuer_spki: _Digest

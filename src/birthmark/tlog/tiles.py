@@ -42,9 +42,7 @@ MAX_ENTRY_OCTETS = 65535
 
 ReadTile = Callable[[str], bytes | None]
 
-_PATH = re.compile(
-    r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", re.ASCII
-)
+_PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,9 +109,7 @@ def grown_tiles(old_size: int, new_size: int) -> Iterator[Tile]:
         level, old, new = level + 1, old // TILE_WIDTH, new // TILE_WIDTH
 
 
-def hash_tiles(
-    old_size: int, hashes: Sequence[bytes] | bytes, read_tile: ReadTile
-) -> Iterator[tuple[Tile, bytes]]:
+def hash_tiles(old_size: int, hashes: Sequence[bytes] | bytes, read_tile: ReadTile) -> Iterator[tuple[Tile, bytes]]:
     """Yield name and content of every hash tile to write when leaf ``hashes`` follow ``old_size`` leaves.
 
     ``read_tile`` is asked only for the partial tiles of the old size, at most one for each level.
@@ -138,9 +134,7 @@ def hash_tiles(
 
 def upper_tiles(size: int, read_tile: ReadTile) -> Iterator[tuple[Tile, bytes]]:
     """Yield every hash tile above level 0 of a tree of ``size`` leaves, computed from level 0 alone."""
-    roots = [
-        Frontier().extend(load_tile(Tile(0, index), read_tile)).root() for index in range(size // TILE_WIDTH)
-    ]
+    roots = [Frontier().extend(load_tile(Tile(0, index), read_tile)).root() for index in range(size // TILE_WIDTH)]
     for tile, data in hash_tiles(0, roots, read_tile):
         yield Tile(tile.level + 1, tile.index, tile.width), data
 
@@ -187,9 +181,7 @@ def bundle_leaf_hashes(data: bytes) -> bytes:
     return b"".join(leaf_hashes(decode_entries(data)))
 
 
-def entry_bundles(
-    old_size: int, entries: Sequence[bytes], read_tile: ReadTile
-) -> Iterator[tuple[Tile, bytes]]:
+def entry_bundles(old_size: int, entries: Sequence[bytes], read_tile: ReadTile) -> Iterator[tuple[Tile, bytes]]:
     """Yield name and content of every bundle to write when ``entries`` follow ``old_size`` entries.
 
     ``read_tile`` is asked only for the partial bundle of the old size, if there is one.

@@ -11,7 +11,7 @@ the next run abandons it, on record, and makes the chunk anew. Nothing is known 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from birthmark.errors import Refused
@@ -121,7 +121,7 @@ class Fulfilment:
             self._last_chunk = page[-1].chunk
         return self._chunks.popleft()
 
-    def _commit(self, results: list[MadeChunk | SignedChunk]) -> int:
+    def _commit(self, results: Sequence[MadeChunk | SignedChunk]) -> int:
         """Record a round of results in one transaction, then let the engine sign what is on record."""
         done = 0
         to_sign: list[SignTask] = []
@@ -154,9 +154,7 @@ class Fulfilment:
 
     def _store(self, tx: Transaction, signed: SignedChunk) -> int:
         work = self._under_way.pop(signed.task)
-        tx.append_issued(
-            work.intent, count=work.chunk.count, entries=signed.entries, leaf_hashes=signed.leaf_hashes
-        )
+        tx.append_issued(work.intent, count=work.chunk.count, entries=signed.entries, leaf_hashes=signed.leaf_hashes)
         if work.sealed is not None:
             tx.vault.put(work.intent, work.sealed)
         return work.chunk.count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -111,8 +112,9 @@ def _checked(device_serials: Iterable[str], profile: Profile) -> Sequence[str]:
             device_serials=[ascii(text[:80]) for text in malformed[:20]],
             profile=profile.name,
         )
-    seen: set[str] = set()
-    twice = [text for text in serials if text in seen or seen.add(text)]
+    ignore_case = rule is not None and rule.unique == "case-insensitive"
+    counts = Counter(text.casefold() if ignore_case else text for text in serials)
+    twice = sorted(text for text, count in counts.items() if count > 1)
     if twice:
         raise Refused(
             "order.serial.duplicate",

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import cryptography_vectors
+import msgspec
 import pytest
 from cryptography import x509
 from hypothesis import given, settings
@@ -14,36 +15,24 @@ from hypothesis import strategies as st
 
 from birthmark.errors import BirthmarkError, Refused
 from birthmark.pki.csr import QUIRKS, Csr, parse_csr
-from birthmark.pki.profile import Profile, parse_profile
+from birthmark.pki.profile import Profile, load_preset
 
 FOLDER = Path(__file__).parents[2] / "vectors/csr"
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".pem", ".der"))
 vectors = importlib.import_module("vectors.make_csr_vectors")
 
-TLS_CLIENT = b"""
-name = "tls-client"
-kind = "end-entity"
-key_algorithms = ["p256", "p384", "ed25519", "rsa2048", "rsa3072", "mldsa44", "mldsa65"]
-validity = { days = 365 }
-subject = [{ type = "CN", value = "{device_serial}" }]
-basic_constraints = { ca = false }
-key_usage = { bits = ["digitalSignature"] }
-extended_key_usage = { purposes = ["clientAuth"] }
-ski = true
-aki = true
-device_serial = { pattern = "[A-Za-z0-9-]{1,64}", example = "SN-0001" }
-"""
+VALUES = {"pen": "99999"}
 
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return parse_profile(TLS_CLIENT)
+    return load_preset("tls-client")
 
 
 def answer_of(data: bytes, profile: Profile) -> str:
     try:
         csr = parse_csr(data)
-        csr.check_against(profile, vectors.DEVICE_SERIAL)
+        csr.check_against(profile, vectors.DEVICE_SERIAL, values=VALUES)
     except Refused as error:
         return " ".join([error.code, *[str(error.facts[key]) for key in ("cause",) if key in error.facts]])
     return " ".join(["ok", *csr.quirks])
@@ -166,7 +155,7 @@ def test_signed_octets_are_the_ones_that_came() -> None:
 
 
 def test_key_kind_outside_of_the_profile_is_refused(profile: Profile) -> None:
-    narrow = parse_profile(TLS_CLIENT.replace(b'["p256", "p384", "ed25519", ', b"[").replace(b", ]", b"]"))
+    narrow = msgspec.structs.replace(profile, key_algorithms=("p384", "rsa2048"))
     with pytest.raises(Refused, match="kind p256") as caught:
         request("good_p256_device_serial").check_against(narrow, "SN-0001")
     assert caught.value.code == "csr.key.algorithm"

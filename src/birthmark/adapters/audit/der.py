@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CertificateSpans", "certificate_spans", "validity_window"]
+__all__ = ["CertificateSpans", "certificate_spans", "spki_bits", "tlv", "validity_window"]
 
 
 class CertificateSpans(NamedTuple):
@@ -82,3 +82,22 @@ def validity_window(validity: bytes) -> tuple[str, str] | None:
     except (IndexError, UnicodeDecodeError):
         return None
     return (times[0], times[1]) if len(times) == 2 else None
+
+
+def spki_bits(spki: bytes) -> bytes:
+    """Return the key bits of a SubjectPublicKeyInfo, without the count of unused bits; empty if it is none."""
+    try:
+        content, _ = _span(spki, 0)
+        _, algorithm_end = _span(spki, content)
+        start, end = _span(spki, algorithm_end)
+    except IndexError:
+        return b""
+    return spki[start + 1 : end]
+
+
+def tlv(tag: int, length: int) -> bytes:
+    """Return the identifier and length octets of an element (X.690, 8.1.3 and 10.1)."""
+    if length < 0x80:
+        return bytes((tag, length))
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets

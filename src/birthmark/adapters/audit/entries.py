@@ -94,7 +94,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def split_packed(body: bytes, count: int) -> list[bytes] | None:
-    """Return ``count`` entries of a packed body, each still with its length in front, or None if they do not fill it."""
+    """Return ``count`` entries of a packed body, each with its length in front; None if they do not fill it."""
     pieces = []
     at, end = 0, len(body)
     while at + 2 <= end:

@@ -1,4 +1,4 @@
-"""Signed notes, checkpoints and RFC 6962 trees, read the way an outsider would (c2sp.org/signed-note, tlog-checkpoint)."""
+"""Signed notes, checkpoints and RFC 6962 trees, read as an outsider would (c2sp.org/signed-note, tlog-checkpoint)."""
 
 from __future__ import annotations
 

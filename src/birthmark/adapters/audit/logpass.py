@@ -1,4 +1,4 @@
-"""First pass over a range of the log: stored entries against leaf hashes, tiles and bundles; what the rest needs to know."""
+"""First pass over a range of the log: entries against leaf hashes, tiles and bundles; what the rest must know."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from birthmark.adapters.audit.logcheck import pairs_root
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles, tile_path
 from birthmark.errors import Tampered
 
-__all__ = ["CONTROL_TYPES", "LogPart", "pass_log", "read_range"]
+__all__ = ["CONTROL_TYPES", "LogPart", "check_clock", "pass_log", "read_range"]
 
 CONTROL_TYPES = frozenset(
     ("workspace_created", "software_changed", "station_added", "ca_created", "template_admitted", "order_created")
@@ -134,7 +134,7 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
             continue
         moment = document["at"]
         if moment < last_at:
-            _check_clock(last_at, moment, seq, part.findings)
+            check_clock(last_at, moment, seq, part.findings)
         else:
             last_at = moment
         part.first_at = part.first_at or moment
@@ -148,7 +148,7 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
     part.last_at = last_at
 
 
-def _check_clock(before: str, after: str, seq: int, findings: Findings) -> None:
+def check_clock(before: str, after: str, seq: int, findings: Findings) -> None:
     """Warn when time goes back by more than a pipeline explains. Both are RFC 3339 in UTC."""
     try:
         lag = (datetime.fromisoformat(before) - datetime.fromisoformat(after)).total_seconds()

@@ -225,6 +225,11 @@ class SqliteLedger:
             yield row[0], row[2]
             at = row[0] + row[1]
 
+    def rows(self, query: str) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of a reading query (for replay and comparison)."""
+        cursor = self._database.cursor()
+        yield from cursor.execute(query)
+
     def publication(self) -> Publication:
         """Return the last signed head."""
         with self._lock, naming_failures():

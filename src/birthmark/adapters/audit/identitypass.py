@@ -1,0 +1,351 @@
+"""Second pass over a range of the log: every certificate and reservation; what concerns one device goes into shards."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from birthmark.adapters.audit.certificates import CertificateChecker, TemplateForm
+from birthmark.adapters.audit.entries import RECORD_OCTETS, Document, parse_head
+from birthmark.adapters.audit.findings import Findings
+from birthmark.adapters.audit.index import BulkIntent, Chunk, Index, Order, load_index
+from birthmark.adapters.audit.logpass import read_range
+from birthmark.adapters.audit.reader import LedgerReader
+from birthmark.adapters.audit.spill import Spill, shard_of
+from birthmark.errors import Tampered
+
+__all__ = ["IdentityPart", "pass_identities"]
+
+sha256 = hashlib.sha256
+_DEVICE_SERIALS = re.compile(
+    rb"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?(?:\n[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?)*"
+)
+_UNVERIFIED = frozenset(("audit.signature", "audit.certificate.malformed"))
+_LIFE = frozenset(("drawn", "installed", "verified", "key_erased", "failed", "superseded", "revoked", "scrapped"))
+
+
+@dataclass(slots=True)
+class IdentityPart:
+    """What the second pass learned of one range. ``bulk``: intent to (first certificate's entry, positions seen)."""
+
+    certificates: int = 0
+    signatures: int = 0
+    devices: int = 0
+    keys: int = 0
+    bulk: dict[int, tuple[int, int]] = field(default_factory=dict)
+    bulk_rows: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    without_vault: list[int] = field(default_factory=list)
+    attempts: int = 0
+    revocations: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
+
+
+@dataclass(slots=True)
+class _Intent:
+    """A reservation that certificates of this range refer to. ``places``: device serial to position."""
+
+    seq: int
+    prefix: bytes
+    records: bytes
+    places: dict[str, int]
+    template: str
+    bulk: bool
+
+
+class _Pass:
+    def __init__(self, reader: LedgerReader, index: Index, spill: Spill) -> None:
+        self.reader, self.index, self.spill = reader, index, spill
+        self.part = IdentityPart()
+        self.orders: dict[str, Order] = {order.order: order for order in index.orders}
+        self.chunks: dict[tuple[str, int], Chunk] = {(chunk.order, chunk.chunk): chunk for chunk in index.chunks}
+        self.bulk: dict[int, BulkIntent] = {intent.intent: intent for intent in index.intents}
+        self.abandoned = dict(index.abandoned)
+        self._authorities = {authority.ca: authority for authority in index.authorities}
+        self._templates = {template.template: template for template in index.templates}
+        self._checkers: dict[str, CertificateChecker | None] = {}
+        self._intents: dict[int, _Intent | None] = {}
+
+    def entry(self, seq: int, piece: bytes) -> None:
+        """Check one entry, given with its length in front."""
+        feed = piece.find(b"\n")
+        document = parse_head(piece[2:feed]) if feed >= 0 else None
+        kind = document.get("type") if document is not None else None
+        if document is None or not isinstance(kind, str):
+            return
+        self.part.seen[kind] += 1
+        try:
+            if kind == "issued":
+                self._issued(seq, document, piece[feed + 1 :])
+            elif kind == "devices_ordered":
+                self._devices_ordered(seq, document, piece[feed + 1 :])
+            elif kind == "reserved":
+                self._reserved(seq, document, piece[feed + 1 :])
+            elif kind == "abandoned":
+                self._abandoned(seq, document)
+            elif kind in _LIFE:
+                self._life(seq, kind, document, piece[feed + 1 :])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            # The first pass has already said that this entry is no lawful event.
+            return
+
+    def _add(self, code: str, what: str, where: str, device_serial: str | None = None) -> None:
+        self.part.findings.add(code, what, where, device_serial)
+
+    def _device_record(self, device: str, seq: int, document: Document, extra: bytes) -> None:
+        self.spill.record("device", shard_of(device, self.spill.shards), (device, seq, document, extra))
+
+    def _life(self, seq: int, kind: str, document: Document, attachment: bytes) -> None:
+        device = document["device"]
+        if kind == "drawn":
+            self._attempt(document["attempt"], device, kind, seq)
+        elif kind == "revoked":
+            self.part.revocations += 1
+        self._device_record(device, seq, document, attachment)
+
+    def _attempt(self, attempt: str, device: str, kind: str, seq: int) -> None:
+        self.part.attempts += 1
+        self.spill.record("attempt", shard_of(attempt, self.spill.shards), (attempt, device, kind, seq))
+
+    def _abandoned(self, seq: int, document: Document) -> None:
+        if document["intent"] in self.bulk:
+            return
+        intent = self._intent(document["intent"])
+        if intent is None or intent.seq >= seq:
+            self._add(
+                "audit.entry.unlawful", f"entry {seq} abandons {document['intent']}, no reservation", f"entry {seq}"
+            )
+            return
+        self._device_record(next(iter(intent.places)), seq, document, b"")
+
+    def _issued(self, seq: int, document: Document, certificate: bytes) -> None:
+        device, number = document["device"], document["intent"]
+        where = f"entry {seq}"
+        intent = self._intents[number] if number in self._intents else self._intent(number)
+        self.part.certificates += 1
+        if intent is None or intent.seq > seq:
+            self._add("audit.intent.missing", f"device {device}: nothing was reserved in entry {number}", where, device)
+            return
+        position = intent.places.get(device)
+        record = intent.records[RECORD_OCTETS * (position or 0) : RECORD_OCTETS * (position or 0) + RECORD_OCTETS]
+        if position is None or len(record) != RECORD_OCTETS:
+            self._add("audit.intent.missing", f"device {device} is not in the reservation {number}", where, device)
+            return
+        if self.abandoned.get(number, seq) < seq:
+            self._add("audit.intent.abandoned", f"device {device}: intent {number} was given up", where, device)
+        checker = self._checkers.get(intent.template) or self._checker(intent.template)
+        if checker is None:
+            self._add(
+                "audit.signature", f"device {device}: template {intent.template} names no known CA", where, device
+            )
+        else:
+            faults = checker.faults(
+                certificate,
+                device_serial=device.encode(),
+                cert_serial=intent.prefix + record[:8],
+                spki_sha256=record[8:40],
+                tbs_sha256=record[40:],
+            )
+            self.part.signatures += not any(code in _UNVERIFIED for code, _ in faults) if faults else 1
+            for code, text in faults:
+                self._add(code, f"the certificate of device {device} {text}", where, device)
+        if not intent.bulk:
+            self._device_record(device, seq, document, sha256(certificate).digest())
+            return
+        base, mask = self.part.bulk.get(number, (seq - position, 0))
+        if base != seq - position:
+            code = "audit.intent.reused" if mask >> position & 1 else "audit.intent.incomplete"
+            self._add(code, f"device {device}: entry {seq} is not where its chunk has it", where, device)
+        self.part.bulk[number] = (base, mask | 1 << position)
+
+    def _checker(self, name: str) -> CertificateChecker | None:
+        if name not in self._checkers:
+            template = self._templates.get(name)
+            authority = self._authorities.get(template.ca) if template is not None else None
+            if template is None or authority is None:
+                return None
+            try:
+                form: TemplateForm | None = TemplateForm(template.body)
+            except (ValueError, TypeError, RecursionError):
+                form = None  # the verification as a whole reports it once
+            self._checkers[name] = CertificateChecker(form, authority.certificate)
+        return self._checkers[name]
+
+    def _intent(self, number: int) -> _Intent | None:
+        """Return the reservation in entry ``number``, read from the log."""
+        if number not in self._intents:
+            if len(self._intents) >= 64:
+                del self._intents[next(iter(self._intents))]
+            self._intents[number] = self._read_intent(number)
+        return self._intents[number]
+
+    def _read_intent(self, number: int) -> _Intent | None:
+        head, _, records = (self.reader.entry(number) or b"").partition(b"\n")
+        document = parse_head(head)
+        if document is None or document.get("type") != "reserved":
+            return None
+        prefix, template = bytes.fromhex(document["serial_prefix"]), document["template"]
+        device = document.get("device")
+        if device is not None:
+            return _Intent(number, prefix, records, {device: 0}, template, False)
+        serials = self._device_serials(document["order"], document["chunk"])
+        places = {serial: place for place, serial in enumerate(serials)}
+        return _Intent(number, prefix, records, places, template, True)
+
+    def _device_serials(self, order: str, number: int) -> list[str]:
+        chunk = self.chunks.get((order, number))
+        listed = (self.reader.entry(chunk.seq) or b"").partition(b"\n")[2] if chunk is not None else b""
+        return listed.decode("ascii", "replace").split("\n")
+
+    def _reserved(self, seq: int, document: Document, records: bytes) -> None:
+        where, order, count = f"entry {seq}", self.orders.get(document["order"]), document["count"]
+        device, number, prefix = document.get("device"), document.get("chunk"), document["serial_prefix"]
+        chunk = self.chunks.get((document["order"], number)) if number is not None else None
+        named = device is not None if number is None else (chunk is not None and chunk.seq < seq and device is None)
+        if len(records) != RECORD_OCTETS * count or order is None or order.seq > seq or not named:
+            self._add(
+                "audit.entry.unlawful", f"entry {seq} does not reserve for an order, chunk or device", where, device
+            )
+            return
+        if count != (1 if chunk is None else chunk.count):
+            self._add(
+                "audit.entry.unlawful", f"entry {seq} reserves {count} for another number of devices", where, device
+            )
+        self.part.keys += count
+        self._spill_keys(seq, records)
+        serial = bytes.fromhex(prefix)
+        self.spill.buffer("prefix", serial[7] & (self.spill.shards - 1)).extend(serial + seq.to_bytes(8, "big"))
+        if len({records[at : at + 8] for at in range(0, len(records), RECORD_OCTETS)}) != count:
+            self._add("audit.serial.double", f"entry {seq} reserves one certificate serial twice", where, device)
+        if device is not None:
+            if document.get("attempt") is not None:
+                self._attempt(document["attempt"], device, "reserved", seq)
+            self._device_record(device, seq, document, records)
+        elif chunk is not None:
+            self._bulk_row(seq, document, records)
+            if order.key_origin == "injected":
+                self._bulk_vault(seq, chunk)
+
+    def _spill_keys(self, seq: int, records: bytes) -> None:
+        mask, reference = self.spill.shards - 1, seq.to_bytes(8, "big")
+        for position, at in enumerate(range(8, len(records), RECORD_OCTETS)):
+            key = records[at : at + 32]
+            self.spill.buffer("key", key[0] & mask).extend(key + reference + position.to_bytes(2, "big"))
+
+    def _bulk_row(self, seq: int, document: Document, records: bytes) -> None:
+        where = f"table certificate, intent {seq}"
+        rows = self.reader.all(
+            'SELECT "order", chunk, device_serial, count, template, serial_prefix, records, state, issued_seq'
+            " FROM certificate WHERE intent = ?",
+            seq,
+        )
+        if not rows:
+            self._add("audit.fold.certificate", f"the row of intent {seq} is missing", where)
+            return
+        row = rows[0]
+        self.part.bulk_rows[seq] = (row[7], row[8])
+        prefix = bytes.fromhex(document["serial_prefix"])
+        expected = (document["order"], document["chunk"], None, document["count"], document["template"], prefix)
+        columns = ("order", "chunk", "device_serial", "count", "template", "serial_prefix")
+        for column, is_, should in zip(columns, row, expected, strict=False):
+            if is_ != should:
+                self._add(
+                    "audit.fold.certificate",
+                    f"column {column} of intent {seq} is {is_!a}, the log says {should!a}",
+                    where,
+                )
+        if row[6] == records:
+            return
+        stored = row[6] if isinstance(row[6], bytes) else b""
+        serials = self._device_serials(document["order"], document["chunk"])
+        for position, device in enumerate(serials):
+            at = RECORD_OCTETS * position
+            if stored[at : at + RECORD_OCTETS] != records[at : at + RECORD_OCTETS]:
+                what = f"the record of device {device} (position {position}) of intent {seq} differs from the log"
+                self._add("audit.fold.certificate", what, f"{where}, column records", device)
+
+    def _bulk_vault(self, seq: int, chunk: Chunk) -> None:
+        rows = self.reader.all("SELECT slot_size, slots FROM vault WHERE intent = ?", seq)
+        if not rows:
+            self.part.without_vault.append(seq)
+            return
+        size, slots = rows[0]
+        if not isinstance(slots, bytes) or not isinstance(size, int) or size < 1 or len(slots) != size * chunk.count:
+            self._add(
+                "audit.vault.missing",
+                f"the keys of intent {seq} are not {chunk.count} slots",
+                f"table vault, intent {seq}",
+            )
+            return
+        zero = bytes(size)
+        if zero not in slots:
+            return
+        for position, device in enumerate(self._device_serials(chunk.order, chunk.chunk)):
+            if slots[size * position : size * position + size] == zero:
+                self._device_record(device, -1, {"type": "_zero", "intent": seq, "position": position}, b"")
+
+    def _devices_ordered(self, seq: int, document: Document, listed: bytes) -> None:
+        order, number, where = document["order"], document["chunk"], f"entry {seq}"
+        if _DEVICE_SERIALS.fullmatch(listed) is None:
+            self._add("audit.entry.unlawful", f"entry {seq} does not list device serials", where)
+        serials = listed.decode("ascii", "replace").split("\n")
+        if len(serials) != document["count"]:
+            self._add(
+                "audit.entry.unlawful", f"entry {seq} lists {len(serials)} devices, not {document['count']}", where
+            )
+        self.part.devices += len(serials)
+        try:
+            rows = self.reader.all(
+                'SELECT device_serial, "order", chunk, place, state, intent, position, attempt FROM device'
+                " WHERE device_serial IN (SELECT value FROM json_each(?))",
+                msgspec.json.encode(serials).decode(),
+            )
+        except Tampered as problem:
+            self._add("audit.ledger.unreadable", problem.message, f"table device, chunk {number} of {order}")
+            return
+        found: dict[Any, Any] = {row[0]: row for row in rows}
+        untouched = (None, None, None, None)
+        for place, serial in enumerate(serials):
+            row = found.get(serial)
+            if row is None:
+                self._add(
+                    "audit.fold.device", f"the row of device {serial} is missing", f"table device, {serial}", serial
+                )
+                continue
+            if row[1:4] != (order, number, place):
+                what = f"device {serial} stands as {row[1:4]!a}, entry {seq} ordered it as {(order, number, place)!a}"
+                code = "audit.device.double" if self._is_ordered(serial, row) else "audit.fold.device"
+                self._add(code, what, f"table device, {serial}", serial)
+            if row[4:] != untouched:
+                self._device_record(serial, -1, {"type": "_row"}, b"")
+        if len(set(serials)) != len(serials):
+            twice = next(serial for at, serial in enumerate(serials) if serial in serials[:at])
+            self._add("audit.device.double", f"device {twice} is listed twice in entry {seq}", where, twice)
+
+    def _is_ordered(self, serial: str, row: tuple[Any, ...]) -> bool:
+        """Tell whether the log has the device where its row says."""
+        return serial in self._device_serials(row[1], row[2])
+
+
+def pass_identities(ledger: Path, scratch: Path, first: int, last: int, shards: int) -> IdentityPart:
+    """Check the identities in entries ``first .. last-1``."""
+    reader = LedgerReader(ledger)
+    try:
+        with Spill(scratch, shards) as spill:
+            run = _Pass(reader, load_index(scratch / "index"), spill)
+            pieces, _ = read_range(reader, first, last, None)
+            for at, piece in enumerate(pieces):
+                if piece:
+                    try:
+                        run.entry(first + at, piece)
+                    except Tampered as problem:
+                        run.part.findings.add("audit.ledger.unreadable", problem.message, f"entry {first + at}")
+            return run.part
+    finally:
+        reader.close()

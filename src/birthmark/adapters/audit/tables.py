@@ -1,0 +1,261 @@
+"""The small tables and the chunk-wise ones: folded from the log again, compared row by row with the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from birthmark.adapters.audit.entries import Document
+from birthmark.adapters.audit.findings import Findings
+from birthmark.adapters.audit.index import Authority, BulkIntent, Chunk, Index, Order, Station, TemplateText
+from birthmark.adapters.audit.reader import LedgerReader
+
+__all__ = ["Totals", "build_index", "check_bulk", "check_key_runs", "check_tables", "count_orders", "settle_chunks"]
+
+Totals = dict[str, int]
+
+_COUNTS_AS = {
+    "ordered": "open",
+    "reserved": "open",
+    "issued": "in_progress",
+    "pooled": "stock",
+    "drawn": "in_progress",
+    "installed": "in_progress",
+    "verified": "verified",
+    "failed": "failed",
+    "scrapped": "scrapped",
+}
+
+
+def build_index(
+    indexed: Iterable[tuple[int, Document, bytes]], intents: Iterable[tuple[int, Document]], findings: Findings
+) -> tuple[Index, dict[str, str], dict[int, str]]:
+    """Return the index, the expected table ``meta``, and the cert_sha256 of every ``ca_created`` by its entry.
+
+    Of two entries that claim one name the first counts; the second is a finding.
+    """
+    index, meta, hashes = Index(), {"format": "birthmark-ledger/1"}, {}
+    taken: set[tuple[str, object]] = set()
+    for seq, document, attachment in indexed:
+        kind = document["type"]
+        name = _name(kind, document)
+        if name is not None and ((kind, name) in taken or (kind == "workspace_created" and seq)):
+            findings.add(
+                "audit.entry.unlawful", f"entry {seq} creates {kind.split('_')[0]} {name} again", f"entry {seq}"
+            )
+            continue
+        taken.add((kind, name))
+        if kind == "workspace_created":
+            index.origin = document["origin"]
+            meta.update({key: document[key] for key in ("origin", "site_prefix", "software")})
+        elif kind == "software_changed":
+            meta["software"] = document["software"]
+        elif kind == "abandoned":
+            index.abandoned.append((document["intent"], seq))
+        else:
+            _take(kind, seq, document, attachment, index)
+            if kind == "ca_created":
+                hashes[seq] = document["cert_sha256"]
+    for seq, document in intents:
+        prefix = bytes.fromhex(document["serial_prefix"])
+        row = (seq, document["order"], document["chunk"], document["count"], prefix, document["template"])
+        index.intents.append(BulkIntent(*row))
+    return index, meta, hashes
+
+
+def _name(kind: str, document: Document) -> object:
+    if kind == "devices_ordered":
+        return document["order"], document["chunk"]
+    names = {"ca_created": "ca", "template_admitted": "template", "order_created": "order", "station_added": "station"}
+    names["workspace_created"] = "workspace"
+    return document[names[kind]] if kind in names else None
+
+
+def _take(kind: str, seq: int, document: Document, attachment: bytes, index: Index) -> None:
+    if kind == "ca_created":
+        issuer = document.get("issuer")
+        index.authorities.append(Authority(document["ca"], document["kind"], issuer, attachment, seq))
+    elif kind == "template_admitted":
+        row = (document["template"], document["ca"], document["profile"], attachment, seq)
+        index.templates.append(TemplateText(*row))
+    elif kind == "order_created":
+        fields = ("order", "product", "profile", "key_algorithm", "key_origin", "ca", "quantity", "chunks")
+        index.orders.append(Order(*[document[field] for field in fields], seq=seq))
+    elif kind == "station_added":
+        index.stations.append(Station(document["station"], document["vkey"], seq))
+    elif kind == "devices_ordered":
+        index.chunks.append(Chunk(document["order"], document["chunk"], document["first"], document["count"], seq))
+
+
+def settle_chunks(index: Index, bulk: dict[int, tuple[int, int]], findings: Findings) -> None:
+    """Write into the index what became of every chunk and bulk intent. ``bulk``: intent to (first entry, positions)."""
+    chunks = {(chunk.order, chunk.chunk): chunk for chunk in index.chunks}
+    abandoned: dict[int, int] = {}
+    for number, seq in index.abandoned:
+        if number in abandoned or number >= seq:
+            findings.add("audit.entry.unlawful", f"entry {seq} gives up {number}, which is not open", f"entry {seq}")
+        abandoned.setdefault(number, seq)
+    for intent in index.intents:
+        where = f"entry {intent.intent}"
+        chunk = chunks.get((intent.order, intent.chunk))
+        intent.abandoned = abandoned.get(intent.intent)
+        first, mask = bulk.get(intent.intent, (None, 0))
+        if mask and mask.bit_count() != intent.count:
+            what = (
+                f"{mask.bit_count()} of {intent.count} certificates of {intent.order}, chunk {intent.chunk} were issued"
+            )
+            findings.add("audit.intent.incomplete", what, where)
+        if first is not None and intent.abandoned is not None and first < intent.abandoned:
+            what = f"entry {intent.abandoned} gives up {intent.intent}, whose certificates were issued"
+            findings.add("audit.entry.unlawful", what, f"entry {intent.abandoned}")
+        intent.issued = first
+        if chunk is None:
+            continue
+        if chunk.state != "ordered":
+            what = f"chunk {chunk.chunk} of {chunk.order} is reserved again while it is {chunk.state}"
+            findings.add("audit.device.two_live" if chunk.state == "issued" else "audit.entry.unlawful", what, where)
+        if first is not None:
+            chunk.state, chunk.intent = "issued", intent.intent
+        elif intent.abandoned is None:
+            chunk.state, chunk.intent = "reserved", intent.intent
+
+
+def check_bulk(
+    index: Index, rows: dict[int, tuple[str, int | None]], without_vault: Sequence[int], findings: Findings
+) -> None:
+    """Compare state and issued_seq of every bulk row of table ``certificate``, and that issued chunks have keys."""
+    keyless = set(without_vault)
+    for intent in index.intents:
+        state = "issued" if intent.issued is not None else "reserved" if intent.abandoned is None else "abandoned"
+        row = rows.get(intent.intent)
+        if row is not None and row != (state, intent.issued):
+            what = f"intent {intent.intent} stands as {row!a}, the log says {(state, intent.issued)!a}"
+            findings.add("audit.fold.certificate", what, f"table certificate, intent {intent.intent}")
+        if state == "issued" and intent.intent in keyless:
+            what = f"the keys of {intent.order}, chunk {intent.chunk} are not in the vault"
+            findings.add("audit.vault.missing", what, f"table vault, intent {intent.intent}")
+
+
+def check_tables(reader: LedgerReader, index: Index, meta: dict[str, str], findings: Findings) -> None:
+    """Compare meta, station, ca, template, order and chunk."""
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "meta": list(meta.items()),
+        "station": [(item.station, item.vkey, item.seq) for item in index.stations],
+        "ca": [(item.ca, item.kind, item.issuer, item.certificate, item.seq) for item in index.authorities],
+        "template": [(item.template, item.ca, item.profile, item.body, item.seq) for item in index.templates],
+        "order": [
+            (o.order, o.product, o.profile, o.key_algorithm, o.key_origin, o.ca, o.quantity, o.chunks, o.seq)
+            for o in index.orders
+        ],
+        "chunk": [(c.order, c.chunk, c.first, c.count, c.seq, c.state, c.intent) for c in index.chunks],
+    }
+    for table, (keys, columns) in _TABLES.items():
+        names = columns.split()
+        query = f'SELECT {", ".join(_quoted(names))} FROM "{table}"'  # noqa: S608 - the names are literals below
+        expected = {row[:keys]: row for row in rows[table]}
+        for row in reader.each(query):
+            should = expected.pop(row[:keys], None)
+            if row != should:
+                _report(table, names, keys, row, should, findings)
+        for key, should in expected.items():
+            _report(table, names, keys, None, should, findings)
+            del key
+
+
+_TABLES = {
+    "meta": (1, "name value"),
+    "station": (1, "station vkey seq"),
+    "ca": (1, "ca kind issuer certificate seq"),
+    "template": (1, "template ca profile body seq"),
+    "order": (1, "order product profile key_algorithm key_origin ca quantity chunks seq"),
+    "chunk": (2, "order chunk first count seq state intent"),
+}
+
+
+def _quoted(names: Iterable[str]) -> Iterable[str]:
+    return (f'"{name}"' for name in names)
+
+
+def _report(
+    table: str, names: list[str], keys: int, row: Any, should: tuple[Any, ...] | None, findings: Findings
+) -> None:
+    key = ", ".join(str(part)[:80] for part in (row if should is None else should)[:keys])
+    where = f"table {table}, {ascii(key)[1:-1]}"
+    if should is None:
+        findings.add(_FOLD_CODES[table], f"row {key!a} of table {table} is not in the log", where)
+    elif row is None:
+        findings.add(_FOLD_CODES[table], f"row {key!a} of table {table} is missing", where)
+    else:
+        for name, is_, value in zip(names, row, should, strict=True):
+            if is_ != value:
+                what = f"column {name} of {table} {key!a} is {_short(is_)}, the log says {_short(value)}"
+                findings.add(_FOLD_CODES[table], what, f"{where}, column {name}")
+
+
+_FOLD_CODES = {
+    "meta": "audit.fold.meta",
+    "station": "audit.fold.station",
+    "ca": "audit.fold.ca",
+    "template": "audit.fold.template",
+    "order": "audit.fold.order",
+    "chunk": "audit.fold.chunk",
+}
+
+
+def _short(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} octets with SHA-256 {hashlib.sha256(value).hexdigest()[:16]}"
+    return ascii(value)[:80]
+
+
+def count_orders(index: Index, touched: Counter[tuple[str, int, str]], findings: Findings) -> dict[str, Totals]:
+    """Return the totals of every order and check that they add up (I4)."""
+    chunks = {(chunk.order, chunk.chunk): chunk for chunk in index.chunks}
+    totals: dict[str, Totals] = {}
+    for order in index.orders:
+        own = sorted((chunk for chunk in index.chunks if chunk.order == order.order), key=lambda chunk: chunk.chunk)
+        where, at = f"entry {order.seq}", own[0].first if own else 0
+        for chunk in own:
+            if chunk.first != at:
+                findings.add(
+                    "audit.conservation", f"order {order.order}: chunk {chunk.chunk} begins at {chunk.first}", where
+                )
+            at = chunk.first + chunk.count
+        count = sum(chunk.count for chunk in own)
+        if count != order.quantity or len(own) != order.chunks:
+            what = f"order {order.order} is for {order.quantity} devices in {order.chunks} chunks"
+            findings.add("audit.conservation", f"{what}, the log has {count} in {len(own)}", where)
+        found = dict.fromkeys(("ordered", *_COUNTS_AS.values()), 0)
+        found["ordered"] = order.quantity
+        pooled = "pooled" if order.key_origin == "injected" else "issued"
+        for chunk in own:
+            found[_COUNTS_AS[pooled if chunk.state == "issued" else chunk.state]] += chunk.count
+        totals[order.order] = found
+    for (name, number, state), count in touched.items():
+        chunk_found = chunks.get((name, number))
+        if name in totals and chunk_found is not None:
+            injected = any(order.order == name and order.key_origin == "injected" for order in index.orders)
+            was = chunk_found.state if chunk_found.state != "issued" else "pooled" if injected else "issued"
+            totals[name][_COUNTS_AS[was]] -= count
+            totals[name][_COUNTS_AS[state]] += count
+    for name, found in totals.items():
+        if sum(found.values()) != 2 * found["ordered"] or min(found.values()) < 0:
+            findings.add("audit.conservation", f"order {name} does not add up: {found!a}", f"order {name}")
+    return totals
+
+
+def check_key_runs(reader: LedgerReader, directory: Path, findings: Findings) -> None:
+    """Compare the key index files with the hashes recorded for them; they are a cache, so this warns."""
+    for run, name, digest in reader.each("SELECT run, file, sha256 FROM key_run ORDER BY run"):
+        where = f"table key_run, run {run}"
+        try:
+            with (directory / str(name)).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            findings.add("audit.key.run", f"key index {str(name)!a} cannot be read", where)
+            continue
+        if found != digest:
+            findings.add("audit.key.run", f"key index {str(name)!a} is not what was written", where)

@@ -1,0 +1,1 @@
+"""Places in a device where a credential is installed."""

@@ -1,0 +1,150 @@
+"""The target ``files``: key and certificates as files in a directory of the device (docs/targets.md)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark.adapters.targets.directory import Directory, Permissions
+from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
+from birthmark.adapters.targets.layouts import LAYOUTS
+from birthmark.adapters.targets.proof import device_csr, sign_proof
+from birthmark.adapters.targets.uri import TargetUri, bad_option, decoded, parse_target_uri
+from birthmark.errors import DeviceFault, Refused
+from birthmark.pki.algorithms import algorithm_named, algorithm_of
+from birthmark.ports import Credential, Evidence, Probe, SecretsHandler
+
+__all__ = ["FilesTarget"]
+
+_OPTIONS = ("layout", "mode", "chain", "owner", "p12-secret", "key")
+_IDENTITY_FILE = "device-id"
+_IDENTITY = re.compile(r"[!-~]{1,64}")
+_MODE = re.compile(r"0?[0-7]{3}")
+_OWNER = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
+_NEW_KEY = Permissions(0o600)
+
+
+class FilesTarget:
+    """Implements ``ports.Target`` on ``files:DIR?layout=pem|der|p12&mode=0600&chain=full|issuing&owner=uid:gid``.
+
+    ``p12-secret`` is a secret reference for ``layout=p12``; ``key=born`` makes the key in the directory itself.
+    The directory has to exist. A power cut during ``install`` leaves the old identity, the new one, or a key without
+    certificate from which ``install`` (and ``make_key``) go on.
+    """
+
+    def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
+        parsed = parse_target_uri(uri, scheme="files", options=_OPTIONS)
+        self._name = uri
+        self._directory = Directory(base / decoded(uri, parsed.path))
+        self._chain = _choice(parsed, "chain", tuple(CHAIN_LENGTHS))
+        self._born = parsed.options.get("key") is not None
+        if self._born:
+            _choice(parsed, "key", ("born",))
+        self._form = _form(parsed, self._directory, secrets, born=self._born)
+
+    def probe(self) -> Probe:
+        """Return the content of ``device-id``, or else the name of the directory, as the identity."""
+        self._directory.check()
+        device = self._form.read_device_certificate()
+        certificate = None if device is None else device.public_bytes(Encoding.DER)
+        return Probe(self._identity(), certificate, makes_key=self._born, can_sign=True)
+
+    def make_key(self, algorithm: str, device_serial: str) -> bytes:
+        if not isinstance(self._form, KeyFileForm) or not self._born:
+            raise Refused(
+                "target.key.not_made",
+                f"{self._name} takes a key that was made before",
+                hint="Add key=born to the target, or use an order whose keys are injected.",
+                target=self._name,
+            )
+        chosen = algorithm_named(algorithm)
+        self._directory.check()
+        key = self._form.waiting_key()
+        if key is None:
+            key = chosen.generate()
+            self._form.keep_waiting_key(key, _NEW_KEY)
+        made = algorithm_of(key.public_key())
+        if made is not chosen:
+            raise Refused(
+                "target.key.other_algorithm",
+                f"a {made.title} key already waits in {self._name}, not a {chosen.title} key",
+                hint="Finish the attempt that made it, or remove the waiting key from the device.",
+                target=self._name,
+                algorithm=made.name,
+            )
+        return device_csr(key, device_serial)
+
+    def install(self, credential: Credential) -> None:
+        certificates = certificates_of(credential, chain=self._chain)
+        self._form.check_credential(credential, certificates)
+        self._directory.check()
+        self._form.install(credential, certificates)
+
+    def prove(self, challenge: bytes) -> Evidence:
+        self._directory.check()
+        key, (device, *chain) = self._form.read_all()
+        return Evidence(
+            certificate=device.public_bytes(Encoding.DER),
+            chain=tuple(one.public_bytes(Encoding.DER) for one in chain),
+            kind="signature",
+            signature=sign_proof(key, challenge),
+            key_digest=None,
+        )
+
+    def _identity(self) -> str:
+        found = self._directory.read(_IDENTITY_FILE)
+        if found is None:
+            return self._directory.path.resolve().name
+        text = found.data.decode("ascii", errors="replace").strip()
+        if _IDENTITY.fullmatch(text) is None:
+            raise DeviceFault(
+                "target.identity.malformed",
+                f"{_IDENTITY_FILE} in {self._name} does not hold one name",
+                hint="Write the device serial into it, one line of 1 to 64 printable ASCII characters.",
+                target=self._name,
+            )
+        return text
+
+
+def _choice(uri: TargetUri, option: str, allowed: tuple[str, ...]) -> str:
+    """Return the value of an option, the first of ``allowed`` if it is not given."""
+    value = uri.options.get(option, allowed[0])
+    if value not in allowed:
+        raise bad_option(uri, option, f"Use one of {', '.join(allowed)}.")
+    return value
+
+
+def _form(uri: TargetUri, directory: Directory, secrets: SecretsHandler, *, born: bool) -> FileForm:
+    layout = _choice(uri, "layout", (*LAYOUTS, "p12"))
+    permissions = Permissions(_mode(uri), _owner(uri))
+    secret = uri.options.get("p12-secret")
+    if layout != "p12":
+        if secret is not None:
+            raise bad_option(uri, "p12-secret", "It belongs to layout=p12 only.")
+        return KeyFileForm(uri.text, directory, LAYOUTS[layout], permissions, born=born)
+    if secret is None:
+        raise bad_option(uri, "p12-secret", "Name the secret that closes the file, for example env:P12_PASSPHRASE.")
+    if born:
+        raise bad_option(uri, "key", "A key is born in layout=pem or layout=der only.")
+    return P12Form(uri.text, directory, permissions, passphrase=lambda: secrets(secret))
+
+
+def _mode(uri: TargetUri) -> int:
+    text = uri.options.get("mode", "0600")
+    mode = int(text, 8) if _MODE.fullmatch(text) else 0
+    if not mode & 0o400 or mode & 0o137:
+        raise bad_option(uri, "mode", "Use 0400, 0600, 0440 or 0640: others never read a private key.")
+    return mode
+
+
+def _owner(uri: TargetUri) -> tuple[int, int] | None:
+    text = uri.options.get("owner")
+    if text is None:
+        return None
+    match = _OWNER.fullmatch(text)
+    if match is None:
+        raise bad_option(uri, "owner", "Use two numbers, for example owner=1000:1000.")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,124 @@
+"""Bulk making: wires an order, its permit and the process engine together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from birthmark.adapters.engines.processes import ProcessEngine, WorkerStart
+from birthmark.adapters.engines.worker import BulkWorker
+from birthmark.errors import BirthmarkError
+from birthmark.model.secret import Secret
+from birthmark.shell.wiring import Workspace, open_private_key, open_workspace, utc_now
+from birthmark.workflow.fulfil import Fulfilment
+
+if TYPE_CHECKING:
+    from birthmark.model.records import OrderRecord
+
+__all__ = ["build_worker", "default_processes", "make_order", "start_engine"]
+
+_DEPTH_PER_WORKER = 4
+_PUBLISH_EVERY_S = 1.0
+
+
+def default_processes() -> int:
+    """Return how many workers this machine keeps busy."""
+    return len(os.sched_getaffinity(0))
+
+
+def build_worker(
+    secrets: dict[str, bytes], root: Path, key_uri: str, chain: tuple[bytes, ...], template: bytes, recipient: bytes
+) -> BulkWorker:
+    """Build a worker in its own process: open the CA key, prepare the template again, lint included."""
+    from cryptography import x509
+
+    from birthmark.pki.issuer import Issuer
+    from birthmark.pki.lint import lint_certificate
+    from birthmark.pki.template import Template
+    from birthmark.wire.vault import VaultRecipient
+
+    key = open_private_key(key_uri, lambda reference: Secret(secrets[reference]), root)
+    certificates = [x509.load_der_x509_certificate(der) for der in chain]
+    issuer = Issuer(certificates[0], key, certificates[1:])
+    compiled = Template.from_bytes(template)
+
+    def lint(der: bytes, issuer_der: bytes) -> list[object]:
+        return list(lint_certificate(der, issuer_der=issuer_der, profile=compiled.profile))
+
+    permit = issuer.prepare(compiled, now=utc_now(), lint=lint)  # type: ignore[arg-type]
+    return BulkWorker(issuer, permit, VaultRecipient(recipient), os.urandom)
+
+
+def start_engine(workspace: Workspace, order: OrderRecord, template: bytes, processes: int) -> ProcessEngine:
+    """Start the workers for an order; they are ready to work when this returns."""
+    key_uri = workspace.ca_key_uri(order.ca)
+    workspace.private_key(key_uri)  # resolves its secret here, where a person can be asked
+    arguments = (workspace.root.resolve(), key_uri, workspace.chain(order.ca), template)
+    start = WorkerStart(
+        build=build_worker,
+        arguments=(*arguments, workspace.vault_recipient.public),
+        secrets=workspace.secrets.resolved(),
+    )
+    return ProcessEngine(start, processes)
+
+
+def make_order(
+    workspace: Workspace,
+    order: OrderRecord,
+    *,
+    processes: int,
+    progress: Callable[[int], None],
+    ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Make everything that is open in ``order``; return how many identities were made.
+
+    ``ready`` is called when the workers are up and the work starts.
+    """
+    with workspace.lock(f"make-{order.order}"):
+        permit = workspace.permits.for_order(order)
+        engine = start_engine(workspace, order, permit.template.to_bytes(), processes)
+        try:
+            fulfilment = Fulfilment(
+                order,
+                template=permit.template.template_hash.hex(),
+                ledger=workspace.ledger,
+                records=workspace.records,
+                engine=engine,
+                clock=workspace.clock,
+                depth=_DEPTH_PER_WORKER * processes,
+            )
+            ready()
+            with _publishing(workspace):
+                return fulfilment.run(progress)
+        finally:
+            engine.close()
+
+
+@contextmanager
+def _publishing(workspace: Workspace) -> Iterator[None]:
+    """Sign and show a head every second in a thread of its own, on its own connection, while work goes on."""
+    stop = threading.Event()
+    failures: list[BirthmarkError] = []
+    thread = threading.Thread(target=partial(_publish_until, workspace, stop, failures), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _publish_until(workspace: Workspace, stop: threading.Event, failures: list[BirthmarkError]) -> None:
+    try:
+        with open_workspace(workspace.root, secrets=workspace.secrets, publish=False) as own:
+            while not stop.wait(_PUBLISH_EVERY_S):
+                own.publish()
+    except BirthmarkError as problem:
+        failures.append(problem)

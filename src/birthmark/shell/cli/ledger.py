@@ -1,0 +1,49 @@
+"""``birthmark ledger``: look at the log of events, and rebuild the tables from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from birthmark.shell.cli.options import JsonOption, WorkspaceOption
+from birthmark.shell.cli.screen import emit, progress_bar, table
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    ledger = typer.Typer(help="The log of events and its tables.", no_args_is_help=True)
+    ledger.command("replay")(replay)
+    ledger.command("events")(events)
+    app.add_typer(ledger, name="ledger")
+
+
+def replay(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
+    """Rebuild every table from the log alone and compare: the tables must be exactly what the events say."""
+    from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace, publish=False) as opened:
+        size = opened.ledger.head().size
+        with progress_bar("replaying", total=size, quiet=as_json) as advance:
+            tables = replay_ledger(opened.ledger, progress=advance)
+    rows = [[name, f"{count:,}"] for name, count in tables.items()]
+    text = table(f"{size:,} entries rebuild every table exactly", ["table", "rows"], rows)
+    emit({"entries": size, "tables": tables}, text, as_json=as_json)
+
+
+def events(
+    first: Annotated[int, typer.Option(help="Number of the first entry.")] = 0,
+    count: Annotated[int, typer.Option(help="How many.")] = 20,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Print entries of the log: number, event, and the size of what is attached."""
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace, publish=False) as opened:
+        for seq, entry in opened.ledger.entries(first, count):
+            head, _, attachment = entry.partition(b"\n")
+            print(f"{seq}\t{head.decode()}\t{len(attachment)}")

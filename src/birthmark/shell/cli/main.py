@@ -1,0 +1,114 @@
+"""``birthmark``: builds the application for the noun that was asked for, and turns errors into exits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from birthmark import __version__
+from birthmark.errors import BirthmarkError
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["NOUNS", "build_app", "main"]
+
+NOUNS: dict[str, str] = {
+    "plan": "plan",
+    "init": "init",
+    "ceremony": "ceremony",
+    "profile": "profile",
+    "order": "order",
+    "station": "station",
+    "device": "device",
+    "ledger": "ledger",
+    "audit": "audit",
+    "bench": "bench",
+    "demo": "demo",
+}
+"""Noun → module below ``birthmark.shell.cli``, in the order of a product's life."""
+
+_INTERRUPTED = 130
+_INTERNAL = 70
+
+
+def build_app(nouns: Sequence[str]) -> typer.Typer:
+    """Return the application with the commands of ``nouns``."""
+    import typer
+
+    app = typer.Typer(
+        name="birthmark",
+        help="Gives every IoT device its own X.509 identity on the production line, and proves it.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def _root() -> None:
+        """Give every IoT device its own X.509 identity on the production line, and prove it."""
+
+    for noun in nouns:
+        import_module(f"birthmark.shell.cli.{NOUNS[noun]}").register(app)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (one meaning each, see ``birthmark.errors``)."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if argv in (["--version"], ["version"]):
+        print(f"birthmark {__version__}")
+        return 0
+    chosen = [argv[0]] if argv and argv[0] in NOUNS else list(NOUNS)
+    try:
+        outcome = build_app(chosen)(argv, standalone_mode=False)
+    except BirthmarkError as problem:
+        _tell(problem, as_json="--json" in argv)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
+        return _tell_other(problem)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _tell_other(problem: Exception) -> int:
+    """Tell usage errors as such, anything else as a defect of the program."""
+    import typer
+    from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
+
+    if isinstance(problem, typer.Exit):
+        return int(problem.exit_code)
+    if isinstance(problem, typer.Abort):
+        return _INTERRUPTED
+    if isinstance(problem, ClickException):
+        problem.show()
+        return int(problem.exit_code)
+    import traceback
+
+    traceback.print_exc()
+    print("this is a defect of birthmark, not of your device; nothing was passed [internal]", file=sys.stderr)
+    return _INTERNAL
+
+
+def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
+    """Print an error: what happened, the facts, what to do next."""
+    if as_json:
+        print(json.dumps(problem.document(), sort_keys=True), flush=True)
+        return
+    red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "", "")
+    print(f"{red}{bold}{type(problem).__name__}{plain} {problem.message}  [{problem.code}]", file=sys.stderr)
+    for name, value in problem.facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        if shown not in (None, ""):
+            print(f"  {name}: {shown}", file=sys.stderr)
+    print(f"  {bold}→{plain} {problem.hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""``birthmark order``: say which devices shall exist, and make their identities."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from birthmark.errors import Misconfigured
+from birthmark.shell.cli.options import JsonOption, WorkspaceOption
+from birthmark.shell.cli.screen import emit, table
+
+if TYPE_CHECKING:
+    from birthmark.model.records import OrderRecord
+    from birthmark.shell.wiring import Workspace
+
+__all__ = ["register"]
+
+KeyOrigin = Literal["injected", "device"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    orders = typer.Typer(help="Orders: which devices shall exist.", no_args_is_help=True)
+    orders.command("create")(create)
+    orders.command("make")(make)
+    orders.command("show")(show)
+    orders.command("list")(list_orders)
+    app.add_typer(orders, name="order")
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the order: lower-case letters, digits, hyphens.")],
+    product: Annotated[str, typer.Option(help="A product of birthmark.toml.")],
+    quantity: Annotated[int | None, typer.Option(help="How many devices, counted up from --first.")] = None,
+    first: Annotated[str | None, typer.Option(help="First device serial, for example TH-000001.")] = None,
+    devices: Annotated[str | None, typer.Option(help="File with one device serial a line, or - for stdin.")] = None,
+    key_origin: Annotated[str, typer.Option(help="injected: keys made here; device: keys born in the device.")] = (
+        "injected"
+    ),
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Record an order and its devices. Duplicate or malformed serials refuse it and are named."""
+    from birthmark.model.ids import parse_order_id
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.workflow.order import NewOrder, create_order
+
+    serials = _serials(quantity, first, devices)
+    with open_workspace(workspace) as opened:
+        settings = opened.product(product)
+        opened.ca_certificate(settings.ca)
+        order = NewOrder(
+            order=parse_order_id(name),
+            product=product,
+            profile=opened.profile(settings.profile),
+            key_algorithm=settings.key_algorithm,
+            key_origin=_key_origin(key_origin),
+            ca=settings.ca,
+            by=opened.by,
+        )
+        count = create_order(opened.ledger, order, serials, clock=opened.clock)
+    following = f"birthmark order make {name}" if key_origin == "injected" else "birthmark station provision …"
+    emit(
+        {"order": name, "devices": count, "key_origin": key_origin},
+        f"Order {name}: {count:,} devices on record.\nNext: {following}",
+        as_json=as_json,
+    )
+
+
+def _serials(quantity: int | None, first: str | None, devices: str | None) -> Iterable[str]:
+    from birthmark.workflow.order import serial_range
+
+    if devices is not None and quantity is None and first is None:
+        return _lines(devices)
+    if devices is None and quantity is not None and first is not None:
+        return serial_range(first, quantity)
+    raise Misconfigured(
+        "order.devices",
+        "say which devices: --quantity with --first, or --devices",
+        hint="For example: --quantity 1000 --first TH-000001.",
+    )
+
+
+def _lines(devices: str) -> list[str]:
+    if devices == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return Path(devices).read_bytes().decode("utf-8", "backslashreplace").splitlines()
+    except OSError as problem:
+        raise Misconfigured(
+            "order.devices.file",
+            f"cannot read {devices}: {problem.strerror}",
+            hint="Give a text file with one device serial a line.",
+            path=devices,
+        ) from problem
+
+
+def _key_origin(text: str) -> KeyOrigin:
+    if text == "injected":
+        return "injected"
+    if text == "device":
+        return "device"
+    raise Misconfigured("order.key_origin.unknown", f"no key origin {text!r}", hint="Use injected or device.")
+
+
+def make(
+    name: Annotated[str, typer.Argument(help="Name of the order.")],
+    processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Make every identity of the order that is still open. Safe to kill and to repeat at any instant."""
+    from birthmark.shell.bulk import default_processes
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace) as opened:
+        order = _order(opened, name)
+        made = _make_with_progress(opened, order, processes or default_processes(), quiet=as_json)
+        totals = opened.records.totals(name)
+    emit(
+        {"order": name, "made": made, "stock": totals.stock, "open": totals.open},
+        f"Order {name}: {made:,} identities made, {totals.stock:,} in stock, {totals.open:,} open.\n"
+        f"Next: birthmark station provision --device-serial SERIAL --target files:out/SERIAL",
+        as_json=as_json,
+    )
+
+
+def _make_with_progress(workspace: Workspace, order: OrderRecord, processes: int, *, quiet: bool) -> int:
+    from birthmark.shell.bulk import make_order
+    from birthmark.shell.cli.screen import progress_bar
+
+    open_now = workspace.records.totals(order.order).open
+    with progress_bar("making identities", total=open_now, quiet=quiet) as advance:
+        return make_order(workspace, order, processes=processes, progress=advance)
+
+
+def _order(workspace: Workspace, name: str) -> OrderRecord:
+    order: OrderRecord | None = workspace.records.order(name)
+    if order is None:
+        raise Misconfigured(
+            "order.unknown",
+            f"there is no order {name}",
+            hint="`birthmark order list` shows all; `birthmark order create` makes one.",
+            order=name,
+        )
+    return order
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the order.")],
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the devices of an order stand."""
+    import msgspec
+
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace, publish=False) as opened:
+        order, totals = _order(opened, name), opened.records.totals(name)
+    document = {**msgspec.to_builtins(order), **msgspec.to_builtins(totals)}
+    emit(document, table(f"Order {name}", ["", ""], [[k, f"{v}"] for k, v in document.items()]), as_json=as_json)
+
+
+def list_orders(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
+    """List all orders."""
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace, publish=False) as opened:
+        rows = [(order, opened.records.totals(order.order)) for order in opened.records.orders()]
+    columns = ["order", "product", "devices", "open", "stock", "in progress", "verified", "failed", "scrapped"]
+    cells = [
+        [o.order, o.product, *map(str, (o.quantity, t.open, t.stock, t.in_progress, t.verified, t.failed, t.scrapped))]
+        for o, t in rows
+    ]
+    emit({"orders": [o.order for o, _ in rows]}, table("Orders", columns, cells), as_json=as_json)

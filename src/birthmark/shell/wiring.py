@@ -1,0 +1,266 @@
+"""The only place where workflows and adapters meet: a workspace directory becomes working objects."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birthmark.adapters.ledgers.sqlite import SqliteLedger
+from birthmark.errors import BirthmarkError, Misconfigured, Unavailable
+from birthmark.shell.config import ProductSettings, WorkspaceSettings, load_settings
+from birthmark.shell.plugins import adapter
+from birthmark.shell.secrets import SecretsResolver
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from birthmark.pki.issuer import Issuer
+    from birthmark.pki.profile import Profile
+    from birthmark.ports import Journal, Keys, Target
+    from birthmark.wire.vault import VaultKey, VaultRecipient
+    from birthmark.workflow.permits import Permits
+    from birthmark.workflow.publish import LogPublication
+
+__all__ = ["Station", "Workspace", "open_private_key", "open_workspace", "utc_now"]
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A station of this workspace: its name, the key for its receipts and its journal."""
+
+    name: str
+    key: Ed25519PrivateKey
+    journal: Journal
+
+
+class Workspace:
+    """Everything that lives in one workspace directory; parts are opened when they are first used."""
+
+    def __init__(self, root: Path, settings: WorkspaceSettings, secrets: SecretsResolver) -> None:
+        self.root = root
+        self.settings = settings
+        self.secrets = secrets
+        self.clock: Callable[[], datetime] = utc_now
+        self.entropy: Callable[[int], bytes] = os.urandom
+        self.by = getpass.getuser()
+        self._keys: dict[str, Keys] = {}
+
+    @cached_property
+    def ledger(self) -> SqliteLedger:
+        ledger = SqliteLedger(self.root / "ledger" / "ledger.db", clock=self.clock)
+        ledger.note_software(self.by)
+        return ledger
+
+    @property
+    def records(self) -> Any:
+        return self.ledger.records
+
+    def private_key(self, uri: str) -> Any:
+        """Return the private key that ``uri`` names."""
+        return self.keys(uri).open(uri)
+
+    def keys(self, uri: str) -> Keys:
+        """Return the key adapter for ``uri``; one a scheme, kept open."""
+        scheme = uri.partition(":")[0]
+        if scheme not in self._keys:
+            self._keys[scheme] = adapter("keys", uri)(self.secrets, self.root)
+        return self._keys[scheme]
+
+    def ca_key_uri(self, ca: str) -> str:
+        """Return the key URI of a CA; ``Misconfigured("settings.ca")`` if this workspace does not hold it."""
+        if ca not in self.settings.cas:
+            raise Misconfigured(
+                "settings.ca",
+                f"this workspace has no key for a CA named {ca}",
+                hint=f"Add [cas.{ca}] to birthmark.toml; there are: {', '.join(self.settings.cas) or 'none'}.",
+                ca=ca,
+            )
+        return self.settings.cas[ca].key
+
+    def ca_certificate(self, ca: str) -> bytes:
+        """Return the certificate (DER) of a CA on record."""
+        record = self.records.ca(ca)
+        if record is None:
+            raise Misconfigured(
+                "ca.unknown",
+                f"there is no CA named {ca} on record",
+                hint="Make it with `birthmark ceremony run ceremony.toml`.",
+                ca=ca,
+            )
+        return bytes(record.certificate)
+
+    def chain(self, ca: str) -> tuple[bytes, ...]:
+        """Return the certificates (DER) from ``ca`` up to its root."""
+        found = [self.ca_certificate(ca)]
+        issuer = self.records.ca(ca).issuer
+        while issuer is not None:
+            found.append(self.ca_certificate(issuer))
+            issuer = self.records.ca(issuer).issuer
+        return tuple(found)
+
+    def issuer(self, ca: str) -> Issuer:
+        """Return the CA ready to sign."""
+        from cryptography import x509
+
+        from birthmark.pki.issuer import Issuer
+
+        certificates = [x509.load_der_x509_certificate(der) for der in self.chain(ca)]
+        return Issuer(certificates[0], self.private_key(self.ca_key_uri(ca)), certificates[1:])
+
+    def profile(self, name: str) -> Profile:
+        """Return a profile of this workspace (``profiles/NAME.toml``)."""
+        from birthmark.pki.profile import parse_profile
+
+        path = self.root / "profiles" / f"{name}.toml"
+        try:
+            return parse_profile(path.read_bytes())
+        except OSError as problem:
+            raise Misconfigured(
+                "profile.missing",
+                f"there is no profile {name} in this workspace",
+                hint=f"Put it at {path}; `birthmark profile list` names the presets.",
+                profile=name,
+            ) from problem
+
+    def product(self, name: str) -> ProductSettings:
+        """Return the settings of a product."""
+        if name not in self.settings.products:
+            raise Misconfigured(
+                "settings.product",
+                f"this workspace makes no product named {name}",
+                hint=f"Add it to birthmark.toml; there are: {', '.join(self.settings.products) or 'none'}.",
+                product=name,
+            )
+        return self.settings.products[name]
+
+    @cached_property
+    def permits(self) -> Permits:
+        from birthmark.workflow.permits import Permits
+
+        return Permits(
+            ledger=self.ledger,
+            records=self.records,
+            issuer=self.issuer,
+            profile=self.profile,
+            values=lambda product: self.product(product).values,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def vault_key(self) -> VaultKey:
+        """The private half of the vault: it opens device keys."""
+        from birthmark.adapters.durable import read_private_file
+        from birthmark.wire.vault import VaultKey
+
+        vault = self.settings.vault
+        return VaultKey.from_pem(read_private_file(self.root / vault.file), self.secrets(vault.secret))
+
+    @property
+    def vault_recipient(self) -> VaultRecipient:
+        """The public half of the vault: device keys are sealed to it."""
+        return self.vault_key.recipient()
+
+    @cached_property
+    def publication(self) -> LogPublication:
+        from birthmark.adapters.logstore import FileLogStore
+        from birthmark.workflow.publish import LogPublication
+
+        key = self.private_key(self.settings.log.key)
+        store = FileLogStore(self.root / "log")
+        return LogPublication(self.ledger, store, origin=self.settings.origin, key=key)
+
+    def publish(self) -> int:
+        """Sign and show the log up to now, one process at a time; return the size that is shown."""
+        with self.lock("publish", wait=True):
+            return self.publication.publish()
+
+    def station(self, name: str | None = None) -> Station:
+        """Return a station; without a name the only one there is."""
+        from birthmark.adapters.journal import FileJournal
+
+        stations = self.settings.stations
+        chosen = name or (next(iter(stations)) if len(stations) == 1 else "")
+        if chosen not in stations:
+            raise Misconfigured(
+                "settings.station",
+                f"which station is this? {name or 'none was named'}",
+                hint=f"Name one with --station; there are: {', '.join(stations) or 'none'}.",
+                station=name,
+            )
+        journal = FileJournal(self.root / stations[chosen].journal)
+        return Station(chosen, self.private_key(stations[chosen].key), journal)
+
+    def target(self, uri: str, device_serial: str) -> Target:
+        """Return the target that ``uri`` names for one device."""
+        from birthmark.adapters.targets.uri import expand_target_uri
+
+        expanded = expand_target_uri(uri, device_serial)
+        target: Target = adapter("targets", expanded)(expanded, secrets=self.secrets, base=Path.cwd())
+        return target
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
+        """Hold a named lock of this workspace; unless told to wait, ``Unavailable("workspace.busy")`` if it is held."""
+        path = self.root / "ledger" / f"{name}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                raise Unavailable(
+                    "workspace.busy",
+                    f"another process is busy with: {name}",
+                    hint="Wait until it ends, then try again.",
+                    lock=name,
+                ) from problem
+            yield
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        for keys in self._keys.values():
+            keys.close()
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+
+
+@contextmanager
+def open_workspace(root: Path, *, secrets: SecretsResolver | None = None, publish: bool = True) -> Iterator[Workspace]:
+    """Open a workspace; on the way out publish what the log gained, unless an error of ours is on its way up."""
+    workspace = Workspace(root, load_settings(root), secrets or SecretsResolver())
+    try:
+        yield workspace
+        if publish:
+            workspace.publish()
+    except BirthmarkError:
+        if publish:
+            _publish_if_possible(workspace)
+        raise
+    finally:
+        workspace.close()
+
+
+def _publish_if_possible(workspace: Workspace) -> None:
+    """Publish, but let the first error be the one that is told."""
+    try:
+        workspace.publish()
+    except BirthmarkError:
+        return
+
+
+def open_private_key(uri: str, secrets: Callable[[str], Any], root: Path) -> Any:
+    """Open one private key outside a workspace object (a worker process does)."""
+    return adapter("keys", uri)(secrets, root).open(uri)

@@ -1,0 +1,196 @@
+"""Draw a pooled identity: once, for one attempt, on record before the private key leaves the vault."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from birthmark.errors import Refused, Tampered
+from birthmark.model.device import DeviceState
+from birthmark.model.events import Drawn, utc_text
+from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_station_id
+from birthmark.model.records import DeviceRecord
+from birthmark.model.secret import Secret
+from birthmark.pki.algorithms import spki_of
+from birthmark.ports import Clock, Credential, CredentialRequest, Ledger, Records, Transaction
+from birthmark.wire.vault import VaultKey, open_slot
+from birthmark.workflow.handout import (
+    ChainOf,
+    known_device,
+    not_available,
+    record_of,
+    recording_refusals,
+    reused_attempt,
+    stored_certificate,
+)
+
+__all__ = ["PoolSource"]
+
+_TAKEN = frozenset({DeviceState.DRAWN, DeviceState.INSTALLED, DeviceState.VERIFIED})
+_Sealed = tuple[bytes, bytes]
+
+
+class PoolSource:
+    """Implements ``ports.Source`` over the pool of this ledger.
+
+    Power cut before ``Drawn`` is durable: nothing happened. After it: the same attempt gets the same key again until
+    it is erased. Refusals: ``device.unknown``, ``device.scrapped``, ``device.failed``, ``pool.not_made``,
+    ``pool.born_in_device``, ``pool.drawn``, ``pool.erased``, ``attempt.reused``, ``attempt.superseded``.
+    """
+
+    def __init__(
+        self, *, ledger: Ledger, records: Records, vault_key: VaultKey, chain_of: ChainOf, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._records = records
+        self._vault_key = vault_key
+        self._chain_of = chain_of
+        self._clock = clock
+
+    def obtain(self, request: CredentialRequest) -> Credential:
+        """Return the identity of the device, or refuse on record."""
+        parse_attempt_id(request.attempt)
+        parse_station_id(request.station)
+        parse_device_serial(request.device_serial)
+        with recording_refusals(self._ledger, request, clock=self._clock):
+            sealed = self._take(request)
+        # Only here, after the commit, is the slot opened.
+        return self._open(request, sealed)
+
+    def _take(self, request: CredentialRequest) -> _Sealed:
+        known = self._drawn_before(request)
+        if known is not None:
+            return known
+        device = known_device(self._records, request.device_serial)
+        self._require_pooled(device)
+        event = Drawn(
+            at=utc_text(self._clock()),
+            device=request.device_serial,
+            station=request.station,
+            attempt=request.attempt,
+        )
+        try:
+            with self._ledger.transaction() as tx:
+                tx.append(event)
+                return _slot(tx, device)
+        except Refused as refusal:
+            return self._settle(request, refusal)
+
+    def _drawn_before(self, request: CredentialRequest) -> _Sealed | None:
+        """Return the slot of an attempt that drew before, None for a new attempt."""
+        attempt = self._records.attempt(request.attempt)
+        if attempt is None:
+            return None
+        if attempt.device_serial != request.device_serial or attempt.kind != "drawn":
+            raise reused_attempt(request, attempt.device_serial)
+        device = known_device(self._records, request.device_serial)
+        if device.attempt != request.attempt:
+            raise Refused(
+                "attempt.superseded",
+                f"attempt {request.attempt} drew an identity that was replaced since",
+                hint="Start a new attempt: the device was reworked meanwhile.",
+                attempt=request.attempt,
+                device_serial=request.device_serial,
+            )
+        if (ended := not_available(device)) is not None:
+            raise ended
+        with self._ledger.transaction() as tx:
+            return _slot(tx, device)
+
+    def _require_pooled(self, device: DeviceRecord) -> None:
+        if device.state is DeviceState.POOLED:
+            return
+        if (ended := not_available(device)) is not None:
+            raise ended
+        if device.state in _TAKEN:
+            raise _already_drawn(device)
+        order = self._records.order(device.order)
+        if order is not None and order.key_origin != "injected":
+            raise Refused(
+                "pool.born_in_device",
+                f"the key of {device.device_serial} is born in the device, the pool has none for it",
+                hint="Use a target that makes its own key.",
+                device_serial=device.device_serial,
+            )
+        raise Refused(
+            "pool.not_made",
+            f"the identity of {device.device_serial} is not made yet",
+            hint=f"Run `birthmark order make {device.order}` first.",
+            device_serial=device.device_serial,
+            order=device.order,
+        )
+
+    def _settle(self, request: CredentialRequest, refusal: Refused) -> _Sealed:
+        """Somebody was faster between looking and writing: take part in the same attempt, or say who it was."""
+        same = self._drawn_before(request) if refusal.code == "attempt.reused" else None
+        if same is not None:
+            return same
+        device = self._records.device(request.device_serial)
+        if refusal.code == "device.state" and device is not None and device.state in _TAKEN:
+            raise _already_drawn(device) from refusal
+        raise refusal
+
+    def _open(self, request: CredentialRequest, sealed: _Sealed) -> Credential:
+        device = known_device(self._records, request.device_serial)
+        intent = None if device.intent is None else self._records.intent(device.intent)
+        order = self._records.order(device.order)
+        if intent is None or order is None or device.position is None or device.issued_seq is None:
+            raise _inconsistent(device, "it has no intent")
+        _, spki_hash, _ = record_of(intent, device.position)
+        certificate = stored_certificate(self._ledger, device)
+        secret = open_slot(self._vault_key, *sealed, device.position, spki_hash)
+        _check_pair(device, certificate, secret, spki_hash)
+        return Credential(
+            device_serial=device.device_serial,
+            certificate=certificate,
+            chain=self._chain_of(order.ca),
+            private_key=secret,
+            intent=intent.intent,
+            issued_seq=device.issued_seq,
+        )
+
+
+def _slot(tx: Transaction, device: DeviceRecord) -> _Sealed:
+    sealed = None
+    if device.intent is not None and device.position is not None:
+        sealed = tx.vault.read(device.intent, device.position)
+    if sealed is None:
+        raise Refused(
+            "pool.erased",
+            f"the private key of {device.device_serial} was erased",
+            hint="A device that lost its key needs `birthmark device rework`.",
+            device_serial=device.device_serial,
+        )
+    return sealed
+
+
+def _already_drawn(device: DeviceRecord) -> Refused:
+    return Refused(
+        "pool.drawn",
+        f"the identity of {device.device_serial} was drawn before and is {device.state}",
+        hint="Finish the attempt that holds it, or run `birthmark device rework` with a reason.",
+        device_serial=device.device_serial,
+        state=str(device.state),
+        held_by=device.attempt,
+    )
+
+
+def _check_pair(device: DeviceRecord, certificate: bytes, secret: Secret, spki_hash: bytes) -> None:
+    try:
+        held = spki_of(load_der_private_key(secret.reveal(), None).public_key())
+        named = spki_of(x509.load_der_x509_certificate(certificate).public_key())
+    except (ValueError, TypeError):
+        raise _inconsistent(device, "its key or certificate cannot be read") from None
+    if held != named or sha256(held).digest() != spki_hash:
+        raise _inconsistent(device, "its key, its certificate and its reservation are not of one key")
+
+
+def _inconsistent(device: DeviceRecord, reason: str) -> Tampered:
+    return Tampered(
+        "pool.inconsistent",
+        f"the pooled identity of {device.device_serial} cannot be used: {reason}",
+        hint="Stop and run `birthmark audit verify`.",
+        device_serial=device.device_serial,
+    )
