@@ -194,6 +194,16 @@ class Case:
         return self.issuing_needed + self.production_days
 
     @property
+    def certificate_life(self) -> str:
+        """Life of a certificate in words."""
+        return _life(self.certificate_days)
+
+    @property
+    def issuing_ca_life(self) -> str:
+        """Life of the issuing CA in words."""
+        return _life(self.issuing_ca_days)
+
+    @property
     def ends_before_certificates(self) -> bool:
         """Whether the issuing CA ends before the certificates it signs have had their renewal window."""
         if self.certificate_days == 0:
@@ -231,6 +241,10 @@ def case_of(answers: Answers) -> Case:
 
 def _per(amount: int, each: int) -> int:
     return -(-amount // each)
+
+
+def _life(days: int) -> str:
+    return f"{days:,} days" if days else "no end"
 
 
 def _generate(answers: Answers) -> Generate:

@@ -223,9 +223,7 @@ FACTS: tuple[Question, ...] = (
     _number("facts.line_rate_per_hour", "Rate of a line", "Devices per hour on one line?"),
     _number("facts.shift_hours", "Hours a day", "How many hours a day do the lines work?"),
     _number("facts.certificate_days", "Life of a certificate", "Days; 0 means no expiry. Empty: derived."),
-    _number(
-        "facts.shelf_days", "Shelf time", "Days a device may lie in box, ship and shelf.", _is("validity", "rolled")
-    ),
+    _number("facts.shelf_days", "Shelf time", "Days in box, ship and shelf.", _is("validity", "rolled")),
     _number(
         "facts.renewal_window_days",
         "Renewal window",

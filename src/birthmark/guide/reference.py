@@ -39,8 +39,9 @@ _HEAD = """\
     birthmark plan --answers answers.toml --output plan.toml
     birthmark plan --answers answers.toml --json            # one JSON document
 
-It exits with 0 if there is a plan and with 3 if a rule refuses the answers. An answers file is strict TOML: the decisions
-at the top, facts below `[facts]`. An unknown key or choice is an error. `docs/examples/plan-*.toml` are such files.
+It exits with 0 if there is a plan and with 3 if a rule refuses the answers. An answers file is strict TOML: the
+decisions at the top, facts below `[facts]`. An unknown key or choice is an error. `docs/examples/plan-*.toml` are such
+files.
 
 A finding has a verdict: **refused** (cannot work, no plan), **discouraged** (works, at a risk that is named),
 **allowed** (works, mind this) or **recommended**. A plan names the rules that discourage it, and is checked against its

@@ -237,14 +237,4 @@ RULES: tuple[Rule, ...] = (
         "The line tool installs no certificate: it reads the device's id and hands it over for registration.",
         "birthmark: cloud-run root",
     ),
-    Rule(
-        "G-INS-07",
-        "discouraged",
-        "An image into foreign hands",
-        lambda c: c.install == "firmware_image" and c.key_origin == "injected" and c.a.storage == "plugin",
-        "The plug-in's storage is written from an image, so the read-back that proves the installation depends on the "
-        "plug-in alone.",
-        "birthmark: laws of the target port",
-        "Let the line tool install and read back.",
-    ),
 )

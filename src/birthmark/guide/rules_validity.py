@@ -118,8 +118,9 @@ RULES: tuple[Rule, ...] = (
         "refused",
         "The issuing CA ends before its certificates",
         lambda c: c.source != "cloud" and c.ends_before_certificates,
-        "A chain is as old as its oldest link: when the issuing CA ends after {c.issuing_ca_days} days, all its "
-        "devices are locked out, although their certificates still run (0 days means no end: {c.certificate_days}).",
+        "When the issuing CA ends, all its devices are locked out, although their certificates still run. Life of the "
+        "issuing CA: {c.issuing_ca_life}; of a certificate: {c.certificate_life}; renewal window: "
+        "{c.f.renewal_window_days} days.",
         _NESTING,
         "Issuing CA life must be at least certificate life plus renewal window, and without end for certificates "
         "without end.",
@@ -145,7 +146,7 @@ RULES: tuple[Rule, ...] = (
             and c.root_ca_days != 0
             and (c.issuing_ca_days == 0 or c.root_ca_days < c.issuing_ca_days)
         ),
-        "The root lives {c.root_ca_days} days, the issuing CA below it {c.issuing_ca_days} (0 means no end).",
+        "The root lives {c.root_ca_days:,} days. Life of the issuing CA below it: {c.issuing_ca_life}.",
         _NESTING,
         "Make the root at least as long as the issuing CA.",
     ),

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -20,7 +21,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from birthmark.errors import Refused
 from birthmark.pki.der import bit_string, oid, tlv
 
-__all__ = ["ALGORITHMS", "KeyAlgorithm", "algorithm_named", "algorithm_of", "is_software_key", "spki_of"]
+__all__ = [
+    "ALGORITHMS",
+    "KeyAlgorithm",
+    "algorithm_named",
+    "algorithm_of",
+    "certified_key",
+    "is_software_key",
+    "spki_of",
+]
 
 PrivateKey = Any
 """A private key of ``cryptography`` or one that behaves like it."""
@@ -99,6 +108,14 @@ def algorithm_of(public_key: PublicKey) -> KeyAlgorithm:
             return algorithm
     size = getattr(public_key, "key_size", None)
     raise _unsupported(f"{type(public_key).__name__}{f' of {size} bits' if isinstance(size, int) else ''}")
+
+
+def certified_key(certificate: x509.Certificate) -> PublicKey:
+    """Return the public key in a certificate; ``Refused("key.algorithm.unsupported")`` if it cannot be read."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unsupported(certificate.public_key_algorithm_oid.dotted_string) from error
 
 
 def spki_of(public_key: PublicKey) -> bytes:

@@ -82,6 +82,8 @@ def verify_chain(
 ) -> list[x509.Certificate]:
     """Return the path leaf, …, root that is valid at ``at`` (aware), or raise ``Tampered`` ``chain.*``.
 
+    A self-signed certificate that is itself one of the roots is a path of one; its own signature is checked.
+
     ``purpose="client"`` also wants what a TLS client needs: digitalSignature if there is a keyUsage, and
     clientAuth (or any) wherever there is an extendedKeyUsage.
     """
@@ -90,6 +92,10 @@ def verify_chain(
     leaf = _load(leaf_der)
     roots = [_load(der) for der in roots_der]
     others = [_load(der) for der in intermediates_der]
+    if leaf.self_issued and leaf in roots:
+        _check_signature(leaf, leaf)
+        _check_path([leaf], at=at, purpose=purpose)
+        return [leaf.cert]
     failures: list[Tampered] = []
     budget = _Budget()
 
@@ -204,7 +210,7 @@ def _check_path(path: list[_Link], *, at: datetime, purpose: Purpose) -> None:
         if limits is not None:
             constraints.append(Subtrees.of(limits))
     if purpose == "client":
-        _check_client(path[1:])
+        _check_client(path[1:] or path)
 
 
 def _check_time(link: _Link, at: datetime) -> None:

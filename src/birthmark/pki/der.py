@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "bit_string",
     "boolean",
+    "holes",
     "integer",
     "length_octets",
     "merge",
@@ -163,7 +164,7 @@ def settle(parts: Iterable[Part], lengths: Mapping[Hole, int]) -> tuple[Part, ..
     for part in parts:
         if not isinstance(part, Nested):
             settled.append(part)
-        elif _holes(part.parts) <= lengths.keys():
+        elif holes(part.parts) <= lengths.keys():
             content = size(part.parts, lengths)
             settled += (bytes((part.tag,)) + length_octets(content), *settle(part.parts, lengths))
         else:
@@ -171,11 +172,12 @@ def settle(parts: Iterable[Part], lengths: Mapping[Hole, int]) -> tuple[Part, ..
     return merge(settled)
 
 
-def _holes(parts: Iterable[Part]) -> set[Hole]:
+def holes(parts: Iterable[Part]) -> set[Hole]:
+    """Return the holes in ``parts``."""
     found: set[Hole] = set()
     for part in parts:
         if isinstance(part, Hole):
             found.add(part)
         elif isinstance(part, Nested):
-            found |= _holes(part.parts)
+            found |= holes(part.parts)
     return found

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.errors import Misconfigured, Refused, Tampered
-from birthmark.pki.algorithms import KeyAlgorithm, algorithm_of, is_software_key, spki_of
+from birthmark.pki.algorithms import KeyAlgorithm, algorithm_of, certified_key, is_software_key, spki_of
 from birthmark.pki.filler import assemble, template_mismatch
 from birthmark.pki.profile import Profile
 from birthmark.pki.specimen import FindingLike, Lint, check_result, lint_specimen, signed_certificate
@@ -59,7 +59,7 @@ class Issuer:
         Raises ``Misconfigured``: ``issuer.key.mismatch``, ``issuer.not_a_ca``, ``issuer.key_usage``,
         ``issuer.chain``, ``issuer.certificate``; ``Refused("key.algorithm.unsupported")``.
         """
-        public_key = certificate.public_key()
+        public_key = certified_key(certificate)
         self.certificate = certificate
         self.algorithm: KeyAlgorithm = algorithm_of(public_key)
         self.spki = spki_of(public_key)

@@ -164,7 +164,7 @@ def _pkilint_findings(der: bytes) -> list[Finding]:
         Finding(
             description.finding.code,
             Severity[description.finding.severity.name.replace("DEBUG", "INFO")],
-            f"{description.message or description.finding.code} (at {result.node.path})",
+            f"{description.message}, at {result.node.path}" if description.message else f"at {result.node.path}",
             "RFC 5280, by pkilint",
             "pkilint",
         )

@@ -71,4 +71,4 @@ CLOUD_RULES: tuple[Rule, ...] = (
     Rule("aws.key", Severity.ERROR, _AWS, "RSA of 2048 bits or more, P-256, P-384.", _aws_key, "aws"),
     Rule("aws.signature", Severity.ERROR, _AWS, "SHA-2 with RSA or ECDSA.", _aws_signature, "aws"),
 )
-"""Rules for profiles whose name starts with ``azure`` or ``aws``."""
+"""Rules for profiles with the word ``azure`` or ``aws`` in their name."""

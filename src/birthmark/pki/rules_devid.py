@@ -130,4 +130,4 @@ DEVID_RULES: tuple[Rule, ...] = (
     _devid("purposes", _NOTICE, "802.1AR-2018, 8.10", "extendedKeyUsage is not recommended.", _purposes),
     _devid("no_expiry", _NOTICE, "802.1AR-2018, 8.7", "No expiration date is recommended.", _no_expiry),
 )
-"""Rules for profiles whose name starts with ``idevid``."""
+"""Rules for profiles with the word ``idevid`` in their name."""

@@ -181,4 +181,4 @@ MATTER_RULES: tuple[Rule, ...] = (
     _matter("chain_time", "6.2.3.1", "The issuer is valid at notBefore.", _chain_time),
     _matter("size", "6.1.3", "At most 600 octets.", _size),
 )
-"""Rules for profiles that name a Matter attribute or whose name starts with ``matter``."""
+"""Rules for profiles that name a Matter attribute or have the word ``matter`` in their name."""

@@ -18,13 +18,12 @@ _ML_DSA_CERT_OCTETS = 4096
 
 def rulesets_of(profile: Profile) -> frozenset[RuleSet]:
     """Return which tables of rules apply: by what the profile is called and which names it writes."""
-    family = profile.name.partition("-")[0]
+    words = set(profile.name.split("-"))
     found: set[RuleSet] = {"x509"}
     if profile.kind == "end-entity":
         by_name: dict[str, RuleSet] = {"idevid": "devid", "azure": "azure", "aws": "aws"}
-        if family in by_name:
-            found.add(by_name[family])
-    if family == "matter" or _MATTER_OIDS & {attribute_oid(attribute.type) for attribute in profile.subject}:
+        found |= {ruleset for word, ruleset in by_name.items() if word in words}
+    if "matter" in words or _MATTER_OIDS & {attribute_oid(attribute.type) for attribute in profile.subject}:
         found.add("matter")
     return frozenset(found)
 

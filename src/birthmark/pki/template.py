@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from birthmark.errors import Misconfigured, Refused
 from birthmark.model.ids import CERT_SERIAL_OCTETS
 from birthmark.pki import der
-from birthmark.pki.algorithms import KeyAlgorithm, algorithm_named, algorithm_of, spki_of
+from birthmark.pki.algorithms import KeyAlgorithm, algorithm_named, algorithm_of, certified_key, spki_of
 from birthmark.pki.der import Hole, Part
 from birthmark.pki.derread import read_der, read_members
 from birthmark.pki.extensions import extension_parts
 from birthmark.pki.filler import Filler, HoleValues, assemble, serial_length_refused, template_mismatch
 from birthmark.pki.names import SerialLimits, serial_limits, subject_name
 from birthmark.pki.profile import Profile
-from birthmark.pki.templatefile import TemplateFile, moment_text, part_list
+from birthmark.pki.templatefile import MAX_TEMPLATE_OCTETS, TemplateFile, malformed_template, moment_text, part_list
 
 __all__ = ["Filler", "HoleValues", "Template", "assemble", "compile_root_template", "compile_template"]
 
@@ -48,7 +48,8 @@ class Template:
     issuer_algorithm: KeyAlgorithm
     parts: tuple[Part, ...]
     limits: SerialLimits
-    _pattern: re.Pattern[str] | None
+    _patterns: tuple[re.Pattern[str], ...]
+    """The profile's first; none at all if no device serial stands in it."""
     _fillers: dict[int, Filler] = field(default_factory=dict, repr=False, compare=False)
     _by_size: dict[int, Filler] = field(default_factory=dict, repr=False, compare=False)
 
@@ -58,6 +59,7 @@ class Template:
         profile = file.open_profile()
         san = profile.subject_alternative_name
         rule = profile.device_serial
+        limits = serial_limits(profile.subject, san.names if san else (), file.product_values)
         return cls(
             file=file,
             encoded=encoded,
@@ -66,14 +68,17 @@ class Template:
             key_algorithm=algorithm_named(file.key_algorithm),
             issuer_algorithm=algorithm_named(file.issuer_key_algorithm),
             parts=file.parts(),
-            limits=serial_limits(profile.subject, san.names if san else (), file.product_values),
-            _pattern=re.compile(rule.pattern, re.ASCII) if rule else None,
+            limits=limits,
+            _patterns=(re.compile(rule.pattern, re.ASCII), *limits.characters) if rule else (),
         )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Template:
         """Return the template that ``to_bytes`` wrote; ``Tampered("template.malformed")`` for anything else."""
-        return cls.of_file(TemplateFile.decode(data), data)
+        try:
+            return cls.of_file(TemplateFile.decode(data), data)
+        except (Misconfigured, Refused) as error:
+            raise malformed_template(str(error)) from error
 
     def to_bytes(self) -> bytes:
         """Return the stored form; ``template_hash`` is its SHA-256."""
@@ -105,9 +110,9 @@ class Template:
         found = self._fillers.get(device_serial_length)
         if found is not None:
             return found
-        if self._pattern is None and device_serial_length:
+        if not self._patterns and device_serial_length:
             raise serial_length_refused(device_serial_length, "this profile has no place for it")
-        if self._pattern is not None and not 1 <= device_serial_length <= self.limits.max_length:
+        if self._patterns and not 1 <= device_serial_length <= self.limits.max_length:
             raise serial_length_refused(device_serial_length, f"there is room for 1 to {self.limits.max_length}")
         made = Filler(self.parts, self._lengths(device_serial_length), self.validate_values)
         issuer = self.issuer_algorithm
@@ -127,7 +132,7 @@ class Template:
         """Return the filler that could have made ``tbs``, by its size; ``Tampered("template.mismatch")`` if none."""
         found = self._by_size.get(len(tbs))
         if found is None:
-            for length in range(1, self.limits.max_length + 1) if self._pattern else (0,):
+            for length in range(1, self.limits.max_length + 1) if self._patterns else (0,):
                 self.filler(length)
             found = self._by_size.get(len(tbs))
         if found is None:
@@ -165,22 +170,24 @@ class Template:
 
     def check_device_serial(self, device_serial: bytes) -> None:
         """Return if the profile and every place it stands in allow this device serial, else ``Refused``."""
-        if self._pattern is None and not device_serial:
+        if not self._patterns and not device_serial:
             return
-        if self._pattern is None or not 1 <= len(device_serial) <= self.limits.max_length:
-            raise serial_length_refused(
-                len(device_serial), f"there is room for {self.limits.max_length if self._pattern else 0}"
-            )
+        if not self._patterns or not 1 <= len(device_serial) <= self.limits.max_length:
+            raise serial_length_refused(len(device_serial), f"room is for {self.limits.max_length} at most, if any")
         text = device_serial.decode("latin-1")
-        patterns = (self._pattern, *self.limits.characters)
-        if not device_serial.isascii() or any(pattern.fullmatch(text) is None for pattern in patterns):
-            raise Refused(
-                "device.serial.profile",
-                f"profile {self.profile.name} does not allow the device serial {text!a}",
-                hint=f"It must match {self._pattern.pattern} and suit the kind of string it stands in.",
-                device_serial=ascii(text),
-                pattern=self._pattern.pattern,
-            )
+        for pattern in self._patterns:
+            if pattern.fullmatch(text) is None or not device_serial.isascii():
+                raise self._serial_refused(text)
+
+    def _serial_refused(self, text: str) -> Refused:
+        rule = self._patterns[0].pattern
+        return Refused(
+            "device.serial.profile",
+            f"profile {self.profile.name} does not allow the device serial {text!a}",
+            hint=f"It must match {rule} and suit the kind of string it stands in.",
+            device_serial=ascii(text),
+            pattern=rule,
+        )
 
 
 def compile_template(
@@ -198,11 +205,12 @@ def compile_template(
     the profile does not use do no harm and are not kept.
 
     Raises ``Misconfigured``: ``template.value.missing``, ``template.value.malformed``, ``template.kind``,
-    ``template.validity``, ``template.issuer``; ``Refused``: ``profile.key_algorithm``, ``key.algorithm.unsupported``.
+    ``template.validity``, ``template.issuer``, ``template.size``; ``Refused``: ``profile.key_algorithm``,
+    ``key.algorithm.unsupported``.
     """
     if profile.kind == "root-ca":
         raise _wrong_kind("a root is its own issuer")
-    public_key = issuer_certificate.public_key()
+    public_key = certified_key(issuer_certificate)
     algorithm = algorithm_of(public_key)
     try:
         issuer_key_id = issuer_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
@@ -287,7 +295,15 @@ def _compile(
         profile_hash=profile.profile_hash().hex(),
         tbs=part_list(der.settle((tbs,), _fixed_lengths(algorithm))),
     )
-    return Template.of_file(file, file.encode())
+    encoded = file.encode()
+    if len(encoded) > MAX_TEMPLATE_OCTETS:
+        raise Misconfigured(
+            "template.size",
+            f"the template has {len(encoded)} octets, at most {MAX_TEMPLATE_OCTETS} fit into an entry of the log",
+            hint="Shorten the extensions and exceptions of the profile.",
+            octets=len(encoded),
+        )
+    return Template.of_file(file, encoded)
 
 
 def _fixed_lengths(algorithm: KeyAlgorithm) -> dict[Hole, int]:

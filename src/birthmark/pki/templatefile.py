@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from birthmark.errors import Misconfigured, Tampered
-from birthmark.pki.der import Hole, Nested, Part, merge
+from birthmark.pki.der import Hole, Nested, Part, holes, merge
 from birthmark.pki.profile import Profile, check_rules
 
-__all__ = ["TemplateFile", "moment_text", "part_list"]
+__all__ = ["MAX_TEMPLATE_OCTETS", "TemplateFile", "malformed_template", "moment_text", "part_list"]
 
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
-_MAX_OCTETS = 256 * 1024
+MAX_TEMPLATE_OCTETS = 60 * 1024
 _MAX_DEPTH = 16
 
 
@@ -47,19 +47,19 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @classmethod
     def decode(cls, data: bytes) -> TemplateFile:
         """Return the file in ``data``; ``Tampered("template.malformed")`` if it is not exactly what is written."""
-        if len(data) > _MAX_OCTETS:
-            raise _malformed("it is larger than 256 KiB")
+        if len(data) > MAX_TEMPLATE_OCTETS:
+            raise malformed_template("it is larger than 60 KiB")
         try:
             file = msgspec.json.decode(data, type=cls)
             canonical = file.encode()
             for text in (file.moment, file.not_before, file.not_after):
                 datetime.fromisoformat(text)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise _malformed(str(error)) from error
+            raise malformed_template(str(error)) from error
         if canonical != data:
-            raise _malformed("it is not in canonical form")
+            raise malformed_template("it is not in canonical form")
         if hashlib.sha256(bytes(file.profile)).hexdigest() != file.profile_hash:
-            raise _malformed("its profile does not have the hash it gives")
+            raise malformed_template("its profile does not have the hash it gives")
         return file
 
     def open_profile(self) -> Profile:
@@ -68,12 +68,15 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             profile = msgspec.json.decode(self.profile, type=Profile)
             check_rules(profile)
         except (msgspec.MsgspecError, ValueError, Misconfigured) as error:
-            raise _malformed(f"its profile: {error}") from error
+            raise malformed_template(f"its profile: {error}") from error
         return profile
 
     def parts(self) -> tuple[Part, ...]:
         """Return the to-be-signed octets with holes."""
-        return tuple(_part(member, 0) for member in self.tbs)
+        parts = tuple(_part(member, 0) for member in self.tbs)
+        if not holes(parts) >= {Hole.CERT_SERIAL, Hole.SPKI}:
+            raise malformed_template("it has no place for the certificate serial or for the key")
+        return parts
 
 
 def part_list(parts: Iterable[Part]) -> list[Any]:
@@ -99,7 +102,7 @@ _HOLES: dict[str, Hole] = {f"{{{hole.value}}}": hole for hole in Hole}
 
 def _part(member: Any, depth: int) -> Part:
     if depth > _MAX_DEPTH:
-        raise _malformed("its values are nested too deeply")
+        raise malformed_template("its values are nested too deeply")
     if isinstance(member, list) and member and type(member[0]) is int and 0 < member[0] < 0x100:
         return Nested(member[0], tuple(_part(inner, depth + 1) for inner in member[1:]))
     if isinstance(member, str) and member in _HOLES:
@@ -107,10 +110,11 @@ def _part(member: Any, depth: int) -> Part:
     try:
         return bytes.fromhex(member)
     except (TypeError, ValueError) as error:
-        raise _malformed(f"a member is neither hex, nor a hole, nor a list: {ascii(member)[:60]}") from error
+        raise malformed_template(f"a member is neither hex, nor a hole, nor a list: {ascii(member)[:60]}") from error
 
 
-def _malformed(reason: str) -> Tampered:
+def malformed_template(reason: str) -> Tampered:
+    """Return the finding that stored octets are not a template."""
     return Tampered(
         "template.malformed",
         f"this is not a template that birthmark wrote: {reason}",

@@ -74,10 +74,12 @@ def make_order(
     processes: int,
     progress: Callable[[int], None],
     ready: Callable[[], None] = lambda: None,
+    finished: Callable[[float], None] = lambda peak_mb: None,
 ) -> int:
     """Make everything that is open in ``order``; return how many identities were made.
 
-    ``ready`` is called when the workers are up and the work starts.
+    ``ready`` is called when the workers are up and the work starts, ``finished`` when it is done, with the sum of the
+    largest resident sets of this process and its workers (MB).
     """
     with workspace.lock(f"make-{order.order}"):
         permit = workspace.permits.for_order(order)
@@ -94,9 +96,19 @@ def make_order(
             )
             ready()
             with _publishing(workspace):
-                return fulfilment.run(progress)
+                made = fulfilment.run(progress)
+            finished(sum(_peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
+            return made
         finally:
             engine.close()
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the largest resident set of a running process (proc(5), VmHWM)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 @contextmanager

@@ -65,9 +65,9 @@ class WorkspaceSettings(_Settings, frozen=True):
     name: _Name
     origin: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}$")]
     site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}$")]
-    sensitive: bool = False
     log: LogSettings
     vault: VaultSettings
+    sensitive: bool = False
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}

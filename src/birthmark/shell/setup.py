@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from birthmark import __version__
 from birthmark.adapters.durable import write_durably
@@ -73,9 +73,9 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     for directory in ("profiles", "keys", "ca", "ledger", "log", "journal"):
         (root / directory).mkdir(parents=True, mode=0o755 if directory in ("ca", "log", "profiles") else 0o700)
     workspace = Workspace(root, settings, secrets)
-    log_key = workspace.keys(settings.log.key).generate(settings.log.key, "ed25519")
+    log_key: Any = workspace.keys(settings.log.key).generate(settings.log.key, "ed25519")
     station = settings.stations[request.station]
-    station_key = workspace.keys(station.key).generate(station.key, "ed25519")
+    station_key: Any = workspace.keys(station.key).generate(station.key, "ed25519")
     vault = VaultKey.generate().to_pem(secrets(request.secret))
     write_durably(root / settings.vault.file, vault, mode=0o600)
     for name in ("root-ca", "issuing-ca", request.preset):

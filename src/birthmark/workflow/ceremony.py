@@ -56,8 +56,8 @@ class Ceremony(_Part, frozen=True):
 
     format: str
     title: str
-    participants: list[str] = []
     ca: list[CeremonyCa]
+    participants: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)

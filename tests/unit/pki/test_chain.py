@@ -105,6 +105,16 @@ def test_path_is_returned_from_leaf_to_root() -> None:
     assert [cert.public_bytes(Encoding.DER) for cert in found] == [h.leaf, h.ca, h.root]
 
 
+def test_root_alone_is_a_path_only_if_it_is_trusted_and_signs_itself() -> None:
+    h, other = Hierarchy(), Hierarchy()
+    assert [cert.public_bytes(Encoding.DER) for cert in verify_chain(h.root, [], [h.root], at=NOW)] == [h.root]
+    assert h.code(leaf=h.root, ca=h.ca, root=other.root) == "chain.signature"
+    forged = certify(h.root_key, "root", other.root_key, "root", ca())
+    assert h.code(leaf=forged, root=forged) == "chain.signature"
+    with pytest.raises(Tampered, match="was valid until"):
+        verify_chain(h.root, [], [h.root], at=NOW + timedelta(days=11))
+
+
 def test_intermediate_is_never_a_trust_anchor() -> None:
     h, other = Hierarchy(), Hierarchy()
     assert h.code(root=other.root) == "chain.signature"

@@ -266,6 +266,19 @@ def test_unreadable_extensions_are_misconfigured() -> None:
         Issuer(x509.load_der_x509_certificate(broken), key("p256", 6))
 
 
+def test_issuer_with_a_key_of_no_known_kind_is_refused() -> None:
+    der = _odd_ca(cert_sign=True, ca_true=True).public_bytes(Encoding.DER)
+    for known, unknown in (
+        ("06082a8648ce3d030107", "06082a8648ce3d03017f"),
+        ("06072a8648ce3d0201", "06072a8648ce3d027f"),
+    ):
+        strange = x509.load_der_x509_certificate(der.replace(bytes.fromhex(known), bytes.fromhex(unknown)))
+        with pytest.raises(Refused, match=r"key\.algorithm\.unsupported"):
+            Issuer(strange, key("p256", 6))
+        with pytest.raises(Refused, match=r"key\.algorithm\.unsupported"):
+            compile_template(load_preset("aws-iot"), issuer_certificate=strange, not_before=NOW, key_algorithm="p256")
+
+
 def test_ceremony_refuses_the_wrong_kind_or_key() -> None:
     root, public = load_preset("root-ca"), key("p256", 1).public_key()
     arguments: dict[str, Any] = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from birthmark.errors import BirthmarkError, Misconfigured
 from birthmark.pki.profile import Profile, load_preset, parse_profile, preset_names
+from birthmark.pki.profileparts import ProfilePart
+from birthmark.pki.templatefile import TemplateFile
 
 LEAF: dict[str, Any] = {
     "name": "leaf",
@@ -238,3 +241,11 @@ def test_unknown_preset_is_refused(name: str) -> None:
 def test_placeholders_are_known() -> None:
     assert load_preset("idevid").placeholders() == {"maker", "hw_type"}
     assert load_preset("aws-iot").placeholders() == frozenset()
+
+
+def test_every_key_stands_on_its_page() -> None:
+    page = (Path(__file__).parents[3] / "docs/formats/profile.md").read_text()
+    tables = [Profile, *(each for each in ProfilePart.__subclasses__())]
+    keys = {key for table in tables for key in table.__struct_fields__} | set(TemplateFile.__struct_fields__)
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+    assert [name for name in preset_names() if f"`{name}`" not in page] == []

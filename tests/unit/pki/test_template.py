@@ -18,6 +18,7 @@ from reference_builder import reference_tbs
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, Tampered
 from birthmark.pki.algorithms import ALGORITHMS
 from birthmark.pki.profile import Profile, load_preset, parse_profile, preset_names
+from birthmark.pki.profileparts import Extension
 from birthmark.pki.template import Template, assemble, compile_root_template, compile_template
 
 LEAVES = [name for name in preset_names() if load_preset(name).kind == "end-entity"]
@@ -180,6 +181,31 @@ def _sha256(data: bytes) -> bytes:
     return digest.finalize()
 
 
+def rebuild(members: list[Any], holes: dict[str, bytes]) -> bytes:
+    """An auditor's own reading of docs/formats/profile.md."""
+    octets = b""
+    for member in members:
+        if isinstance(member, list):
+            content = rebuild(member[1:], holes)
+            size = len(content).to_bytes(max(1, (len(content).bit_length() + 7) // 8), "big")
+            header = size if len(content) < 128 else bytes([128 + len(size)]) + size
+            octets += bytes([member[0]]) + header + content
+        else:
+            octets += holes[member] if member in holes else bytes.fromhex(member)
+    return octets
+
+
+@pytest.mark.parametrize(("leaf", "algorithm", "issuer_algorithm"), CASES)
+def test_auditor_rebuilds_the_tbs_from_the_stored_template(leaf: str, algorithm: str, issuer_algorithm: str) -> None:
+    made = template(leaf, algorithm, issuer_algorithm)
+    document = json.loads(made.to_bytes())
+    for device_serial in (b"7", b"a" * made.limits.max_length):
+        values = values_for(algorithm, device_serial)
+        names = ("{cert_serial}", "{device_serial}", "{spki}", "{key_id}")
+        rebuilt = rebuild(document["tbs"], dict(zip(names, values, strict=True)))
+        assert rebuilt == made.filler(len(device_serial)).fill(*values)
+
+
 def test_hash_depends_on_everything() -> None:
     profile, issuer = load_preset("tls-client"), hierarchy("tls-client", "p256").certificate
 
@@ -213,6 +239,12 @@ def test_altered_template_files_are_named() -> None:
         {"tbs": [[4096, "00"]]},
         {"tbs": [None]},
         {"tbs": ["{unknown}"]},
+        {"tbs": []},
+        {"tbs": ["00"]},
+        {"tbs": ["{spki}"]},
+        {"key_algorithm": "p521"},
+        {"issuer_key_algorithm": ""},
+        {"product_values": {}},
         {"profile": document["profile"] | {"colour": 1}},
     ]
     for spoil in spoils:
@@ -391,6 +423,18 @@ def test_certificate_above_the_size_of_the_profile_is_refused() -> None:
     )
     with pytest.raises(Refused, match=r"certificate\.size"):
         made.filler(64)
+
+
+def test_template_that_does_not_fit_into_the_log_is_refused() -> None:
+    leaf = load_preset("aws-iot")
+    many = tuple(Extension(oid=f"1.2.3.{number}", der="00" * 2000) for number in range(20))
+    with pytest.raises(Misconfigured, match=r"template\.size"):
+        compile_template(
+            msgspec.structs.replace(leaf, extensions=many),
+            issuer_certificate=hierarchy("aws-iot", "p256").certificate,
+            not_before=NOW,
+            key_algorithm="p256",
+        )
 
 
 def test_tbs_of_another_template_is_not_read() -> None:

@@ -71,7 +71,7 @@ _PLAIN: Mapping[bytes, type[Any]] = {
 
 
 def _verifier(key: Any, algorithm: bytes) -> Callable[[bytes, bytes, bytes], None]:
-    """Return the check of an AlgorithmIdentifier (RFC 5758, 8017, 8410, 9881); ``ValueError`` if the key has another."""
+    """Return the check of an AlgorithmIdentifier (RFC 5758, 8017, 8410, 9881); ``ValueError`` if the key has none."""
     if isinstance(key, ec.EllipticCurvePublicKey) and algorithm in _ECDSA:
         if _ECDSA[algorithm] == "SHA256":
             prehashed = ec.ECDSA(Prehashed(hashes.SHA256()))

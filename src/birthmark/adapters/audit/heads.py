@@ -55,11 +55,16 @@ def _open(note: bytes, key: LogKey, where: str, findings: Findings) -> Head | No
         return None
 
 
-def published_size(files: LogFiles) -> int:
-    """Return the size that the checkpoint file claims, 0 if it claims none; nothing is verified here."""
-    lines = (files.read("checkpoint") or b"").split(b"\n", 2)
+def published_size(files: LogFiles, row: LedgerHead) -> int:
+    """Return how many entries the files should show; nothing is verified here.
+
+    A crash may leave a head recorded that the files do not show yet, so the checkpoint file decides if it can.
+    """
+    note = files.read("checkpoint")
+    lines = (note or b"").split(b"\n", 2)
     decimal = lines[1] if len(lines) == 3 else b""
-    return int(decimal) if decimal.isdigit() and len(decimal) < 19 else 0
+    claimed = int(decimal) if decimal.isdigit() and len(decimal) < 19 else row.published
+    return min(claimed, row.size)
 
 
 def check_heads(
@@ -167,10 +172,12 @@ def _check_upper_tile(files: LogFiles, level: str, index: int, expected: bytes, 
         if data is None:
             continue
         tiles += 1
-        served += width in (due, 256)
-        if 32 * width > len(expected):
-            findings.add("audit.tile.unexpected", f"{path} covers entries that the ledger does not have", path)
-        elif data != expected[: 32 * width]:
+        same = data == expected[: 32 * width] and 32 * width <= len(expected)
+        if same or data.startswith(expected[: 32 * due]):
+            served += width in (due, 256)
+        if not same and width > due:
+            findings.add("audit.tile.unexpected", f"{path} is ahead of the checkpoint, not what the ledger has", path)
+        elif not same:
             _name_blocks(path, level, index, data, expected[: 32 * width], findings)
     if due and not served:
         path = tile_path(level, index, due)

@@ -74,7 +74,7 @@ class _Pass:
 
     def entry(self, seq: int, piece: bytes) -> None:
         """Check one entry, given with its length in front."""
-        feed = piece.find(b"\n")
+        feed = piece.find(b"\n", 2)
         document = parse_head(piece[2:feed]) if feed >= 0 else None
         kind = document.get("type") if document is not None else None
         if document is None or not isinstance(kind, str):

@@ -83,7 +83,7 @@ def _take(kind: str, seq: int, document: Document, attachment: bytes, index: Ind
         index.templates.append(TemplateText(*row))
     elif kind == "order_created":
         fields = ("order", "product", "profile", "key_algorithm", "key_origin", "ca", "quantity", "chunks")
-        index.orders.append(Order(*[document[field] for field in fields], seq=seq))
+        index.orders.append(Order(**{field: document[field] for field in fields}, seq=seq))
     elif kind == "station_added":
         index.stations.append(Station(document["station"], document["vkey"], seq))
     elif kind == "devices_ordered":

@@ -211,7 +211,7 @@ _RANK = {"error": 0, "warning": 1, "info": 2}
 
 
 def _log_pass(audit: _Audit) -> list[LogPart]:
-    published = max(published_size(audit.files), audit.head.published)
+    published = published_size(audit.files, audit.head)
     log = audit.files.root
     tasks = [(audit.ledger, log, first, last, published) for first, last in audit.ranges]
     parts = []
@@ -240,8 +240,8 @@ def _check_log(
     disk = Tree([changed.get(at, root) for at, root in enumerate(blocks)], rest) if changed else None
     check = HeadCheck(origin, key, tree, lambda size: _leaves(audit.reader, size // 256 * 256, size), disk)
     check_heads(audit.files, audit.head, check, kept_heads, audit.findings)
-    due = max(published_size(audit.files), audit.head.published)
-    audit.counts["tiles"] += check_upper_tiles(audit.files, blocks, min(due, tree.size), audit.findings)
+    due = published_size(audit.files, audit.head)
+    audit.counts["tiles"] += check_upper_tiles(audit.files, blocks, due, audit.findings)
     check_unexpected(audit.files, tree.size, audit.findings)
     return tree, tree.root(tree.size, rest).hex()
 

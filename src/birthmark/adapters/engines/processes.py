@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from birthmark.adapters.engines.worker import BulkWorker
-from birthmark.errors import BirthmarkError, StationFault
+from birthmark.errors import BirthmarkError, Fact, StationFault
 from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
 __all__ = ["ProcessEngine", "WorkerStart"]
@@ -114,7 +114,7 @@ class _Failure:
     code: str
     message: str
     hint: str
-    facts: dict[str, object]
+    facts: dict[str, Fact]
 
 
 def _died() -> StationFault:

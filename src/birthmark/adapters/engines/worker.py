@@ -58,7 +58,8 @@ class BulkWorker:
         sealer = ChunkSealer(self._recipient, self._entropy, self._algorithm.name)
         randoms = self._entropy(8 * task.count)
         fillers: dict[int, Callable[[bytes, bytes, bytes, bytes], bytes]] = {}
-        records, slots, tbs_list = [], [], []
+        records: list[bytes] = []
+        slots, tbs_list = [], []
         make_key, seal, key_id, prefix = self._make_key, sealer.seal, self._algorithm.key_id, task.serial_prefix
         for position, device_serial in enumerate(device_serials):
             fill = fillers.get(len(device_serial))
@@ -84,7 +85,8 @@ class BulkWorker:
         made = self._made.pop(task.task)
         certificates = self._issuer.sign_many(self._permit, made.tbs, verify="sample")
         head, tail = b'{"at":"%s","device":"' % task.at.encode(), b'","intent":%d,"type":"issued"}\n' % task.intent
-        entries, leaf_hashes = [], []
+        entries: list[bytes] = []
+        leaf_hashes = []
         for device_serial, certificate in zip(made.device_serials, certificates, strict=True):
             entry = b"".join((head, device_serial, tail, certificate))
             entries += (len(entry).to_bytes(2, "big"), entry)

@@ -90,7 +90,7 @@ class Directory:
             finally:
                 os.close(descriptor)
             os.rename(path, self.path / new_name)
-        sync_directory(self.path)
+            sync_directory(self.path)
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there; durable on return."""
@@ -100,7 +100,7 @@ class Directory:
                 os.unlink(path)
             except FileNotFoundError:
                 return
-        sync_directory(self.path)
+            sync_directory(self.path)
 
     def sync(self, name: str) -> None:
         """Make an existing file durable: whoever wrote it may have been stopped before it was."""
@@ -111,4 +111,4 @@ class Directory:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        sync_directory(self.path)
+            sync_directory(self.path)

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from birthmark.adapters.targets.identity import MAX_CHAIN
-from birthmark.errors import DeviceFault
+from birthmark.errors import DeviceFault, Refused
+from birthmark.pki.derread import read_der
 
 __all__ = [
     "LAYOUTS",
@@ -150,8 +151,10 @@ def encode_p12(
 def decode_p12(data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certificate, ...]]:
     """Return the key and (device certificate, chain); ``DeviceFault("target.p12.unreadable")``."""
     try:
+        # The parser behind it would take octets after the end for a reason to try BER.
+        read_der(data)
         key, device, chain = pkcs12.load_key_and_certificates(data, passphrase)
-    except _UNREADABLE:
+    except (*_UNREADABLE, Refused):
         key = device = None
         chain = []
     if key is None or device is None:

@@ -63,7 +63,13 @@ def lint(profile: ProfileArgument, value: ValueOption = None, as_json: JsonOptio
         "clean": not bad,
         "findings": [{**finding.document(), "exception": reasons.get(finding.code)} for finding in found],
     }
-    rows = [(finding.severity.name.lower(), _text(finding, reasons.get(finding.code))) for finding in found]
+    rows = [
+        (
+            finding.severity.name.lower() + ("\naccepted" if finding.code in reasons else ""),
+            _text(finding, reasons.get(finding.code)),
+        )
+        for finding in found
+    ]
     verdict = f"{len(bad)} to mend" if bad else "clean"
     emit(
         document,
@@ -78,7 +84,7 @@ def _text(finding: Finding, reason: str | None) -> str:
     from rich.markup import escape
 
     lines = [finding.code, finding.message, f"see {finding.citation}"]
-    return escape("\n".join(lines if reason is None else [*lines, f"accepted: {reason}"]))
+    return escape("\n".join(lines if reason is None else [*lines, f"accepted, since: {reason}"]))
 
 
 def show(profile: ProfileArgument) -> None:
@@ -171,7 +177,7 @@ def _specimen_ca(kind: str, matter: bool, issuing: bool, vid: str | None) -> byt
 
 
 def _filled(profile: Profile, kind: str, values: Mapping[str, str], issuer_der: bytes | None) -> bytes:
-    """Return a certificate with a fresh key and a signature of zeros: lint looks at everything else."""
+    """Return a certificate with a fresh key. Only a root is signed; lint looks at everything else."""
     from cryptography import x509
 
     from birthmark.pki.algorithms import algorithm_named, spki_of
@@ -179,7 +185,8 @@ def _filled(profile: Profile, kind: str, values: Mapping[str, str], issuer_der: 
     from birthmark.pki.template import compile_root_template, compile_template
 
     algorithm = algorithm_named(kind)
-    key, now = algorithm.generate().public_key(), datetime.now(UTC)
+    private_key, now = algorithm.generate(), datetime.now(UTC)
+    key = private_key.public_key()
     if issuer_der is None:
         template = compile_root_template(profile, public_key=key, not_before=now, product_values=values)
     else:
@@ -194,4 +201,5 @@ def _filled(profile: Profile, kind: str, values: Mapping[str, str], issuer_der: 
     spki = spki_of(key)
     tbs = template.filler(len(serial)).checked_fill(_SPECIMEN_SERIAL, serial, spki, algorithm.key_id(spki))
     signer = template.issuer_algorithm
-    return assemble(tbs, signer.signature_algorithm, bytes(signer.max_signature))
+    signature = signer.sign(private_key, tbs) if issuer_der is None else bytes(signer.max_signature)
+    return assemble(tbs, signer.signature_algorithm, signature)

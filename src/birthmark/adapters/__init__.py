@@ -1,0 +1,1 @@
+"""Technologies behind the ports, one a file; families never import one another."""

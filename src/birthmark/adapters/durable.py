@@ -1,0 +1,118 @@
+"""Files that are either the old ones or the new ones, whatever happens in between, and failures with a name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from birthmark.errors import Misconfigured, StationFault
+
+__all__ = ["create_durably", "naming_os_errors", "read_private_file", "sync_directory", "write_durably"]
+
+_STORAGE: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("storage.full", "Free disk space, then run the same command again."),
+    errno.EDQUOT: ("storage.full", "Free disk space or raise the quota, then run the same command again."),
+    errno.EROFS: ("storage.read_only", "Make the directory writable for this user."),
+    errno.EACCES: ("storage.read_only", "Make the directory writable for this user."),
+    errno.EPERM: ("storage.read_only", "Make the directory writable for this user."),
+    errno.ENOENT: ("storage.missing", "Make the directory, or name another one."),
+    errno.ENOTDIR: ("storage.missing", "Make the directory, or name another one."),
+}
+_FAILED = ("storage.failed", "Check the disk; what was being written does not count.")
+
+
+@contextmanager
+def naming_os_errors(path: Path) -> Iterator[None]:
+    """Turn ``OSError`` into ``StationFault``: ``storage.full``, ``.read_only``, ``.missing`` or ``.failed``."""
+    try:
+        yield
+    except OSError as problem:
+        code, hint = _STORAGE.get(problem.errno or 0, _FAILED)
+        raise StationFault(
+            code,  # one of storage.full, storage.read_only, storage.missing, storage.failed
+            f"{path}: {problem.strerror or problem}",
+            hint=hint,
+            path=str(path),
+        ) from problem
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    with naming_os_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Replace ``path`` by a file with this content, mode and owner (uid, gid); durable on return.
+
+    Power cut: the old file or the new one, never a mixture; at worst a temporary file ``.NAME.tmp`` is left, which
+    the next write replaces. The content never exists under a wider mode.
+    """
+    with _temporary(path, data, mode, owner) as temporary:
+        os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def create_durably(path: Path, data: bytes, *, mode: int) -> None:
+    """As ``write_durably``, but an existing ``path`` is kept and ``FileExistsError`` raised."""
+    with _temporary(path, data, mode, None) as temporary:
+        os.link(temporary, path)
+        temporary.unlink()
+    sync_directory(path.parent)
+
+
+@contextmanager
+def _temporary(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
+    """Yield a synced temporary file beside ``path``; it is gone when something fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with naming_os_errors(path):
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            try:
+                yield temporary
+            except FileExistsError:
+                raise
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def read_private_file(path: Path) -> bytes:
+    """Return the content of a file that only its owner can read, else ``Misconfigured("key.file.mode")``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise Misconfigured(
+            "key.file.missing",
+            f"cannot read {path}: {problem.strerror}",
+            hint="Check the path in birthmark.toml and who may read it.",
+            path=str(path),
+        ) from problem
+    with os.fdopen(descriptor, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o077:
+            raise Misconfigured(
+                "key.file.mode",
+                f"{path} has the mode {mode:04o}: others can read it",
+                hint=f"Run: chmod 600 {path}",
+                path=str(path),
+            )
+        return file.read()

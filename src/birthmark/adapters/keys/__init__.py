@@ -1,0 +1,1 @@
+"""Private keys named by a URI."""

@@ -1,0 +1,101 @@
+"""``file:PATH?secret=REFERENCE``: a private key in an encrypted PKCS#8 PEM file, mode 0600."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from birthmark.adapters.durable import create_durably, read_private_file
+from birthmark.errors import Misconfigured, Refused
+from birthmark.pki.algorithms import algorithm_named, algorithm_of
+from birthmark.ports import SecretsHandler
+
+__all__ = ["FileKeys"]
+
+_NO_SECRET = "none"  # noqa: S105  the word in the URI that says there is none
+
+
+class FileKeys:
+    """Implements ``ports.Keys``. Relative paths start at ``base``. ``secret=none``: not encrypted (for tests only)."""
+
+    def __init__(self, secrets: SecretsHandler, base: Path) -> None:
+        self._secrets = secrets
+        self._base = base
+
+    def open(self, uri: str) -> Any:
+        path, reference = self._parse(uri)
+        data = read_private_file(path)
+        password = None if reference == _NO_SECRET else self._secrets(reference).reveal()
+        try:
+            key = load_pem_private_key(data, password)
+        except TypeError as problem:
+            raise _bad_secret(path, "it is encrypted and secret=none was said, or the other way round") from problem
+        except ValueError as problem:
+            if b"BEGIN ENCRYPTED PRIVATE KEY" in data:
+                raise _bad_secret(path, "the passphrase does not open it") from None
+            raise _malformed(path) from problem
+        except UnsupportedAlgorithm as problem:
+            raise _malformed(path) from problem
+        algorithm_of(key.public_key())
+        return key
+
+    def generate(self, uri: str, algorithm: str) -> Any:
+        path, reference = self._parse(uri)
+        key = algorithm_named(algorithm).generate()
+        encryption: KeySerializationEncryption = NoEncryption()
+        if reference != _NO_SECRET:
+            encryption = BestAvailableEncryption(self._secrets(reference).reveal())
+        try:
+            create_durably(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+        except FileExistsError:
+            raise Refused(
+                "key.exists",
+                f"there is already a key at {path}",
+                hint="A key is never overwritten: name another file, or destroy that key on purpose.",
+                path=str(path),
+            ) from None
+        return key
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _parse(self, uri: str) -> tuple[Path, str]:
+        scheme, _, rest = uri.partition(":")
+        path, _, query = rest.partition("?")
+        options = parse_qs(query, keep_blank_values=True)
+        if scheme != "file" or not path or set(options) != {"secret"} or len(options["secret"]) != 1:
+            raise Misconfigured(
+                "key.uri",
+                "this is not the URI of a key file",
+                hint="Write file:PATH?secret=REFERENCE, for example file:keys/root.pem?secret=env:NAME.",
+            )
+        return self._base / unquote(path), options["secret"][0]
+
+
+def _bad_secret(path: Path, reason: str) -> Misconfigured:
+    return Misconfigured(
+        "key.secret.wrong",
+        f"cannot open {path}: {reason}",
+        hint="Check the secret that birthmark.toml refers to.",
+        path=str(path),
+    )
+
+
+def _malformed(path: Path) -> Misconfigured:
+    return Misconfigured(
+        "key.file.malformed",
+        f"{path} holds no private key",
+        hint="Put the right PKCS#8 PEM file there.",
+        path=str(path),
+    )

@@ -1,0 +1,1 @@
+"""Benches: each measures a floor or a peer in the same run and reports the ratio."""

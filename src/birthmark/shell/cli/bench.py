@@ -1,0 +1,71 @@
+"""``birthmark bench``: measure the product beside a floor in the same run, and print the ratio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from birthmark.shell.cli.options import JsonOption
+from birthmark.shell.cli.screen import emit, progress_bar, table
+
+__all__ = ["register"]
+
+ParentOption = Annotated[
+    Path, typer.Option(help="Directory on the disk to measure; a throw-away workspace goes there.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    bench = typer.Typer(help="Measure the product beside a floor in the same run.", no_args_is_help=True)
+    bench.command("issue")(issue)
+    bench.command("station")(station)
+    bench.command("audit")(audit)
+    app.add_typer(bench, name="bench")
+
+
+def issue(
+    count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
+    processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Identities per second durable in the ledger, against P-256 key generation plus one signature."""
+    from birthmark.shell.bench.issue import bench_issue
+    from birthmark.shell.bulk import default_processes
+
+    with progress_bar("making identities", total=count, quiet=as_json) as advance:
+        result = bench_issue(count, processes=processes or default_processes(), parent=parent, progress=advance)
+    _show(result, as_json=as_json)
+
+
+def station(
+    heads: Annotated[int | None, typer.Option(help="Heads at once; default: 1 and 8, one after the other.")] = None,
+    count: Annotated[int, typer.Option(help="How many devices.")] = 400,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Station transactions per second without a device link, beside the same fsyncs and signatures alone."""
+    from birthmark.shell.bench.station import bench_station
+
+    for number in [heads] if heads is not None else [1, 8]:
+        _show(bench_station(number, count, parent=parent), as_json=as_json)
+
+
+def audit(
+    count: Annotated[int, typer.Option(help="How many logged identities.")] = 100_000,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Full verification of logged identities, against one SHA-256 and one P-256 verification each."""
+    from birthmark.shell.bench.audit import bench_audit
+
+    _show(bench_audit(count, parent=parent), as_json=as_json)
+
+
+def _show(result: dict[str, object], *, as_json: bool) -> None:
+    rows = [[name, "–" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)]
+            for name, value in result.items()]  # fmt: skip
+    emit(result, table(f"bench {result['bench']}", ["", ""], rows), as_json=as_json)
