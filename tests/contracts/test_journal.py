@@ -235,7 +235,7 @@ def test_heads_that_wait_together_share_one_sync(path: Path) -> None:
 def test_a_hole_in_the_last_group_is_a_power_cut_and_not_an_attack(path: Path) -> None:
     record_as_one_group_after_the_first(path, 8)
     lines = path.read_bytes().splitlines(keepends=True)
-    hole = lines[:3] + [bytes(len(lines[3]) + len(lines[4]) - 1) + b"\n"] + lines[5:]
+    hole = [*lines[:3], bytes(len(lines[3]) + len(lines[4]) - 1) + b"\n", *lines[5:]]
     path.write_bytes(b"".join(hole))
     with FileJournal(path) as journal:
         assert len(journal.open_attempts()) == 3

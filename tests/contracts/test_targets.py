@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from support.devicepki import credential_for, pool_credential
 
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.adapters.targets.proof import proof_message
@@ -20,6 +17,7 @@ from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.ports import Credential, Evidence, Target
+from support.devicepki import credential_for, pool_credential
 
 SERIAL = "SN-0001"
 CHALLENGE = bytes(range(32))
@@ -57,7 +55,7 @@ def files_device(root: Path, options: str) -> Device:
     directory.mkdir()
 
     def snapshot() -> dict[str, tuple[int, bytes]]:
-        return {name: ((directory / name).stat().st_mode, (directory / name).read_bytes()) for name in os.listdir(directory)}
+        return {path.name: (path.stat().st_mode, path.read_bytes()) for path in directory.iterdir()}
 
     return Device(
         open=lambda: FilesTarget(f"files:{SERIAL}?{options}", secrets=lambda _: Secret(b"open sesame"), base=root),
@@ -177,7 +175,7 @@ def test_key_from_the_wrong_side_is_refused(device: Device) -> None:
     assert device.snapshot() == before
 
 
-@pytest.mark.parametrize("certificate", [b"", b"\x30\x03\x02\x01\x00", b"\xff" * 99])
+@pytest.mark.parametrize("certificate", [b"", b"\x30\x03\x02\x01\x00", b"\xff" * 99], ids=["empty", "short", "ones"])
 def test_credential_that_is_no_certificate_is_never_installed(device: Device, certificate: bytes) -> None:
     good = device.obtain()
     before = device.snapshot()
@@ -208,6 +206,8 @@ def test_no_error_shows_a_key(device: Device) -> None:
 
 
 def spki_of_der(certificate: bytes) -> bytes:
-    return x509.load_der_x509_certificate(certificate).public_key().public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    return (
+        x509.load_der_x509_certificate(certificate)
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     )

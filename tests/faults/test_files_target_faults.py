@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from support.devicepki import credential_for, pool_credential
-from support.faultline import KILL, strike
 
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.errors import DeviceFault
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
+from support.devicepki import credential_for, pool_credential
+from support.faultline import KILL, strike
 
 PROGRAM = """
 import sys

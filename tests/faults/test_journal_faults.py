@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.faultline import KILL, strike
 
 from birthmark.adapters.journal import FileJournal
+from support.faultline import KILL, strike
 
 COUNT = 6
 PROGRAM = f"""

@@ -16,8 +16,8 @@ from threading import Condition
 from types import TracebackType
 
 import msgspec
-from birthmark.adapters.durable import naming_os_errors
 
+from birthmark.adapters.durable import naming_os_errors
 from birthmark.errors import Refused, StationFault, Tampered
 from birthmark.ports import JournalRecord
 

@@ -151,7 +151,9 @@ def checked_value(key: str, value: object) -> Any:
     try:
         return msgspec.convert(value, annotation, strict=True)
     except msgspec.ValidationError as problem:
-        raise _bad_value(key, str(problem), _allowed(annotation)) from None
+        allowed = _allowed(annotation)
+        reason = f"{ascii(value)[:80]} is not one of the choices" if allowed else str(problem)
+        raise _bad_value(key, reason, allowed) from None
 
 
 _HINTS = {kind: get_type_hints(kind, include_extras=True) for kind in (Answers, Facts)}

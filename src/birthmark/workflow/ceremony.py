@@ -22,9 +22,8 @@ from birthmark import __version__
 from birthmark.errors import Misconfigured, Refused
 from birthmark.model.events import CaCreated, utc_text
 from birthmark.pki.algorithms import spki_of
-from birthmark.pki.authority import issue_ca_certificate
 from birthmark.pki.chain import verify_chain
-from birthmark.pki.issuer import Issuer
+from birthmark.pki.issuer import Issuer, issue_ca_certificate
 from birthmark.pki.lint import lint_certificate, refuse_findings
 from birthmark.pki.profile import Profile
 from birthmark.ports import Clock, Entropy, Keys, Ledger, Records
@@ -168,6 +167,7 @@ def _make_ca(ca: CeremonyCa, made: dict[str, _MadeCa], now: datetime, tools: Cer
         cert_serial=prefix + tools.entropy(8),
         not_before=now,
         values=ca.values,
+        lint=lambda specimen, issuer_der: lint_certificate(specimen, issuer_der=issuer_der, profile=profile),
     )
     ancestors = () if issuer is None else issuer.chain_der
     refuse_findings(lint_certificate(der, issuer_der=ancestors[0] if ancestors else der, profile=profile), profile)

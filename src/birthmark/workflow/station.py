@@ -105,10 +105,12 @@ class _Run:
             self._begin(device)
         except (Refused, DeviceFault) as fault:
             self._reject(fault)
-        credential = self._obtain(order)
+        installed = self._installed_before(device, order, probe)
+        credential = installed or self._obtain(order)
         try:
-            self._write("installing")
-            self._step("install", lambda: self._target.install(credential))
+            if installed is None:
+                self._write("installing")
+                self._step("install", lambda: self._target.install(credential))
             proof = self._prove(credential.certificate, credential.chain, credential)
         except (DeviceFault, Tampered, Refused) as fault:
             self._fail(fault)
@@ -192,6 +194,19 @@ class _Run:
             # The source has put its refusal on record; nothing was written to the device.
             self._write("void")
             raise
+
+    def _installed_before(self, device: DeviceRecord, order: OrderRecord, probe: Probe) -> Credential | None:
+        """Return the credential if the power went after this attempt installed it.
+
+        Only for keys born in the device: after ``install`` it would make another key, and there is nothing to repeat.
+        """
+        if order.key_origin != "device" or device.attempt != self._attempt or device.issued_seq is None:
+            return None
+        certificate = stored_certificate(self._post.ledger, device)
+        if probe.certificate != certificate or device.intent is None:
+            return None
+        chain = self._post.chain_of(order.ca)
+        return Credential(self._serial, certificate, chain, None, device.intent, device.issued_seq)
 
     def _make_key(self, order: OrderRecord) -> bytes:
         try:

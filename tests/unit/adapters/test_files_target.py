@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.devicepki import credential_for, pool_credential
 
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.errors import DeviceFault, Misconfigured, Refused, StationFault
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
+from support.devicepki import credential_for, pool_credential
 
 PASSPHRASE = "correct horse"
 PLAIN = {"pem": ("device.key", "device.crt"), "der": ("device.key.der", "device.crt.der")}
@@ -58,9 +58,10 @@ def test_openssl_reads_what_was_installed_and_accepts_the_proof(dut: Path, layou
     assert evidence.signature is not None
     signature.write_bytes(evidence.signature)
     message.write_bytes(b"birthmark-proof-v1\0" + b"c" * 32)
-    digest = {"ed25519": ("-rawin",), "p384": ("-rawin", "-digest", "sha384")}.get(algorithm, ("-rawin", "-digest", "sha256"))
+    digests = {"ed25519": (), "p384": ("-digest", "sha384")}
+    digest = digests.get(algorithm, ("-digest", "sha256"))
     verified = openssl(
-        "pkeyutl", "-verify", "-pubin", "-inkey", public, *digest, "-in", message, "-sigfile", signature
+        "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", *digest, "-in", message, "-sigfile", signature
     )
     assert b"Success" in verified
 

@@ -40,7 +40,8 @@ def answer(**changed: Any) -> Answers:
 def every_answer(facts: Facts | None = None) -> Iterator[Answers]:
     """Every combination of the eight decisions."""
     for combination in itertools.product(*CHOICES.values()):
-        yield Answers(**dict(zip(CHOICES, combination, strict=True)), facts=facts or Facts())
+        decisions: dict[str, Any] = dict(zip(CHOICES, combination, strict=True))
+        yield Answers(**decisions, facts=facts or Facts())
 
 
 def verdicts(**changed: Any) -> dict[str, str]:

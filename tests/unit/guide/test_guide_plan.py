@@ -46,6 +46,7 @@ def laws(plan: Plan) -> list[tuple[str, bool]]:
     """What no plan may break, said without the rules."""
     said = plan.answers
     offline = said.connectivity != "online"
+    sensitive_site = plan.sensitive and plan.source == "factory_ca"
     return [
         ("a pool key is never born in the device", plan.source != "pool" or plan.key_origin == "injected"),
         ("a key in hardware is born inside", said.storage not in ("hsm", "tee") or plan.key_origin == "device"),
@@ -58,7 +59,7 @@ def laws(plan: Plan) -> list[tuple[str, bool]]:
         ("no CA key of a foreign CA", (plan.ca_key == "none") == (plan.ca_owner != "maker")),
         (
             "no site CA in a file if sensitive",
-            not (plan.sensitive and plan.source == "factory_ca") or plan.ca_key != "file",
+            not sensitive_site or plan.ca_key != "file",
         ),
         ("a cloud's PKI serves that cloud", said.root != "cloud_run" or "aws_iot" not in plan.clouds),
         ("asked is done: generate", said.when_to_generate in ("derive", plan.when_to_generate)),

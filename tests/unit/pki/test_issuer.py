@@ -128,6 +128,15 @@ def test_altered_tbs_is_not_signed() -> None:
             issuer.sign_many(granted, [*good[:2], bad, *good[3:]], verify="sample")
 
 
+def test_two_names_in_one_certificate_are_found() -> None:
+    issuer, made = hierarchy("tls-client", "p256"), template("tls-client")
+    granted = issuer.prepare(made, now=NOW, lint=no_lint)
+    tbs = made.filler(6).fill(*values_for("p256", b"SN0042"))
+    at = tbs.index(b"SN0042")
+    with pytest.raises(Tampered, match=r"template\.mismatch"):
+        issuer.sign_many(granted, [tbs[:at] + b"SN0043" + tbs[at + 6 :]], verify="sample")
+
+
 def test_permit_cannot_be_made_copied_or_sent() -> None:
     with pytest.raises(TypeError):
         Permit()

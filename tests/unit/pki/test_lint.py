@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birthmark.errors import Refused
-from birthmark.pki import lint
+from birthmark.pki import keycheck, lint
 from birthmark.pki.algorithms import algorithm_named, algorithm_of, spki_of
+from birthmark.pki.csr import QUIRKS
 from birthmark.pki.expected import expected_names, expected_purposes, expected_subject
 from birthmark.pki.filler import assemble
 from birthmark.pki.lint import Severity, lint_certificate, lint_profile, refuse_findings, unallowed
@@ -90,6 +92,14 @@ def test_every_code_has_its_own_name_and_a_citation() -> None:
 
 def test_page_of_rules_keeps_in_step() -> None:
     assert lint.rules_table() in DOCS.read_text(), "paste lint.rules_table() into the page"
+
+
+def test_page_names_every_quirk_and_every_weakness() -> None:
+    page = DOCS.read_text()
+    source = Path(keycheck.__file__).read_text()
+    codes = set(re.findall(r'"(key\.weak\.[a-z0-9_.]+)"', source)) | QUIRKS.keys()
+    assert len(codes) > 12
+    assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
 
 
 VALUES = vectors.VALUES | {"ca_name": "Acme Issuing 1"}

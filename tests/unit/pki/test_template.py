@@ -323,6 +323,15 @@ def test_string_types_narrow_what_the_pattern_allows() -> None:
         with pytest.raises(Refused, match=r"device\.serial\.profile"):
             made.check_device_serial(bad)
     made.check_device_serial(b"a b")
+    common = load_preset("aws-iot")
+    common = msgspec.structs.replace(
+        common, device_serial=msgspec.structs.replace(common.device_serial, pattern="(?s).+")
+    )
+    wide = compile_template(common, issuer_certificate=issuer, not_before=NOW, key_algorithm="p256")
+    wide.check_device_serial(b"a_b")
+    for bad in (b"\xe9", "é".encode(), b"a\x1bb"):
+        with pytest.raises(Refused, match=r"device\.serial\.profile"):
+            wide.check_device_serial(bad)
 
 
 def test_azure_registration_ids_are_lower_case() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from birthmark.adapters.audit.certificates import CertificateChecker, TemplateForm
-from birthmark.adapters.audit.entries import RECORD_OCTETS, Document, parse_head
+from birthmark.adapters.audit.entries import ISSUED, RECORD_OCTETS, Document, parse_head
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import BulkIntent, Chunk, Index, Order, load_index
 from birthmark.adapters.audit.logpass import read_range
@@ -43,7 +42,6 @@ class IdentityPart:
     without_vault: list[int] = field(default_factory=list)
     attempts: int = 0
     revocations: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
     findings: Findings = field(default_factory=Findings)
 
 
@@ -79,10 +77,9 @@ class _Pass:
         kind = document.get("type") if document is not None else None
         if document is None or not isinstance(kind, str):
             return
-        self.part.seen[kind] += 1
         try:
             if kind == "issued":
-                self._issued(seq, document, piece[feed + 1 :])
+                self.issued(seq, document["device"], document["intent"], piece[feed + 1 :])
             elif kind == "devices_ordered":
                 self._devices_ordered(seq, document, piece[feed + 1 :])
             elif kind == "reserved":
@@ -124,8 +121,8 @@ class _Pass:
             return
         self._device_record(next(iter(intent.places)), seq, document, b"")
 
-    def _issued(self, seq: int, document: Document, certificate: bytes) -> None:
-        device, number = document["device"], document["intent"]
+    def issued(self, seq: int, device: str, number: int, certificate: bytes) -> None:
+        """Check one certificate, issued for ``device`` under the reservation in entry ``number``."""
         where = f"entry {seq}"
         intent = self._intents[number] if number in self._intents else self._intent(number)
         self.part.certificates += 1
@@ -145,17 +142,14 @@ class _Pass:
                 "audit.signature", f"device {device}: template {intent.template} names no known CA", where, device
             )
         else:
-            faults = checker.faults(
-                certificate,
-                device_serial=device.encode(),
-                cert_serial=intent.prefix + record[:8],
-                spki_sha256=record[8:40],
-                tbs_sha256=record[40:],
-            )
-            self.part.signatures += not any(code in _UNVERIFIED for code, _ in faults) if faults else 1
+            values = (device.encode(), intent.prefix + record[:8], record[8:40], record[40:])
+            faults = () if checker.is_good(certificate, *values) else checker.faults(certificate, *values)
+            self.part.signatures += 1
             for code, text in faults:
+                self.part.signatures -= code in _UNVERIFIED
                 self._add(code, f"the certificate of device {device} {text}", where, device)
         if not intent.bulk:
+            document = {"type": "issued", "device": device, "intent": number}
             self._device_record(device, seq, document, sha256(certificate).digest())
             return
         base, mask = self.part.bulk.get(number, (seq - position, 0))
@@ -234,9 +228,10 @@ class _Pass:
 
     def _spill_keys(self, seq: int, records: bytes) -> None:
         mask, reference = self.spill.shards - 1, seq.to_bytes(8, "big")
+        buffers = [self.spill.buffer("key", shard) for shard in range(self.spill.shards)]
         for position, at in enumerate(range(8, len(records), RECORD_OCTETS)):
             key = records[at : at + 32]
-            self.spill.buffer("key", key[0] & mask).extend(key + reference + position.to_bytes(2, "big"))
+            buffers[key[0] & mask] += key + reference + position.to_bytes(2, "big")
 
     def _bulk_row(self, seq: int, document: Document, records: bytes) -> None:
         where = f"table certificate, intent {seq}"
@@ -341,11 +336,15 @@ def pass_identities(ledger: Path, scratch: Path, first: int, last: int, shards: 
             run = _Pass(reader, load_index(scratch / "index"), spill)
             pieces, _ = read_range(reader, first, last, None)
             for at, piece in enumerate(pieces):
-                if piece:
-                    try:
+                try:
+                    issued = ISSUED.match(piece, 2)
+                    if issued is not None:
+                        device, number = issued[2].decode(), int(issued[3])
+                        run.issued(first + at, device, number, piece[issued.end() :])
+                    elif piece:
                         run.entry(first + at, piece)
-                    except Tampered as problem:
-                        run.part.findings.add("audit.ledger.unreadable", problem.message, f"entry {first + at}")
+                except Tampered as problem:
+                    run.part.findings.add("audit.ledger.unreadable", problem.message, f"entry {first + at}")
             return run.part
     finally:
         reader.close()

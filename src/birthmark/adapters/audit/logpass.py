@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from birthmark.adapters.audit.entries import Document, canonical_fault, parse_head, split_packed
+from birthmark.adapters.audit.entries import ISSUED, Document, canonical_fault, parse_head, split_packed
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.logcheck import pairs_root
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles, tile_path
@@ -117,8 +117,14 @@ def pass_log(ledger: Path, log: Path, first: int, last: int, published: int) -> 
 
 
 def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
-    last_at = ""
+    last_at, issued_at, is_issued = "", b"", ISSUED.match
     for at, piece in enumerate(pieces):
+        issued = is_issued(piece, 2)
+        if issued is not None:
+            if issued[1] != issued_at:
+                issued_at = issued[1]
+                last_at = _later(last_at, issued_at.decode(), first + at, part)
+            continue
         if not piece:
             continue
         seq, feed = first + at, piece.find(b"\n", 2)
@@ -132,12 +138,7 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
             what = f"entry {seq}{_names(piece)} is not a lawful event: {fault}"
             part.findings.add("audit.entry.canonical", what, f"entry {seq}", _device(piece))
             continue
-        moment = document["at"]
-        if moment < last_at:
-            check_clock(last_at, moment, seq, part.findings)
-        else:
-            last_at = moment
-        part.first_at = part.first_at or moment
+        last_at = _later(last_at, document["at"], seq, part)
         kind = document["type"]
         if kind in _INDEXED:
             part.indexed.append((seq, document, piece[feed + 1 :] if kind in CONTROL_TYPES else b""))
@@ -146,6 +147,15 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
             if document.get("chunk") is not None:
                 part.intents.append((seq, document))
     part.last_at = last_at
+
+
+def _later(last_at: str, moment: str, seq: int, part: LogPart) -> str:
+    """Return the later of two times; note the first one, and a clock that went back."""
+    part.first_at = part.first_at or moment
+    if moment < last_at:
+        check_clock(last_at, moment, seq, part.findings)
+        return last_at
+    return moment
 
 
 def check_clock(before: str, after: str, seq: int, findings: Findings) -> None:

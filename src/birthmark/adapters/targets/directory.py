@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from birthmark.adapters.durable import naming_os_errors, sync_directory, write_durably
-
 from birthmark.errors import DeviceFault, StationFault
 
 __all__ = ["Directory", "Found", "Permissions"]

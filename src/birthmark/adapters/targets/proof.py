@@ -12,11 +12,9 @@ from cryptography.x509.oid import NameOID
 
 from birthmark.model.ids import parse_device_serial
 from birthmark.pki.algorithms import algorithm_of, is_software_key
+from birthmark.wire.receipt import PROOF_PREFIX
 
-__all__ = ["PROOF_PREFIX", "device_csr", "proof_message", "sign_proof"]
-
-PROOF_PREFIX = b"birthmark-proof-v1\0"
-"""Keeps a challenge from ever being something else that the device's key might sign."""
+__all__ = ["device_csr", "proof_message", "sign_proof"]
 
 _DIGESTS: dict[str, hashes.HashAlgorithm | None] = {
     "p256": hashes.SHA256(),

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -188,7 +187,9 @@ def _show_next(console: Console, plan: Plan, answers: Path | None, output: Path 
     else:
         commands = [command.replace("plan.toml", shlex.quote(str(output))) for command in commands]
         console.print(Text(f"The plan is in {output}."))
-    console.print(Panel(Text("\n".join(commands)), title="Run next", title_align="left"))
+    console.print(Text("Run next:", style="bold"))
+    for command in commands:  # one line each, unbroken, so that it can be copied
+        console.print(Text(f"  {command}"), soft_wrap=True)
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,41 @@
+"""Secrets are opened in few places, each of them named here with its reason."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+
+from birthmark.model.secret import Secret
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "birthmark"
+
+MAY_REVEAL = {
+    "adapters/keys/file.py": "opens and writes encrypted key files",
+    "adapters/pkcs11_token.py": "logs in to the token",
+    "adapters/targets/layouts.py": "writes the device's key file",
+    "adapters/handshake.py": "hands the device's key to the TLS library",
+    "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
+    "wire/vault.py": "opens the vault key and content keys",
+    "workflow/draw.py": "checks that a drawn key belongs to its certificate",
+    "workflow/station.py": "checks that the credential's key belongs to its certificate",
+}
+
+
+def test_secrets_are_opened_only_where_it_is_written_down() -> None:
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "reveal"
+    }
+    assert found <= set(MAY_REVEAL), found - set(MAY_REVEAL)
+
+
+def test_a_secret_shows_nothing() -> None:
+    secret = Secret(b"canary-7f3a")
+    assert "canary" not in f"{secret!r} {secret} {[secret]}"
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
