@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
 from birthmark.ports import JournalRecord
+from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
 
 class PowerCut(BaseException):
@@ -123,9 +123,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Factory:
 
 
 @pytest.mark.parametrize("device_serial", [POOLED[0], BORN[0]], ids=["pool", "born"])
-def test_power_cut_at_any_act_then_the_same_command_again(
-    factory: Factory, tmp_path: Path, device_serial: str
-) -> None:
+def test_power_cut_at_any_act_then_the_same_command_again(factory: Factory, tmp_path: Path, device_serial: str) -> None:
     cuts = 0
     while True:
         copy = factory.copy(tmp_path / f"cut-{cuts}")
@@ -208,7 +206,7 @@ def test_power_cut_in_rework_leaves_one_identity(factory: Factory, tmp_path: Pat
         copy = factory.copy(tmp_path / f"cut-{cuts}")
         with copy.line() as line:
             line.provision(POOLED[3])
-            if not cut(lambda line=line: rework(line, Fuse(cuts + 1))):
+            if not is_cut(line, Fuse(cuts + 1)):
                 break
         cuts += 1
         with copy.line() as line:
@@ -223,9 +221,9 @@ def test_power_cut_in_rework_leaves_one_identity(factory: Factory, tmp_path: Pat
     assert cuts == 6
 
 
-def cut(call: Callable[[], None]) -> bool:
+def is_cut(line: Line, fuse: Fuse) -> bool:
     try:
-        call()
+        rework(line, fuse)
     except PowerCut:
         return True
     return False

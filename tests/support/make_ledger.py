@@ -28,7 +28,7 @@ from birthmark.tlog import checkpoint, tiles
 from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 
-__all__ = ["ORIGIN", "Identity", "LedgerMaker", "make_story", "rewrite_log"]
+__all__ = ["ORIGIN", "Identity", "LedgerMaker", "all_entries", "ca_certificate", "database", "make_story", "publish", "rewrite_log", "serials"]
 
 ORIGIN = "birthmark/test/site"
 STATION = "line1"
@@ -202,9 +202,7 @@ class LedgerMaker:
                 tx.append_issued(pending.intent, count=count, entries=b"".join(entries), leaf_hashes=b"".join(leaves))
             else:
                 device = pending.devices[0]
-                tx.append(
-                    e.Issued(at=at, device=device, intent=pending.intent), self.identities[device].certificate
-                )
+                tx.append(e.Issued(at=at, device=device, intent=pending.intent), self.identities[device].certificate)
             if vault:
                 slots = b"".join(hashlib.shake_128(device.encode()).digest(SLOT) for device in pending.devices)
                 tx.vault.put(pending.intent, SealedChunk(bytes(1120), SLOT, slots))
@@ -350,9 +348,7 @@ def publish(root: Path, log_key: Ed25519PrivateKey) -> None:
     connection.close()
 
 
-def rewrite_log(
-    root: Path, log_key: Ed25519PrivateKey, change: Callable[[list[bytes]], list[bytes]]
-) -> None:
+def rewrite_log(root: Path, log_key: Ed25519PrivateKey, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Forge history as somebody with the log key could: change the entries, then make all hashes agree again."""
     import shutil
 

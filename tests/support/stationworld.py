@@ -24,8 +24,7 @@ from birthmark.model.events import CaCreated, StationAdded, WorkspaceCreated, de
 from birthmark.model.ids import OrderId
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import ALGORITHMS
-from birthmark.pki.issuer import issue_ca_certificate
-from birthmark.pki.issuer import Issuer
+from birthmark.pki.issuer import Issuer, issue_ca_certificate
 from birthmark.pki.profile import load_preset
 from birthmark.ports import Journal, Ledger, MadeChunk, MakeTask, SignedChunk, SignTask, Target
 from birthmark.tlog.note import encode_vkey, public_octets
@@ -137,9 +136,7 @@ class Line:
             ledger=used, records=self.records, vault_key=self.vault_key, chain_of=self.chain_of, clock=self.clock
         )
         permits = self.permits if ledger is None else self.make_permits(used)
-        issue = IssueSource(
-            ledger=used, records=self.records, permits=permits, clock=self.clock, entropy=os.urandom
-        )
+        issue = IssueSource(ledger=used, records=self.records, permits=permits, clock=self.clock, entropy=os.urandom)
         return LocalSource(pool=pool, issue=issue)
 
     def reworks(self, ledger: Ledger | None = None) -> Rework:

@@ -8,7 +8,7 @@ computes their content and reads subtree hashes back out of them; files are the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from birthmark.errors import Refused, Tampered
@@ -22,6 +22,7 @@ __all__ = [
     "ReadTile",
     "Tile",
     "bundle_leaf_hashes",
+    "cut_bundles",
     "decode_entries",
     "encode_entries",
     "entry_bundles",
@@ -194,6 +195,28 @@ def entry_bundles(old_size: int, entries: Sequence[bytes], read_tile: ReadTile) 
         before = load_entries(Tile(ENTRIES, index, kept), read_tile) if kept else []
         yield Tile(ENTRIES, index, kept + len(batch)), encode_entries(before) + encode_entries(batch)
         at, index, kept = at + len(batch), index + 1, 0
+
+
+def cut_bundles(first: int, pieces: Iterable[bytes]) -> Iterator[tuple[Tile, bytes]]:
+    """Yield name and content of every bundle of packed entries that start at ``first``, the start of a bundle.
+
+    ``pieces`` are whole entries in bundle form, end to end. This is ``entry_bundles`` for entries that are packed
+    already: they are cut, not decoded.
+    """
+    index, width = first // TILE_WIDTH, 0
+    parts: list[bytes] = []
+    for piece in pieces:
+        start = at = 0
+        end = len(piece)
+        while at < end:
+            at += 2 + (piece[at] << 8 | piece[at + 1])
+            width += 1
+            if width == TILE_WIDTH:
+                yield Tile(ENTRIES, index), b"".join((*parts, piece[start:at]))
+                index, width, parts, start = index + 1, 0, [], at
+        parts.append(piece[start:])
+    if width:
+        yield Tile(ENTRIES, index, width), b"".join(parts)
 
 
 def load_tile(tile: Tile, read_tile: ReadTile) -> bytes:

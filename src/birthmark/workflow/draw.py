@@ -64,7 +64,6 @@ class PoolSource:
         if known is not None:
             return known
         device = known_device(self._records, request.device_serial)
-        self._require_pooled(device)
         event = Drawn(
             at=utc_text(self._clock()),
             device=request.device_serial,
@@ -72,6 +71,7 @@ class PoolSource:
             attempt=request.attempt,
         )
         try:
+            self._require_pooled(device)
             with self._ledger.transaction() as tx:
                 tx.append(event)
                 return _slot(tx, device)
@@ -124,8 +124,7 @@ class PoolSource:
 
     def _settle(self, request: CredentialRequest, refusal: Refused) -> _Sealed:
         """Somebody was faster between looking and writing: take part in the same attempt, or say who it was."""
-        same = self._drawn_before(request) if refusal.code == "attempt.reused" else None
-        if same is not None:
+        if (same := self._drawn_before(request)) is not None:
             return same
         device = self._records.device(request.device_serial)
         if refusal.code == "device.state" and device is not None and device.state in _TAKEN:

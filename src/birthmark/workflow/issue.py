@@ -57,9 +57,9 @@ class IssueSource:
             if self._records.attempt(request.attempt) is None:
                 try:
                     self._reserve(request, device, order, csr)
-                except Refused as refusal:
+                except Refused:
                     # The same attempt may run twice at once; whoever comes second takes part in the first.
-                    if refusal.code != "attempt.reused":
+                    if self._records.attempt(request.attempt) is None:
                         raise
             intent = self._reservation(request, csr)
         return self._finish(request, order, csr, intent)

@@ -18,7 +18,7 @@ from birthmark.tlog.checkpoint import Checkpoint, open_checkpoint
 from birthmark.tlog.checkpoint import sign as sign_checkpoint
 from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import encode_vkey, public_octets
-from birthmark.tlog.tiles import TILE_WIDTH, HashReader, entry_bundles, hash_tiles
+from birthmark.tlog.tiles import TILE_WIDTH, HashReader, cut_bundles, hash_tiles
 
 __all__ = ["LogPublication"]
 
@@ -100,8 +100,8 @@ class LogPublication:
         for path, data in growth.tiles.items():
             self._store.write(path, data)
         aligned = growth.old - growth.old % TILE_WIDTH
-        entries = [entry for _, entry in self._publisher.entries(aligned, growth.new - aligned)]
-        for tile, data in entry_bundles(aligned, entries, self._store.read):
+        pieces = self._publisher.packed(aligned, growth.new - aligned)
+        for tile, data in cut_bundles(aligned, pieces):
             self._store.write(tile.path, data)
         self._store.publish(checkpoint)
 

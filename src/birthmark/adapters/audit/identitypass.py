@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from birthmark.adapters.audit.certificates import CertificateChecker, TemplateForm
-from birthmark.adapters.audit.entries import ISSUED, RECORD_OCTETS, Document, parse_head
+from birthmark.adapters.audit.entries import ISSUED, RECORD_OCTETS, Document, canonical_fault, parse_head
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import BulkIntent, Chunk, Index, Order, load_index
 from birthmark.adapters.audit.logpass import read_range
@@ -73,24 +73,22 @@ class _Pass:
     def entry(self, seq: int, piece: bytes) -> None:
         """Check one entry, given with its length in front."""
         feed = piece.find(b"\n", 2)
-        document = parse_head(piece[2:feed]) if feed >= 0 else None
-        kind = document.get("type") if document is not None else None
-        if document is None or not isinstance(kind, str):
-            return
-        try:
-            if kind == "issued":
-                self.issued(seq, document["device"], document["intent"], piece[feed + 1 :])
-            elif kind == "devices_ordered":
-                self._devices_ordered(seq, document, piece[feed + 1 :])
-            elif kind == "reserved":
-                self._reserved(seq, document, piece[feed + 1 :])
-            elif kind == "abandoned":
-                self._abandoned(seq, document)
-            elif kind in _LIFE:
-                self._life(seq, kind, document, piece[feed + 1 :])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            # The first pass has already said that this entry is no lawful event.
-            return
+        head = piece[2:feed] if feed >= 0 else b""
+        document = parse_head(head)
+        if document is None or canonical_fault(head, document) is not None:
+            return  # the first pass has said so
+        kind = document["type"]
+        attachment = piece[feed + 1 :]
+        if kind == "issued":
+            self.issued(seq, document["device"], document["intent"], attachment)
+        elif kind == "devices_ordered":
+            self._devices_ordered(seq, document, attachment)
+        elif kind == "reserved":
+            self._reserved(seq, document, attachment)
+        elif kind == "abandoned":
+            self._abandoned(seq, document)
+        elif kind in _LIFE:
+            self._life(seq, kind, document, attachment)
 
     def _add(self, code: str, what: str, where: str, device_serial: str | None = None) -> None:
         self.part.findings.add(code, what, where, device_serial)
@@ -182,13 +180,13 @@ class _Pass:
     def _read_intent(self, number: int) -> _Intent | None:
         head, _, records = (self.reader.entry(number) or b"").partition(b"\n")
         document = parse_head(head)
-        if document is None or document.get("type") != "reserved":
+        if document is None or document.get("type") != "reserved" or canonical_fault(head, document) is not None:
             return None
         prefix, template = bytes.fromhex(document["serial_prefix"]), document["template"]
         device = document.get("device")
         if device is not None:
             return _Intent(number, prefix, records, {device: 0}, template, False)
-        serials = self._device_serials(document["order"], document["chunk"])
+        serials = self._device_serials(document["order"], document.get("chunk", -1))
         places = {serial: place for place, serial in enumerate(serials)}
         return _Intent(number, prefix, records, places, template, True)
 

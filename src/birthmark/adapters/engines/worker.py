@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import sha1, sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -31,6 +31,7 @@ _POINT_OCTETS = {"p256": 65, "p384": 97}
 class _Made:
     device_serials: list[bytes]
     tbs: list[bytes]
+    tbs_hashes: list[bytes]
 
 
 class BulkWorker:
@@ -59,8 +60,9 @@ class BulkWorker:
         randoms = self._entropy(8 * task.count)
         fillers: dict[int, Callable[[bytes, bytes, bytes, bytes], bytes]] = {}
         records: list[bytes] = []
-        slots, tbs_list = [], []
-        make_key, seal, key_id, prefix = self._make_key, sealer.seal, self._algorithm.key_id, task.serial_prefix
+        slots, tbs_list, tbs_hashes = [], [], []
+        make_key, seal, prefix = self._make_key, sealer.seal, task.serial_prefix
+        key_bits, has_key_id = self._algorithm.bits_offset, self._permit.template.profile.ski
         for position, device_serial in enumerate(device_serials):
             fill = fillers.get(len(device_serial))
             if fill is None:
@@ -68,11 +70,15 @@ class BulkWorker:
             pkcs8, spki = make_key()
             spki_hash = sha256(spki).digest()
             random = randoms[8 * position : 8 * position + 8]
-            tbs = fill(prefix + random, device_serial, spki, key_id(spki))
-            records += (random, spki_hash, sha256(tbs).digest())
+            # RFC 5280, 4.2.1.2, method 1; the same as KeyAlgorithm.key_id without the call.
+            key_id = sha1(spki[key_bits:], usedforsecurity=False).digest() if has_key_id else b""
+            tbs = fill(prefix + random, device_serial, spki, key_id)
+            tbs_hash = sha256(tbs).digest()
+            records += (random, spki_hash, tbs_hash)
             slots.append(seal(position, spki_hash, pkcs8))
             tbs_list.append(tbs)
-        self._made[task.task] = _Made(device_serials, tbs_list)
+            tbs_hashes.append(tbs_hash)
+        self._made[task.task] = _Made(device_serials, tbs_list, tbs_hashes)
         sealed = SealedChunk(sealer.encapsulated, sealer.slot_size, b"".join(slots))
         return MadeChunk(task.task, b"".join(records), sealed)
 
@@ -83,7 +89,7 @@ class BulkWorker:
     def sign(self, task: SignTask) -> SignedChunk:
         """Sign a made chunk and return its log entries."""
         made = self._made.pop(task.task)
-        certificates = self._issuer.sign_many(self._permit, made.tbs, verify="sample")
+        certificates = self._issuer.sign_many(self._permit, made.tbs, verify="sample", tbs_hashes=made.tbs_hashes)
         head, tail = b'{"at":"%s","device":"' % task.at.encode(), b'","intent":%d,"type":"issued"}\n' % task.intent
         entries: list[bytes] = []
         leaf_hashes = []

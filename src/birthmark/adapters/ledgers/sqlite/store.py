@@ -93,6 +93,15 @@ class _Transaction:
         self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (first, count, body, leaf_hashes))
 
 
+def _offset(packed: bytes, at: int, entries: int) -> int:
+    """Return where ``entries`` packed entries from ``at`` end, or where the octets do."""
+    end = len(packed)
+    while entries > 0 and at < end:
+        at += 2 + (packed[at] << 8 | packed[at + 1])
+        entries -= 1
+    return at
+
+
 class SqliteLedger:
     """Implements ``ports.Ledger`` and, through ``records``, ``ports.Records``.
 
@@ -196,7 +205,7 @@ class SqliteLedger:
     def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
         """Yield entries ``first .. first+count-1`` as far as they exist."""
         last = first + count
-        for start, packed in self._rows(first, last, "body"):
+        for start, _, packed in self._rows(first, last, "body"):
             seq, at = start, 0
             while at < len(packed):
                 end = at + 2 + int.from_bytes(packed[at : at + 2], "big")
@@ -204,15 +213,26 @@ class SqliteLedger:
                     yield seq, packed[at + 2 : end]
                 seq, at = seq + 1, end
 
+    def packed(self, first: int, count: int) -> Iterator[bytes]:
+        """Yield the packed form of ``count`` entries from ``first``, one piece a row."""
+        last = first + count
+        for start, here, body in self._rows(first, last, "body"):
+            if first <= start and start + here <= last:
+                yield body
+                continue
+            begin = _offset(body, 0, first - start)
+            yield body[begin : _offset(body, begin, last - max(start, first))]
+
     def leaf_hashes(self, first: int, count: int) -> bytes:
         """Return the packed leaf hashes (32 octets each) of ``count`` entries from ``first``."""
         parts = []
-        for start, packed in self._rows(first, first + count, "leaf_hashes"):
+        for start, _, packed in self._rows(first, first + count, "leaf_hashes"):
             low, high = max(first - start, 0), first + count - start
             parts.append(packed[32 * low : 32 * high])
         return b"".join(parts)
 
-    def _rows(self, first: int, last: int, column: str) -> Iterator[tuple[int, bytes]]:
+    def _rows(self, first: int, last: int, column: str) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (first entry, count, column) of every row that touches the range."""
         at = first
         while at < last:
             with self._lock, naming_failures():
@@ -222,7 +242,7 @@ class SqliteLedger:
                 ).fetchone()
             if row is None or row[0] + row[1] <= at:
                 return
-            yield row[0], row[2]
+            yield row
             at = row[0] + row[1]
 
     def rows(self, query: str) -> Iterator[tuple[object, ...]]:

@@ -1,0 +1,228 @@
+"""``birthmark audit``: verify everything with code that the writer does not share, prove one device to a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark.errors import Misconfigured, StationFault, Tampered, Unavailable
+from birthmark.shell.cli.options import JsonOption, WorkspaceOption
+from birthmark.shell.cli.screen import emit, progress_bar, table
+
+if TYPE_CHECKING:
+    from birthmark.adapters.audit.verify import Report
+
+__all__ = ["register", "render_proof"]
+
+_SHOWN = 50
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    audit = typer.Typer(help="Verify the record, or prove one device from it.", no_args_is_help=True)
+    audit.command("verify")(verify)
+    audit.command("prove")(prove)
+    audit.command("check-proof")(check)
+    app.add_typer(audit, name="audit")
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="The workspace directory; nothing in it is changed.")] = Path(),
+    processes: Annotated[int | None, typer.Option(help="Processes; default: one a processor.")] = None,
+    vkey: Annotated[str | None, typer.Option(help="Verifier key of the log, as you know it from elsewhere.")] = None,
+    head: Annotated[list[Path] | None, typer.Option(help="A checkpoint you kept; it must be of this log.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every invariant of a workspace: log, tiles, certificates, keys, devices, tables, vault."""
+    from birthmark.adapters.audit.verify import verify_workspace
+
+    if processes is not None and processes < 1:
+        raise Misconfigured("audit.processes", "the audit needs a process", hint="Give --processes 1 or more.")
+    with _progress(quiet=as_json) as progress:
+        report = verify_workspace(directory, processes=processes, progress=progress, vkey=vkey, kept_heads=head or ())
+    _show(report, as_json=as_json)
+    if report.errors:
+        raise _failed(report)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that draws a bar; the total is known once the ledger is open."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    with ExitStack() as stack:
+        bars: list[Callable[[int], None]] = []
+        shown = [0]
+
+        def tell(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar("verifying", total=total, quiet=False)))
+            bars[0](done - shown[0])
+            shown[0] = done
+
+        yield tell
+
+
+def _failed(report: Report) -> Tampered:
+    codes = [f"{code} ({count})" for code, count in report.totals.items()]
+    return Tampered(
+        "audit.findings",
+        f"the audit found {report.errors} violations",
+        hint="Stop the line, keep the workspace as it is, and compare it with a copy of its log.",
+        codes=codes,
+    )
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        emit(report.document(), "", as_json=True)
+        return
+    if report.findings:
+        rows = [[f.severity, f.invariant, f.code, f.what, f.where] for f in report.findings[:_SHOWN]]
+        emit({}, table("Findings", ["", "law", "code", "what", "where"], rows), as_json=False)
+        hidden = sum(report.totals.values()) - len(rows)
+        if hidden > 0:
+            print(f"and {hidden:,} more; --json lists up to 100 of each code")
+    emit({}, table(_verdict(report), ["", ""], _summary(report)), as_json=False)
+
+
+def _verdict(report: Report) -> str:
+    state = "every invariant holds" if not report.errors else f"{report.errors:,} VIOLATIONS"
+    return f"{report.origin}: {state}"
+
+
+def _summary(report: Report) -> list[list[str]]:
+    counts = report.counts
+    duplicates = counts.get("keys", 0) - counts.get("distinct_keys", 0)
+    rows: list[tuple[str, object]] = [
+        ("entries in the log", report.size),
+        ("under the signed head", report.published),
+        ("tiles and bundles checked", counts.get("tiles", 0)),
+        ("devices ordered", counts.get("devices", 0)),
+        ("certificates", counts.get("certificates", 0)),
+        ("signatures verified", counts.get("signatures", 0)),
+        ("keys reserved", counts.get("keys", 0)),
+        ("distinct keys", counts.get("distinct_keys", 0)),
+        ("duplicate keys", duplicates),
+        ("duplicate certificate serials", report.totals.get("audit.serial.double", 0)),
+        ("receipts verified", counts.get("receipts", 0)),
+        ("keys erased on record", counts.get("erased_keys", 0)),
+    ]
+    for name, totals in report.orders.items():
+        text = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in totals.items() if count)
+        rows.append((f"order {name}", text))
+    rows.append(("root of all entries", report.root))
+    rows.append(("seconds", f"{report.seconds['total']:.1f} on {report.processes} processes"))
+    return [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in rows]
+
+
+def prove(
+    device: Annotated[str, typer.Argument(help="The device serial.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The proof file to write.")],
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a self-contained proof that the certificate of a device is in the log."""
+    from birthmark.adapters.audit.proof import check_proof
+
+    text, vkey = _make_proof(workspace, device)
+    checked = check_proof(text, vkey)
+    try:
+        output.write_bytes(text)
+    except OSError as problem:
+        raise StationFault(
+            "audit.proof.write",
+            f"cannot write {output}: {problem.strerror}",
+            hint="Choose a file in a directory that can be written.",
+            path=str(output),
+        ) from problem
+    emit(
+        {**checked.document(), "file": str(output), "vkey": vkey},
+        f"{output}: device {device} is entry {checked.index:,} of {checked.size:,}.\n"
+        f"Anybody can check it offline: birthmark audit check-proof {output} --vkey '{vkey}'",
+        as_json=as_json,
+    )
+
+
+def _make_proof(root: Path, device: str) -> tuple[bytes, str]:
+    """Return proof and verifier key, made from the published files."""
+    from birthmark.adapters.logstore import FileLogStore
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.tlog.checkpoint import open_checkpoint
+    from birthmark.tlog.merkle import inclusion_proof
+    from birthmark.tlog.proof import DeviceProof
+    from birthmark.tlog.tiles import HashReader
+
+    with open_workspace(root, publish=False) as opened:
+        record = opened.records.device(device)
+        if record is None or record.issued_seq is None:
+            raise Misconfigured(
+                "audit.prove.device",
+                f"device {device} has no certificate on record",
+                hint="Check the serial with `birthmark device show`.",
+                device_serial=device,
+            )
+        index: int = record.issued_seq
+        ((_, entry),) = opened.ledger.entries(index, 1)
+        origin = opened.settings.origin
+    store = FileLogStore(root / "log")
+    vkey = (store.read("vkey") or b"").decode("utf-8", "replace").strip()
+    note = store.read("checkpoint")
+    checkpoint = None if note is None else open_checkpoint(note, origin, vkey)
+    if note is None or checkpoint is None or index >= checkpoint.size:
+        raise Unavailable(
+            "audit.prove.unpublished",
+            f"no published checkpoint covers entry {index} yet",
+            hint="Run any command that writes (it publishes at its end), then try again.",
+            index=index,
+        )
+    path = inclusion_proof(index, checkpoint.size, HashReader(checkpoint.size, store.read))
+    proof = DeviceProof(index, tuple(path), note.decode(), extra=entry)
+    return render_proof(device, origin, entry, proof.render(), index), vkey
+
+
+def render_proof(device: str, origin: str, entry: bytes, proof: str, index: int) -> bytes:
+    """Return the proof file (docs/formats/device-proof.md)."""
+    import json
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from birthmark.adapters.audit.proof import PROOF_FORMAT
+
+    head, _, der = entry.partition(b"\n")
+    pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
+    issued = json.loads(head)["at"]
+    preface = f"{PROOF_FORMAT}\ndevice: {device}\nlog: {origin}\nentry: {index}\nissued: {issued}\n\n{pem}\n"
+    return (preface + proof).encode()
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="The proof file.")],
+    vkey: Annotated[str, typer.Option(help="Verifier key of the log, from a source you trust.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a device proof offline: no workspace, no network, only the verifier key of the log."""
+    from birthmark.adapters.audit.proof import check_proof
+
+    try:
+        data = file.read_bytes()
+    except OSError as problem:
+        raise Misconfigured(
+            "audit.proof.read",
+            f"cannot read {file}: {problem.strerror}",
+            hint="Name a proof file that `birthmark audit prove` wrote.",
+            path=str(file),
+        ) from problem
+    checked = check_proof(data, vkey)
+    emit(
+        checked.document(),
+        f"Good: the certificate of device {checked.device_serial}, issued {checked.issued_at},\n"
+        f"is entry {checked.index:,} of {checked.size:,} in the log {checked.origin}.",
+        as_json=as_json,
+    )

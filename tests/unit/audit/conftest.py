@@ -1,0 +1,54 @@
+"""One lawful workspace for all tests of the audit; each test gets a copy to damage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.make_ledger import LedgerMaker, make_story
+
+from birthmark.adapters.audit.findings import Finding
+from birthmark.adapters.audit.verify import Report, verify_workspace
+
+
+@dataclass(slots=True)
+class Story:
+    """A copy of the workspace and the maker that has its keys."""
+
+    root: Path
+    maker: LedgerMaker
+
+    def audit(self, **options: object) -> Report:
+        return verify_workspace(self.root, processes=1, **options)  # type: ignore[arg-type]
+
+    def found(self, code: str) -> list[Finding]:
+        """Return the findings of one code; there must be some."""
+        findings = [finding for finding in self.audit().findings if finding.code == code]
+        assert findings, f"{code} was not found"
+        return findings
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    maker = make_story(tmp_path_factory.mktemp("story") / "workspace")
+    return Story(maker.close(), maker)
+
+
+@pytest.fixture
+def story(original: Story, tmp_path: Path) -> Story:
+    return Story(Path(shutil.copytree(original.root, tmp_path / "workspace")), original.maker)
+
+
+@pytest.fixture
+def flip() -> Callable[[Path, int], None]:
+    """Return a function that flips one bit of a file."""
+
+    def flip_one(path: Path, at: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 0x01
+        path.write_bytes(data)
+
+    return flip_one
