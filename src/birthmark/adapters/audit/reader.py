@@ -27,15 +27,22 @@ class LedgerReader:
         self.path = path
         self._row: tuple[int, list[bytes] | None] = (-1, None)
         self._row_count = 0
-        self._database = self._open("mode=ro")
+        self._stamp = self._files()
+        # Without a WAL the file is whole and closed: read so, it is left without a trace, even on read-only media.
+        self._database = self._open("mode=ro" if self._stamp[2] else "mode=ro&immutable=1")
+
+    def _files(self) -> tuple[int, int, int]:
+        """Return change time and size of the database file, and the size of its WAL."""
+        wal = self.path.with_name(self.path.name + "-wal")
         try:
-            self.all("SELECT count(*) FROM sqlite_master")
-        except Tampered:
-            # A directory that cannot be written has no room for the shared memory of the WAL.
-            if path.with_name(path.name + "-wal").exists():
-                raise
-            self._database.close()
-            self._database = self._open("mode=ro&immutable=1")
+            state = self.path.stat()
+            return state.st_mtime_ns, state.st_size, wal.stat().st_size if wal.exists() else 0
+        except OSError as problem:
+            raise self._damaged(str(problem.strerror)) from problem
+
+    def was_written(self) -> bool:
+        """Tell whether somebody wrote into the database since it was opened here."""
+        return self._files() != self._stamp
 
     def _open(self, options: str) -> sqlite3.Connection:
         quoted = str(self.path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

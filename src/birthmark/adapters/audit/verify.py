@@ -14,6 +14,7 @@ from pathlib import Path
 from birthmark import __version__
 from birthmark.adapters.audit import tables
 from birthmark.adapters.audit.authorities import check_authorities, check_authority_files, check_templates
+from birthmark.adapters.audit.extras import name_extra_rows
 from birthmark.adapters.audit.findings import CATALOGUE, Finding, Findings
 from birthmark.adapters.audit.heads import (
     HeadCheck,
@@ -144,7 +145,7 @@ def verify_workspace(
                 root, reader, head, LogFiles(root / "log"), workers, Path(scratch), progress or (lambda _d, _t: None)
             )
             report = _run(audit, vkey, kept_heads)
-        if _read_head(reader) != head:
+        if reader.was_written() or _read_head(reader) != head:
             raise Unavailable(
                 "audit.ledger.moved",
                 "somebody wrote into the ledger during the audit",
@@ -190,7 +191,7 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
     audit.guarded("small tables", lambda: tables.check_tables(audit.reader, index, meta, audit.findings))
     runs = audit.ledger.parent / "runs"
     audit.guarded("table key_run", lambda: tables.check_key_runs(audit.reader, runs, audit.findings))
-    audit.guarded("row counts", lambda: _check_row_counts(audit))
+    audit.guarded("row counts", lambda: _check_row_counts(audit, index))
     seconds["devices"] = round(time.monotonic() - clock, 3)
     return Report(
         origin=origin,
@@ -291,7 +292,7 @@ def _shard_pass(audit: _Audit, index: Index, shards: int) -> dict[str, dict[str,
     return tables.count_orders(index, touched, audit.findings)
 
 
-def _check_row_counts(audit: _Audit) -> None:
+def _check_row_counts(audit: _Audit, index: Index) -> None:
     """Compare row counts: every expected row was looked up already, so more rows mean rows without an entry."""
     counts = audit.counts
     expected = {
@@ -305,6 +306,8 @@ def _check_row_counts(audit: _Audit) -> None:
         if rows != count:
             what = f"table {table} has {rows} rows, the log makes {count}"
             audit.findings.add(_COUNT_CODES[table], what, f"table {table}")
+            if rows > count:
+                name_extra_rows(audit.reader, index, table, audit.findings)
 
 
 _COUNT_CODES = {

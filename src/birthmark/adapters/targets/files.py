@@ -12,7 +12,7 @@ from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
 from birthmark.adapters.targets.layouts import LAYOUTS
 from birthmark.adapters.targets.proof import device_csr, sign_proof
-from birthmark.adapters.targets.uri import TargetUri, bad_option, decoded, parse_target_uri
+from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import Credential, Evidence, Probe, SecretsHandler
@@ -39,10 +39,10 @@ class FilesTarget:
         parsed = parse_target_uri(uri, scheme="files", options=_OPTIONS)
         self._name = uri
         self._directory = Directory(base / decoded(uri, parsed.path))
-        self._chain = _choice(parsed, "chain", tuple(CHAIN_LENGTHS))
+        self._chain = choice(parsed, "chain", tuple(CHAIN_LENGTHS))
         self._born = parsed.options.get("key") is not None
         if self._born:
-            _choice(parsed, "key", ("born",))
+            choice(parsed, "key", ("born",))
         self._form = _form(parsed, self._directory, secrets, born=self._born)
 
     def probe(self) -> Probe:
@@ -109,16 +109,8 @@ class FilesTarget:
         return text
 
 
-def _choice(uri: TargetUri, option: str, allowed: tuple[str, ...]) -> str:
-    """Return the value of an option, the first of ``allowed`` if it is not given."""
-    value = uri.options.get(option, allowed[0])
-    if value not in allowed:
-        raise bad_option(uri, option, f"Use one of {', '.join(allowed)}.")
-    return value
-
-
 def _form(uri: TargetUri, directory: Directory, secrets: SecretsHandler, *, born: bool) -> FileForm:
-    layout = _choice(uri, "layout", (*LAYOUTS, "p12"))
+    layout = choice(uri, "layout", (*LAYOUTS, "p12"))
     permissions = Permissions(_mode(uri), _owner(uri))
     secret = uri.options.get("p12-secret")
     if layout != "p12":

@@ -11,9 +11,7 @@ from urllib.parse import unquote
 from birthmark.errors import Misconfigured
 from birthmark.model.ids import parse_device_serial
 
-__all__ = ["TargetUri", "bad_option", "decoded", "expand_target_uri", "parse_pairs", "parse_target_uri"]
-
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+__all__ = ["TargetUri", "bad_option", "choice", "decoded", "expand_target_uri", "parse_target_uri"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +30,20 @@ def expand_target_uri(uri: str, device_serial: str) -> str:
     a path that climbs (``target.uri.traversal``), also when it is percent-encoded.
     """
     expanded = uri.replace("{device_serial}", parse_device_serial(device_serial))
-    stray = _PLACEHOLDER.search(unquote(expanded))
-    if stray or "{" in unquote(expanded) or "}" in unquote(expanded):
+    shown = expanded.partition("?")[0][:200]
+    if re.search("[{}]", unquote(expanded)):
         raise Misconfigured(
             "target.uri.placeholder",
-            f"the target {expanded[:200]!r} holds a placeholder that is not known",
+            f"the target {shown!r} holds a placeholder that is not known",
             hint="The only placeholder is {device_serial}.",
-            target=ascii(expanded[:200]),
+            target=ascii(shown),
         )
     if ".." in re.split(r"[/:;=]", unquote(expanded.partition("?")[0])):
         raise Misconfigured(
             "target.uri.traversal",
-            f"the target {expanded[:200]!r} climbs out of its directory",
+            f"the target {shown!r} climbs out of its directory",
             hint="Name the directory without '..'.",
-            target=ascii(expanded[:200]),
+            target=ascii(shown),
         )
     return expanded
 
@@ -56,16 +54,15 @@ def parse_target_uri(uri: str, *, scheme: str, options: Collection[str]) -> Targ
     path, _, query = rest.partition("?")
     if named != scheme or not colon or not path:
         raise _malformed(uri, f"it does not have the form {scheme}:...")
-    return TargetUri(uri, path, parse_pairs(uri, query, "&", options))
+    return TargetUri(uri, path, _options(uri, query, options))
 
 
-def parse_pairs(uri: str, text: str, separator: str, names: Collection[str]) -> Mapping[str, str]:
-    """Return the decoded ``name=value`` pairs of one part of a URI."""
+def _options(uri: str, query: str, names: Collection[str]) -> Mapping[str, str]:
     pairs: dict[str, str] = {}
-    for item in text.split(separator) if text else ():
+    for item in query.split("&") if query else ():
         name, equals, value = item.partition("=")
         if not equals or not value or name not in names:
-            raise _malformed(uri, f"{item[:60]!r} is none of {', '.join(names)}")
+            raise _malformed(uri, f"{name[:40]!r} with a value is none of {', '.join(names)}")
         if name in pairs:
             raise _malformed(uri, f"{name!r} stands in it twice")
         pairs[name] = decoded(uri, value)
@@ -82,6 +79,14 @@ def bad_option(uri: TargetUri, name: str, hint: str) -> Misconfigured:
         target=ascii(uri.text[:200]),
         option=name,
     )
+
+
+def choice(uri: TargetUri, option: str, allowed: tuple[str, ...]) -> str:
+    """Return the value of an option, the first of ``allowed`` if it is not given."""
+    value = uri.options.get(option, allowed[0])
+    if value not in allowed:
+        raise bad_option(uri, option, f"Use one of {', '.join(allowed)}.")
+    return value
 
 
 def decoded(uri: str, text: str) -> str:

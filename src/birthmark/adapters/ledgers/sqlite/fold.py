@@ -12,10 +12,29 @@ from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState, next_state
+from birthmark.model.ids import CERT_SERIAL_OCTETS
 
 __all__ = ["Fold"]
 
 _SETTLE = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
+
+
+def _octets(text: str, count: int) -> bytes | None:
+    """Return ``count`` octets written in lower-case hex, None for anything else."""
+    try:
+        octets = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return octets if len(octets) == count and octets.hex() == text else None
+
+
+def _not_open(intent: int, device_serial: str | None) -> Refused:
+    return Refused(
+        "ledger.intent",
+        f"intent {intent} is not open" + (f" for {device_serial}" if device_serial else ""),
+        hint=_SETTLE,
+        intent=intent,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,8 @@ class _Device:
     position: int | None
     attempt: str | None
     key_origin: str
+    chunk_open: bool
+    """Its chunk still speaks for it, and is not issued."""
 
 
 class Fold:
@@ -84,6 +105,14 @@ class Fold:
         """Fold nothing: the entry itself is the record."""
 
     def _workspace_created(self, event: e.WorkspaceCreated, attachment: bytes, seq: int) -> None:
+        if seq != 0:
+            raise Refused(
+                "ledger.exists",
+                "a log belongs to one workspace, named by its first entry",
+                hint="Make another workspace with `birthmark init DIR`.",
+                table="meta",
+                name=event.workspace,
+            )
         rows = [("origin", event.origin), ("site_prefix", event.site_prefix), ("software", event.software)]
         self._database.executemany("INSERT INTO meta VALUES (?, ?)", rows)
 
@@ -104,11 +133,21 @@ class Fold:
         self._insert_new("order", (*row, event.quantity, event.chunks, seq), event.order)
 
     def _devices_ordered(self, event: e.DevicesOrdered, attachment: bytes, seq: int) -> None:
-        serials = attachment.decode("ascii").split("\n")
-        self._database.execute(
-            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, 'ordered', NULL)",
+        serials = attachment.decode("ascii", "replace").split("\n")
+        added = self._database.execute(
+            "INSERT INTO chunk SELECT \"order\", ?2, ?3, ?4, ?5, 'ordered', NULL FROM \"order\""
+            ' WHERE "order" = ?1 AND ?2 BETWEEN 0 AND chunks - 1 AND ?3 BETWEEN 0 AND quantity - ?4'
+            ' AND NOT EXISTS (SELECT 1 FROM chunk WHERE "order" = ?1 AND chunk = ?2)',
             (event.order, event.chunk, event.first, event.count, seq),
-        )
+        ).rowcount
+        if added != 1 or len(serials) != event.count or not attachment.isascii() or "" in serials:
+            raise Refused(
+                "ledger.chunk",
+                f"chunk {event.chunk} of {event.count} devices does not fit order {event.order}",
+                hint="Create the order again with `birthmark order create`.",
+                chunk=event.chunk,
+                order=event.order,
+            )
         try:
             self._database.executemany(
                 "INSERT INTO device VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL)",
@@ -134,7 +173,8 @@ class Fold:
         )
 
     def _reserved(self, event: e.Reserved, attachment: bytes, seq: int) -> None:
-        if len(attachment) != RECORD_SIZE * event.count:
+        prefix = _octets(event.serial_prefix, 8)
+        if len(attachment) != RECORD_SIZE * event.count or event.count < 1 or prefix is None:
             raise Refused("ledger.records", "records and count differ", hint=_SETTLE, intent=seq)
         if (known := self._find_key(hashes_of(attachment))) is not None:
             raise Refused(
@@ -144,30 +184,54 @@ class Fold:
                 spki_sha256=known.hex(),
                 device_serial=event.device,
             )
-        self._database.execute(
-            "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL)",
-            (seq, event.order, event.chunk, event.device, event.count, event.template,
-             bytes.fromhex(event.serial_prefix), attachment),
-        )  # fmt: skip
+        try:
+            self._database.execute(
+                "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL)",
+                (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
+            )
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "ledger.cert_serial",
+                f"certificate serials with the prefix {event.serial_prefix} are given already",
+                hint="Run the same command again; it takes another one.",
+                serial_prefix=event.serial_prefix,
+            ) from None
         if event.device is None:
-            changed = self._database.execute(
-                "UPDATE chunk SET state = 'reserved', intent = ?"
-                " WHERE \"order\" = ? AND chunk = ? AND state = 'ordered' AND count = ?",
-                (seq, event.order, event.chunk, event.count),
-            ).rowcount
-            if changed != 1:
-                raise Refused(
-                    "ledger.chunk",
-                    f"chunk {event.chunk} of {event.order} is not open",
-                    hint=_SETTLE,
-                    chunk=event.chunk,
-                )
-            return
-        device = self._device(event.device)
-        state = next_state(event.device, device.state, "reserved")
+            self._reserve_chunk(event, seq)
+        else:
+            self._reserve_device(event, event.device, seq)
+
+    def _reserve_chunk(self, event: e.Reserved, seq: int) -> None:
+        changed = self._database.execute(
+            "UPDATE chunk SET state = 'reserved', intent = ?1"
+            " WHERE \"order\" = ?2 AND chunk = ?3 AND state = 'ordered' AND count = ?4"
+            " AND (SELECT key_origin FROM \"order\" WHERE \"order\" = ?2) = 'injected'",
+            (seq, event.order, event.chunk, event.count),
+        ).rowcount
+        if changed != 1 or event.attempt is not None:
+            raise Refused(
+                "ledger.chunk",
+                f"chunk {event.chunk} of {event.order} is not open",
+                hint=_SETTLE,
+                chunk=event.chunk,
+            )
+
+    def _reserve_device(self, event: e.Reserved, device_serial: str, seq: int) -> None:
+        device = self._device(device_serial)
+        # A device of an open chunk gets its identity with the chunk; one more would be its second.
+        in_bulk = device.chunk_open and device.key_origin == "injected"
+        if in_bulk or event.chunk is not None or event.count != 1 or event.order != device.order:
+            raise Refused(
+                "ledger.chunk",
+                f"device {device_serial} of order {device.order} cannot be reserved by itself",
+                hint=_SETTLE,
+                device_serial=device_serial,
+                chunk=event.chunk,
+            )
+        state = next_state(device_serial, device.state, "reserved")
         if event.attempt is not None:
-            self._use_attempt(event.attempt, event.device, "reserved", seq)
-        self._set_device(event.device, state, intent=seq, position=0, attempt=event.attempt)
+            self._use_attempt(event.attempt, device_serial, "reserved", seq)
+        self._set_device(device_serial, state, intent=seq, position=0, attempt=event.attempt)
 
     def _abandoned(self, event: e.Abandoned, attachment: bytes, seq: int) -> None:
         row = self._database.execute(
@@ -176,14 +240,17 @@ class Fold:
             (event.intent,),
         ).fetchone()
         if row is None:
-            raise Refused("ledger.intent", f"intent {event.intent} is not open", hint=_SETTLE, intent=event.intent)
+            raise _not_open(event.intent, None)
         order, chunk, device_serial = row
         if device_serial is None:
             self._database.execute(
                 "UPDATE chunk SET state = 'ordered', intent = NULL WHERE \"order\" = ? AND chunk = ?", (order, chunk)
             )
             return
-        state = next_state(device_serial, self._device(device_serial).state, "abandoned")
+        device = self._device(device_serial)
+        if device.intent != event.intent:
+            raise _not_open(event.intent, device_serial)
+        state = next_state(device_serial, device.state, "abandoned")
         self._set_device(device_serial, state, intent=None, position=None, attempt=None)
 
     def _issued(self, event: e.Issued, attachment: bytes, seq: int) -> None:
@@ -192,14 +259,10 @@ class Fold:
             " WHERE intent = ? AND state = 'reserved' AND device_serial = ?",
             (seq, event.intent, event.device),
         ).rowcount
-        if changed != 1:
-            raise Refused(
-                "ledger.intent",
-                f"no open intent {event.intent} for {event.device}",
-                hint=_SETTLE,
-                intent=event.intent,
-            )
         device = self._device(event.device)
+        # An intent that the device has left (failed, reworked) stays open for ever, and is worth nothing.
+        if changed != 1 or device.intent != event.intent:
+            raise _not_open(event.intent, event.device)
         state = next_state(event.device, device.state, "pooled" if device.key_origin == "injected" else "issued")
         self._set_device(event.device, state, intent=event.intent, position=0, attempt=device.attempt)
 
@@ -211,7 +274,9 @@ class Fold:
 
     def _step(self, event: e.Installed | e.Verified | e.Failed, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
-        state = next_state(event.device, device.state, str(type(event).__struct_config__.tag))
+        name = str(type(event).__struct_config__.tag)
+        # While its chunk is being made a device has nothing that could be installed or fail.
+        state = next_state(event.device, DeviceState.ORDERED if device.chunk_open else device.state, name)
         if device.attempt not in (None, event.attempt):
             raise Refused(
                 "attempt.other",
@@ -233,7 +298,16 @@ class Fold:
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=device.attempt)
 
     def _revoked(self, event: e.Revoked, attachment: bytes, seq: int) -> None:
-        row = (bytes.fromhex(event.cert_serial), event.device, event.reason, seq)
+        cert_serial = _octets(event.cert_serial, CERT_SERIAL_OCTETS)
+        if cert_serial is None:
+            raise Refused(
+                "ledger.records",
+                f"{event.cert_serial[:80]!r} is not a certificate serial",
+                hint=f"Give {CERT_SERIAL_OCTETS} octets in lower-case hex.",
+                device_serial=event.device,
+            )
+        self._device(event.device)
+        row = (cert_serial, event.device, event.reason, seq)
         self._insert_new("revoked", row, event.cert_serial)
 
     def _device(self, device_serial: str) -> _Device:
@@ -245,8 +319,8 @@ class Fold:
                 hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
                 device_serial=device_serial,
             )
-        _, order, state, intent, position, attempt, key_origin = row
-        return _Device(order, DeviceState(state), intent, position, attempt, key_origin)
+        _, order, state, intent, position, attempt, key_origin, chunk_open = row
+        return _Device(order, DeviceState(state), intent, position, attempt, key_origin, bool(chunk_open))
 
     def _set_device(
         self, device_serial: str, state: DeviceState, *, intent: int | None, position: int | None, attempt: str | None

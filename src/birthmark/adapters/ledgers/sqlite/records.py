@@ -30,7 +30,8 @@ SELECT d.device_serial, d."order",
        coalesce(d.state, CASE WHEN c.state <> 'issued' THEN c.state
                               WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
        coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL)),
-       coalesce(d.position, iif(d.state IS NULL, d.place, NULL)), d.attempt, o.key_origin
+       coalesce(d.position, iif(d.state IS NULL, d.place, NULL)), d.attempt, o.key_origin,
+       d.state IS NULL AND c.state <> 'issued'
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
               JOIN "order" o ON o."order" = d."order"
 WHERE d.device_serial = ?"""
@@ -71,7 +72,7 @@ class SqliteRecords:
         row = self._one(DEVICE_QUERY, device_serial)
         if row is None:
             return None
-        serial, order, state, intent, position, attempt, _ = row
+        serial, order, state, intent, position, attempt, _, _ = row
         held = self.intent(intent) if intent is not None else None
         issued = None if held is None or held.issued_seq is None else held.issued_seq + position
         return DeviceRecord(
