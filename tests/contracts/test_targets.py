@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
@@ -12,12 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from birthmark.adapters.targets.files import FilesTarget
+from birthmark.adapters.targets.pkcs11 import Pkcs11Target
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.ports import Credential, Evidence, Target
 from support.devicepki import credential_for, pool_credential
+from support.devicetoken import MODULE, PIN, make_token, token_objects
 
 SERIAL = "SN-0001"
 CHALLENGE = bytes(range(32))
@@ -65,12 +68,27 @@ def files_device(root: Path, options: str) -> Device:
     )
 
 
-@pytest.fixture(params=[*FILE_TARGETS, "pkcs11"])
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
-    if request.param == "pkcs11":
-        yield request.getfixturevalue("token_device")
-    else:
-        yield files_device(tmp_path, FILE_TARGETS[request.param])
+TOKEN_ALGORITHMS = {"pkcs11": "p256", "pkcs11-p384": "p384", "pkcs11-rsa": "rsa2048", "pkcs11-ed25519": "ed25519"}
+
+
+def token_device(algorithm: str) -> Device:
+    label = f"SN-{uuid4().hex[:16]}"
+    make_token(label)
+    uri = f"pkcs11:token={label};object=idevid?module-path={MODULE}&pin-source=test:"
+    return Device(
+        open=lambda: Pkcs11Target(uri, secrets=lambda _: Secret(PIN.encode()), base=Path()),
+        snapshot=lambda: token_objects(label),
+        makes_key=True,
+        identity=label,
+        algorithm=algorithm,
+    )
+
+
+@pytest.fixture(params=[*FILE_TARGETS, *TOKEN_ALGORITHMS])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    if request.param in TOKEN_ALGORITHMS:
+        return token_device(TOKEN_ALGORITHMS[request.param])
+    return files_device(tmp_path, FILE_TARGETS[request.param])
 
 
 def assert_proves(evidence: Evidence, credential: Credential, challenge: bytes = CHALLENGE) -> None:

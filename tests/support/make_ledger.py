@@ -28,7 +28,18 @@ from birthmark.tlog import checkpoint, tiles
 from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 
-__all__ = ["ORIGIN", "Identity", "LedgerMaker", "all_entries", "ca_certificate", "database", "make_story", "publish", "rewrite_log", "serials"]
+__all__ = [
+    "ORIGIN",
+    "Identity",
+    "LedgerMaker",
+    "all_entries",
+    "ca_certificate",
+    "database",
+    "make_story",
+    "publish",
+    "rewrite_log",
+    "serials",
+]
 
 ORIGIN = "birthmark/test/site"
 STATION = "line1"

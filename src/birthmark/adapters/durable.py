@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -26,10 +27,15 @@ _FAILED = ("storage.failed", "Check the disk; what was being written does not co
 
 
 @contextmanager
-def naming_os_errors(path: Path) -> Iterator[None]:
-    """Turn ``OSError`` into ``StationFault``: ``storage.full``, ``.read_only``, ``.missing`` or ``.failed``."""
+def naming_os_errors(path: Path, *, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Turn ``OSError`` into ``StationFault``: ``storage.full``, ``.read_only``, ``.missing`` or ``.failed``.
+
+    Those in ``passing`` are answers to the caller and stay what they are.
+    """
     try:
         yield
+    except passing:
+        raise
     except OSError as problem:
         code, hint = _STORAGE.get(problem.errno or 0, _FAILED)
         raise StationFault(
@@ -54,16 +60,16 @@ def write_durably(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] 
     """Replace ``path`` by a file with this content, mode and owner (uid, gid); durable on return.
 
     Power cut: the old file or the new one, never a mixture; at worst a temporary file ``.NAME.tmp`` is left, which
-    the next write replaces. The content never exists under a wider mode.
+    the next write replaces. Several writers: one after the other. The content never exists under a wider mode.
     """
-    with _temporary(path, data, mode, owner) as temporary:
+    with _temporary(path, data, mode, owner) as temporary, naming_os_errors(path):
         os.replace(temporary, path)
     sync_directory(path.parent)
 
 
 def create_durably(path: Path, data: bytes, *, mode: int) -> None:
     """As ``write_durably``, but an existing ``path`` is kept and ``FileExistsError`` raised."""
-    with _temporary(path, data, mode, None) as temporary:
+    with _temporary(path, data, mode, None) as temporary, naming_os_errors(path, passing=(FileExistsError,)):
         os.link(temporary, path)
         temporary.unlink()
     sync_directory(path.parent)
@@ -71,34 +77,77 @@ def create_durably(path: Path, data: bytes, *, mode: int) -> None:
 
 @contextmanager
 def _temporary(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
-    """Yield a synced temporary file beside ``path``; it is gone when something fails."""
+    """Yield a synced temporary file beside ``path`` that is ours alone; it is gone when something fails."""
     temporary = path.with_name(f".{path.name}.tmp")
+    with naming_os_errors(path):
+        descriptor = _own_file(temporary)
     try:
         with naming_os_errors(path):
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                if owner is not None:
-                    os.fchown(descriptor, *owner)
-                os.fchmod(descriptor, mode)
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            try:
-                yield temporary
-            except FileExistsError:
-                raise
+            os.fsync(descriptor)
+        yield temporary
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _own_file(temporary: Path) -> int:
+    """Return the descriptor of a new file under this name, locked as long as it is open.
+
+    What another writer works on is waited for; what a dead one left is removed: it may be a second name of a file
+    that counts.
+    """
+    while True:
+        with suppress(FileExistsError):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, temporary):
+                return descriptor
+            os.close(descriptor)
+            continue
+        _remove_abandoned(temporary)
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Wait for who works on this file; remove it if it is still there then."""
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        if problem.errno != errno.ELOOP:
+            raise
+        temporary.unlink(missing_ok=True)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(descriptor, temporary):
+            temporary.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Say whether this open file is the one that has this name now."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    return False
 
 
 def read_private_file(path: Path) -> bytes:
-    """Return the content of a file that only its owner can read, else ``Misconfigured("key.file.mode")``."""
+    """Return the content of a file that only its owner can read, else ``Misconfigured("key.file.mode")``.
+
+    ``key.file.missing`` if it cannot be opened, ``key.file.malformed`` if it is a directory, a pipe or a device.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as problem:
         raise Misconfigured(
             "key.file.missing",
@@ -106,8 +155,16 @@ def read_private_file(path: Path) -> bytes:
             hint="Check the path in birthmark.toml and who may read it.",
             path=str(path),
         ) from problem
-    with os.fdopen(descriptor, "rb") as file:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Misconfigured(
+                "key.file.malformed",
+                f"{path} is not a plain file",
+                hint="Name a plain file; for a pipe use fd:NUMBER.",
+                path=str(path),
+            )
+        mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             raise Misconfigured(
                 "key.file.mode",
@@ -115,4 +172,7 @@ def read_private_file(path: Path) -> bytes:
                 hint=f"Run: chmod 600 {path}",
                 path=str(path),
             )
-        return file.read()
+        with naming_os_errors(path), os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)

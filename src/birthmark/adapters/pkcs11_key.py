@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NoReturn
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from birthmark.errors import Refused, StationFault
@@ -111,9 +112,9 @@ class TokenEcKey(TokenKey, ec.EllipticCurvePrivateKey):
 class TokenRsaKey(TokenKey, rsa.RSAPrivateKey):
     """RSA, PKCS#1 v1.5 (RFC 8017, 8.2)."""
 
-    def sign(self, data: Any, padding_scheme: Any, algorithm: Any) -> bytes:  # type: ignore[override]
+    def sign(self, data: Any, padding: AsymmetricPadding, algorithm: Any) -> bytes:
         mechanism = _RSA_MECHANISMS.get(getattr(algorithm, "name", ""))
-        if not isinstance(padding_scheme, padding.PKCS1v15) or mechanism is None:
+        if not isinstance(padding, PKCS1v15) or mechanism is None:
             raise UnsupportedAlgorithm("keys in tokens sign with PKCS#1 v1.5 and SHA-256, SHA-384 or SHA-512")
         return self._signer(bytes(data), mechanism)
 

@@ -122,13 +122,18 @@ def named_error(problem: Exception, token: str) -> BirthmarkError:
 
 
 class Pkcs11Module:
-    """One library. ``generation`` grows with every start: handles and sessions of an older one are void."""
+    """One library. ``generation`` grows with every start: handles and sessions of an older one are void.
+
+    ``logins``: label of a token → what this process holds open there. ``refused_pins``: (serial of a token, SHA-256 of
+    a PIN it refused): the same wrong PIN is not tried again, since tries are counted.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = threading.RLock()
         self.generation = 0
         self.logins: dict[str, Any] = {}
+        self.refused_pins: set[tuple[bytes, bytes]] = set()
         self._library: Any = None
         self._stale = False
         self._depth = 0
@@ -148,7 +153,7 @@ class Pkcs11Module:
                 )
             try:
                 self._library = pkcs11.lib(str(self.path))
-            except (pkcs11.PKCS11Error, AttributeError) as problem:
+            except pkcs11.PKCS11Error as problem:
                 raise _unusable(self.path) from problem
             self.generation += 1
         return self._library

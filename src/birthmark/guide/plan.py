@@ -173,13 +173,29 @@ def _plan(case: Case, findings: tuple[Finding, ...]) -> Plan:
     )
 
 
+_VALUES: Final = {"tls-client": ("pen",), "idevid": ("hw_type",), "matter-dac": ("vid", "pid")}
+"""What a preset needs to know besides the maker's name."""
+
+_TARGETS: Final = {"files": "files:out/{device_serial}", "pkcs11": "pkcs11:token={device_serial};…"}
+
+
 def _next_commands(case: Case) -> tuple[str, ...]:
-    """Return the commands that make and install the first lot, as far as they are ours."""
-    commands = ["birthmark init factory --plan plan.toml"]
-    if case.source in ("online", "factory_ca", "pool"):
-        commands.append("birthmark order create --help")
-        if case.source == "pool":
-            commands.append("birthmark order make --help")
-        commands.append("birthmark station provision --help")
-        commands.append("birthmark audit verify --help")
+    """Return the commands that make and install the first lot, as far as they are ours; capitals are yours to fill."""
+    values = "".join(f" --value {name}={name.upper()}" for name in _VALUES.get(case.profile, ()))
+    token = " --token LABEL" if case.ca_key == "pkcs11" else ""
+    commands = [f"birthmark init factory --plan plan.toml --maker NAME{values}{token}"]
+    if case.source not in ("online", "factory_ca", "pool"):
+        return tuple(commands)
+    born = "" if case.key_origin == "injected" else " --key-origin device"
+    commands += [
+        "birthmark ceremony run factory/ceremony.toml -C factory",
+        f"birthmark order create lot-1 --product device --quantity N --first SERIAL{born} -C factory",
+    ]
+    if case.key_origin == "injected":
+        commands.append("birthmark order make lot-1 -C factory")
+    target = _TARGETS.get(case.target, "TARGET")
+    commands += [
+        f"birthmark station provision --device-serial SERIAL --target '{target}' -C factory",
+        "birthmark audit verify factory",
+    ]
     return tuple(commands)

@@ -72,7 +72,11 @@ class LogPublication:
                 shown=shown.size,
                 recorded=recorded.size,
             )
-        if shown.size == recorded.size and Frontier.from_bytes(recorded.frontier).root() != shown.root:
+        if shown.size == recorded.size:
+            edge = Frontier.from_bytes(recorded.frontier)
+        else:
+            edge = Frontier.load(shown.size, HashReader(shown.size, self._store.read))
+        if edge.root() != shown.root:
             raise Tampered(
                 "log.forked",
                 f"ledger and published log disagree about the first {shown.size} entries",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.make_ledger import LedgerMaker, make_story
 
 from birthmark.adapters.audit.findings import Finding
 from birthmark.adapters.audit.verify import Report, verify_workspace
+from support.make_ledger import LedgerMaker, make_story
 
 
 @dataclass(slots=True)

@@ -1,11 +1,13 @@
 """One flipped bit, anywhere in the evidence, is found and named."""
 
+# ruff: noqa: S608 - table and column names come from the schema
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.make_ledger import database
 
 Flip = Callable[[Path, int], None]
@@ -104,14 +106,18 @@ def test_flipped_certificate_record_names_the_device(story, part: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["P-00100", "P-00003", "W-00003", "B-00001", "B-00004"])
-@pytest.mark.parametrize("column", ["order", "chunk", "place", "state", "intent", "position", "attempt", "device_serial"])
+@pytest.mark.parametrize(
+    "column", ["order", "chunk", "place", "state", "intent", "position", "attempt", "device_serial"]
+)
 def test_changed_device_row_names_the_device(story, device: str, column: str) -> None:
     connection = database(story.root)
     value = {"order": "other", "state": "drawn", "attempt": "other-attempt", "device_serial": "ZZZZ"}.get(column, 5)
     connection.execute(f'UPDATE device SET "{column}" = ? WHERE device_serial = ?', (value, device))
     connection.close()
     findings = story.audit().findings
-    named = [f for f in findings if f.code in ("audit.fold.device", "audit.device.double") and f.device_serial == device]
+    named = [
+        f for f in findings if f.code in ("audit.fold.device", "audit.device.double") and f.device_serial == device
+    ]
     assert named, findings
     assert device in named[0].where
 
@@ -155,8 +161,7 @@ def test_row_without_an_entry_is_found(story) -> None:
     connection.close()
     totals = story.audit().totals
     assert set(totals) == {"audit.fold.device", "audit.fold.attempt", "audit.fold.revoked", "audit.fold.certificate"}
-    (finding,) = story.found("audit.fold.device")
-    assert finding.device_serial == "GHOST"
+    assert "GHOST" in {finding.device_serial for finding in story.found("audit.fold.device")}
 
 
 def test_flipped_entry_body_names_entry_and_device(story) -> None:

@@ -98,6 +98,8 @@ class _Lives:
             self.part.findings.add("audit.device.unknown", f"nobody ordered device {device}", f"entry {seq}", device)
             return
         _, order, chunk, place, *stored = row
+        if not (isinstance(order, str) and isinstance(chunk, int) and isinstance(place, int) and 0 <= place < 1 << 16):
+            return  # the second pass has said so
         life = _Life(device, order, chunk, place, self.origins.get(order, ""))
         for seq, document, extra in sorted([*events, *self._chunk_events(life)], key=lambda event: event[0]):
             kind = document["type"]

@@ -15,6 +15,7 @@ __all__ = [
     "HeadCheck",
     "LedgerHead",
     "check_heads",
+    "check_serial_time",
     "check_unexpected",
     "check_upper_tiles",
     "log_key",
@@ -33,6 +34,7 @@ class LedgerHead:
     published: int
     frontier: bytes
     checkpoint: bytes
+    serial_time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,13 @@ def _compare(published: Head | None, recorded: Head | None, row: LedgerHead, fin
     elif published.root != recorded.root:
         what = f"log/checkpoint and the ledger have two roots for {published.size} entries"
         findings.add("audit.checkpoint.fork", what, "log/checkpoint")
+
+
+def check_serial_time(row: LedgerHead, last_prefix: str, findings: Findings) -> None:
+    """Check that the clock of certificate serials is not behind a prefix that was used (it would be used again)."""
+    if last_prefix and row.serial_time < int(last_prefix[4:], 16):
+        what = f"serial_time is {row.serial_time}, prefix {last_prefix} was used already"
+        findings.add("audit.fold.head", what, "table head, serial_time")
 
 
 def _check_frontier(row: LedgerHead, check: HeadCheck, findings: Findings) -> None:

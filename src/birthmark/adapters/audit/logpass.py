@@ -37,6 +37,8 @@ class LogPart:
     intents: list[tuple[int, Document]] = field(default_factory=list)
     """Bulk reservations, without their records."""
     reservations: int = 0
+    last_prefix: str = ""
+    """The greatest certificate serial prefix, hex."""
     tiles: int = 0
     first_at: str = ""
     last_at: str = ""
@@ -144,6 +146,7 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
             part.indexed.append((seq, document, piece[feed + 1 :] if kind in CONTROL_TYPES else b""))
         elif kind == "reserved":
             part.reservations += 1
+            part.last_prefix = max(part.last_prefix, document["serial_prefix"])
             if document.get("chunk") is not None:
                 part.intents.append((seq, document))
     part.last_at = last_at

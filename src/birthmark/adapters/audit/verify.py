@@ -20,6 +20,7 @@ from birthmark.adapters.audit.heads import (
     HeadCheck,
     LedgerHead,
     check_heads,
+    check_serial_time,
     check_unexpected,
     check_upper_tiles,
     log_key,
@@ -158,12 +159,12 @@ def verify_workspace(
 
 
 def _read_head(reader: LedgerReader) -> LedgerHead:
-    rows = reader.all("SELECT size, published, frontier, checkpoint FROM head")
+    rows = reader.all("SELECT size, published, frontier, checkpoint, serial_time FROM head")
     if len(rows) == 1:
-        size, published, frontier, checkpoint = rows[0]
+        size, published, frontier, checkpoint, serial_time = rows[0]
         numbers = isinstance(size, int) and isinstance(published, int) and 0 <= size < 1 << 40 and published >= 0
-        if numbers and isinstance(frontier, bytes) and isinstance(checkpoint, bytes):
-            return LedgerHead(size, published, frontier, checkpoint)
+        if numbers and isinstance(frontier, bytes) and isinstance(checkpoint, bytes) and isinstance(serial_time, int):
+            return LedgerHead(size, published, frontier, checkpoint, serial_time)
     raise Tampered(
         "audit.ledger.unreadable",
         "table head does not hold one head",
@@ -243,6 +244,7 @@ def _check_log(
     check_heads(audit.files, audit.head, check, kept_heads, audit.findings)
     due = published_size(audit.files, audit.head)
     audit.counts["tiles"] += check_upper_tiles(audit.files, blocks, due, audit.findings)
+    check_serial_time(audit.head, max(part.last_prefix for part in parts) if parts else "", audit.findings)
     check_unexpected(audit.files, tree.size, audit.findings)
     return tree, tree.root(tree.size, rest).hex()
 

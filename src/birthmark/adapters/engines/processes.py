@@ -22,6 +22,9 @@ from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
 __all__ = ["ProcessEngine", "WorkerStart"]
 
+_SENT_AT_ONCE = 4
+"""Chunks to make that lie in one pipe: 4 × 33 kB fit into its buffer, so the parent never waits while a worker does."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
@@ -39,20 +42,30 @@ class ProcessEngine:
     """Implements ``ports.Engine``. A chunk stays with the worker that made it."""
 
     def __init__(self, start: WorkerStart, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         self._owner: dict[int, Connection] = {}
         self._load: dict[Connection, int] = {}
+        self._sent: dict[Connection, int] = {}
+        self._waiting: dict[Connection, deque[MakeTask]] = {}
+        try:
+            self._start(start, processes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, start: WorkerStart, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
         for _ in range(processes):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, start.build, start.arguments), daemon=True)
             process.start()
             theirs.close()
-            ours.send(start.secrets)
             self._connections.append(ours)
             self._processes.append(process)
-            self._load[ours] = 0
+            self._load[ours] = self._sent[ours] = 0
+            self._waiting[ours] = deque()
+            self._send(ours, start.secrets)
         for connection in self._connections:
             self._receive(connection)
 
@@ -65,7 +78,11 @@ class ProcessEngine:
         connection = min(self._connections, key=lambda candidate: self._load[candidate])
         self._owner[task.task] = connection
         self._load[connection] += 1
-        self._send(connection, task)
+        if self._sent[connection] < _SENT_AT_ONCE:
+            self._sent[connection] += 1
+            self._send(connection, task)
+        else:
+            self._waiting[connection].append(task)
 
     def sign(self, task: SignTask) -> None:
         connection = self._owner.pop(task.task)
@@ -78,11 +95,17 @@ class ProcessEngine:
         while ready:
             connection = ready.popleft()
             assert isinstance(connection, Connection)  # noqa: S101  wait() gives back what it got
-            found.append(self._receive(connection))
+            result = self._receive(connection)
+            found.append(result)
             self._load[connection] -= 1
+            if isinstance(result, MadeChunk):
+                self._sent[connection] -= 1
+                if self._waiting[connection]:
+                    self._sent[connection] += 1
+                    self._send(connection, self._waiting[connection].popleft())
         return found
 
-    def _send(self, connection: Connection, task: MakeTask | SignTask) -> None:
+    def _send(self, connection: Connection, task: MakeTask | SignTask | dict[str, bytes]) -> None:
         try:
             connection.send(task)
         except OSError as problem:
@@ -125,6 +148,16 @@ def _died() -> StationFault:
     )
 
 
+def _failed(problem: Exception) -> _Failure:
+    return _Failure(
+        StationFault,
+        "engine.worker.failed",
+        f"a key-making process ended with {type(problem).__name__}",
+        "Run `birthmark order make` again; if it repeats, report it with the version of this program.",
+        {"exception": type(problem).__name__},
+    )
+
+
 def _serve(connection: Connection, build: Callable[..., BulkWorker], arguments: tuple[object, ...]) -> None:
     # The parent handles Ctrl-C; a worker ends when its pipe does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -142,6 +175,8 @@ def _serve(connection: Connection, build: Callable[..., BulkWorker], arguments: 
     except BirthmarkError as problem:
         facts = dict(problem.facts)
         connection.send(_Failure(type(problem), problem.code, problem.message, problem.hint, facts))
+    except Exception as problem:  # noqa: BLE001  the parent tells it; the text of a foreign error may hold a secret
+        connection.send(_failed(problem))
     finally:
         # No clean-up of inherited state: the parent owns it.
         os._exit(0)

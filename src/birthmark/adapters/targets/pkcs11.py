@@ -123,8 +123,7 @@ class Pkcs11Target:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[TokenLink, TokenPlace]]:
-        pin = self._secrets(self._pin)
-        with open_token(self._module, self._uri.token, pin) as link:
+        with open_token(self._uri, self._secrets(self._uri.pin_source)) as link:
             yield link, TokenPlace(link.session, self._object)
 
 

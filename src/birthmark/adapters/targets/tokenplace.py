@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,6 +17,7 @@ from birthmark.pki.der import integer
 
 __all__ = ["InstalledCertificate", "TokenPlace", "check_attributes"]
 
+_T = TypeVar("_T")
 _REQUIRED = (
     (Attribute.SENSITIVE, True),
     (Attribute.EXTRACTABLE, False),
@@ -176,7 +177,7 @@ def _attribute(key: Any, attribute: Attribute) -> bool | None:
         return None
 
 
-def _one(found: list[Any], name: str) -> Any:
+def _one(found: list[_T], name: str) -> _T | None:
     if len(found) > 1:
         raise _doubled(name)
     return found[0] if found else None

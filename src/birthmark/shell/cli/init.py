@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark.errors import Misconfigured
+from birthmark.errors import Misconfigured, Refused
 from birthmark.shell.cli.options import JsonOption
 from birthmark.shell.cli.screen import emit
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_NOT_YET = ("csr_travel", "vendor", "cloud")
 _REFERENCE = "env:BIRTHMARK_PASSPHRASE"
 _SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 
@@ -78,6 +79,14 @@ def _planned(request: SetupRequest, plan: Plan) -> SetupRequest:
     """Return the request as the plan decides it."""
     from dataclasses import replace
 
+    if plan.source in _NOT_YET or plan.ca_owner != "maker":
+        raise Refused(
+            "init.not_yet",
+            f"this version cannot set up such a factory: source {plan.source}, CA of {plan.ca_owner}",
+            hint="docs/status.md says what works; identities from an own CA, made online, on site or ahead, do.",
+            source=plan.source,
+            ca_owner=plan.ca_owner,
+        )
     if plan.ca_key == "pkcs11" and request.token is None:
         raise Misconfigured(
             "init.token",

@@ -135,7 +135,7 @@ class Fold:
     def _devices_ordered(self, event: e.DevicesOrdered, attachment: bytes, seq: int) -> None:
         serials = attachment.decode("ascii", "replace").split("\n")
         added = self._database.execute(
-            "INSERT INTO chunk SELECT \"order\", ?2, ?3, ?4, ?5, 'ordered', NULL FROM \"order\""
+            'INSERT INTO chunk SELECT "order", ?2, ?3, ?4, ?5, \'ordered\', NULL FROM "order"'
             ' WHERE "order" = ?1 AND ?2 BETWEEN 0 AND chunks - 1 AND ?3 BETWEEN 0 AND quantity - ?4'
             ' AND NOT EXISTS (SELECT 1 FROM chunk WHERE "order" = ?1 AND chunk = ?2)',
             (event.order, event.chunk, event.first, event.count, seq),
@@ -205,7 +205,7 @@ class Fold:
         changed = self._database.execute(
             "UPDATE chunk SET state = 'reserved', intent = ?1"
             " WHERE \"order\" = ?2 AND chunk = ?3 AND state = 'ordered' AND count = ?4"
-            " AND (SELECT key_origin FROM \"order\" WHERE \"order\" = ?2) = 'injected'",
+            ' AND (SELECT key_origin FROM "order" WHERE "order" = ?2) = \'injected\'',
             (seq, event.order, event.chunk, event.count),
         ).rowcount
         if changed != 1 or event.attempt is not None:

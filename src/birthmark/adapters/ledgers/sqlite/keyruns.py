@@ -76,10 +76,15 @@ class _Run:
         return [data[at : at + 32] for at in range(0, len(data), 32)]
 
 
-def _write_run(path: Path, parts: Iterable[list[bytes]], count: int) -> bytes:
-    """Write a run from sorted parts in bucket order, durably; return the SHA-256 of the file."""
+def _write_run(directory: Path, parts: Iterable[list[bytes]], count: int) -> tuple[str, bytes]:
+    """Write a run from sorted parts in bucket order, durably; return its name and the SHA-256 of the file.
+
+    The name tells the content, and a file is never written in place: another process may have it mapped.
+    """
     starts = array("I", bytes(_STARTS))
-    with path.open("wb") as file:
+    path = directory / ".new"
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         file.seek(_HEADER + _STARTS)
         for part in parts:
             for spki_hash in part:
@@ -93,10 +98,15 @@ def _write_run(path: Path, parts: Iterable[list[bytes]], count: int) -> bytes:
         file.write(_MAGIC + count.to_bytes(8, "big") + starts.tobytes())
         file.flush()
         os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-    return _file_hash(path)
+    digest = _file_hash(path)
+    name = f"{digest.hex()[:16]}.run"
+    path.replace(directory / name)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return name, digest
 
 
 def _file_hash(path: Path) -> bytes:
@@ -111,9 +121,10 @@ class KeyIndex:
         self._database = database
         self._directory = directory
         self._runs: list[_Run] = []
-        self._run_ids: list[int] = []
+        self._names: list[str] = []
         self._recent: set[bytes] = set()
         self._known = -1
+        self._flush_at = _FLUSH_AT
 
     def find(self, hashes: Sequence[bytes]) -> bytes | None:
         """Return a hash that was reserved before or stands twice in ``hashes``; call inside a transaction."""
@@ -134,8 +145,8 @@ class KeyIndex:
         self._known = max(self._known, intent)
 
     def _follow(self) -> None:
-        run_ids = [run for (run,) in self._database.execute("SELECT run FROM key_run ORDER BY run")]
-        if run_ids != self._run_ids or self._known < 0:
+        names = [name for (name,) in self._database.execute("SELECT file FROM key_run ORDER BY run")]
+        if names != self._names or self._known < 0:
             self._load_runs()
         rows = self._database.execute(
             "SELECT intent, records FROM certificate WHERE intent > ? ORDER BY intent", (self._known,)
@@ -144,26 +155,36 @@ class KeyIndex:
             self.add(hashes_of(records), intent)
 
     def _load_runs(self) -> None:
-        rows = self._database.execute("SELECT run, file, covered FROM key_run ORDER BY run").fetchall()
+        rows = self._database.execute("SELECT file, covered FROM key_run ORDER BY run").fetchall()
         runs = []
-        for _, name, _ in rows:
+        for name, _ in rows:
             try:
                 runs.append(_Run(self._directory / name))
             except (OSError, ValueError):
                 self._drop_all_runs()
                 return
-        self._runs, self._run_ids = runs, [row[0] for row in rows]
-        self._known = max((row[2] for row in rows), default=0)
+        self._runs, self._names = runs, [row[0] for row in rows]
+        self._known = max((row[1] for row in rows), default=0)
         self._recent = set()
 
     def _drop_all_runs(self) -> None:
         """Fall back to the table: the next flush writes new runs."""
         self._database.execute("DELETE FROM key_run")
-        self._runs, self._run_ids, self._recent, self._known = [], [], set(), 0
+        self._runs, self._names, self._recent, self._known = [], [], set(), 0
 
     def due(self) -> bool:
         """Tell whether enough was collected for a run."""
-        return len(self._recent) >= _FLUSH_AT
+        return len(self._recent) >= self._flush_at
+
+    def postpone(self) -> None:
+        """A run could not be written: look at the tables again, and collect more before the next try."""
+        self._flush_at = len(self._recent) + _FLUSH_AT
+        self.forget(0)
+
+    def forget(self, size: int) -> None:
+        """The transaction that began at ``size`` entries is rolled back: what was followed inside it never was."""
+        if self._known >= size:
+            self._known = -1
 
     def flush(self) -> list[Path]:
         """Write the collected hashes as a run, merged with small older ones; call inside a transaction.
@@ -179,16 +200,15 @@ class KeyIndex:
             merged.append(older)
             total += older.count
         keep = len(self._runs) - len(merged)
-        run_id = max(self._run_ids, default=0) + 1
-        name = f"{run_id:08d}.run"
+        (run_id,) = self._database.execute("SELECT 1 + coalesce(max(run), 0) FROM key_run").fetchone()
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        recent = sorted(self._recent)
-        digest = _write_run(self._directory / name, _merge(recent, merged), total)
-        self._database.executemany("DELETE FROM key_run WHERE run = ?", [(run,) for run in self._run_ids[keep:]])
+        name, digest = _write_run(self._directory, _merge(sorted(self._recent), merged), total)
+        self._database.executemany("DELETE FROM key_run WHERE file = ?", [(old,) for old in self._names[keep:]])
         self._database.execute("INSERT INTO key_run VALUES (?, ?, ?, ?, ?)", (run_id, name, self._known, total, digest))
         self._runs = [*self._runs[:keep], _Run(self._directory / name)]
-        self._run_ids = [*self._run_ids[:keep], run_id]
+        self._names = [*self._names[:keep], name]
         self._recent = set()
+        self._flush_at = _FLUSH_AT
         return [run.path for run in merged]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
 
 from birthmark.adapters.ledgers.sqlite.connection import create_schema, naming_failures
@@ -26,8 +27,7 @@ def replay_ledger(ledger: SqliteLedger, *, progress: Callable[[int], None]) -> d
     ``Tampered("ledger.replay.differs")`` names the first table and row that differ,
     ``Tampered("ledger.replay.unlawful")`` an entry that cannot follow those before it.
     """
-    with naming_failures():
-        rebuilt = sqlite3.connect("", isolation_level=None)
+    with naming_failures(), ledger.snapshot(), closing(sqlite3.connect("", isolation_level=None)) as rebuilt:
         rebuilt.execute("BEGIN")
         create_schema(rebuilt)
         fold = Fold(rebuilt, _known_nowhere)
@@ -46,9 +46,7 @@ def replay_ledger(ledger: SqliteLedger, *, progress: Callable[[int], None]) -> d
                     entry=seq,
                 ) from problem
             progress(count)
-        counts = {name: _compare(name, rebuilt, ledger) for name in FOLDED_TABLES}
-        rebuilt.close()
-    return counts
+        return {name: _compare(name, rebuilt, ledger) for name in FOLDED_TABLES}
 
 
 def _known_nowhere(hashes: Sequence[bytes]) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from pathlib import Path
 from threading import RLock
 
 from birthmark import __version__
-from birthmark.adapters.ledgers.sqlite.connection import connect, create_schema, naming_failures
+from birthmark.adapters.durable import naming_os_errors, sync_directory
+from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures, read_meta
 from birthmark.adapters.ledgers.sqlite.fold import Fold
 from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex, hashes_of
 from birthmark.adapters.ledgers.sqlite.records import SqliteRecords
@@ -39,7 +41,8 @@ class _Transaction:
         self._packed: list[bytes] = []
         self._leaves: list[bytes] = []
         self._octets = 0
-        self._first = self._size
+        self._first = self.begun_at = self._size
+        self._refusal: BaseException | None = None
         self.new_keys: list[tuple[int, list[bytes]]] = []
         self.vault = SqliteVault(database)
 
@@ -53,7 +56,12 @@ class _Transaction:
                 octets=len(entry),
             )
         seq = self._size
-        self._ledger.fold.apply(event, attachment, seq)
+        try:
+            self._ledger.fold.apply(event, attachment, seq)
+        except BaseException as problem:
+            # Some of its rows may be changed already: whoever catches this cannot keep the transaction.
+            self._refusal = problem
+            raise
         if isinstance(event, e.Reserved):
             self.new_keys.append((seq, hashes_of(attachment)))
         self._packed += (len(entry).to_bytes(2, "big"), entry)
@@ -67,6 +75,13 @@ class _Transaction:
     def append_issued(self, intent: int, *, count: int, entries: bytes, leaf_hashes: bytes) -> int:
         self._flush()
         first = self._size
+        if len(leaf_hashes) != 32 * count or _packed_count(entries) != count:
+            raise Refused(
+                "ledger.records",
+                f"not {count} entries with their leaf hashes",
+                hint="Run the same command again; if it repeats, the key-making program is damaged.",
+                intent=intent,
+            )
         self._ledger.fold.issued_chunk(intent, count=count, first=first)
         self._insert(first, count, entries, leaf_hashes)
         self._size = self._first = first + count
@@ -79,7 +94,9 @@ class _Transaction:
         return [self._ledger.site_prefix + at.to_bytes(6, "big") for at in range(start, start + count)]
 
     def finish(self) -> None:
-        """Write what is collected and the head."""
+        """Write what is collected and the head; a transaction with a refused event is not kept."""
+        if self._refusal is not None:
+            raise self._refusal
         self._flush()
         self._database.execute("UPDATE head SET size = ?, serial_time = ?", (self._size, self._serial_time))
 
@@ -93,6 +110,15 @@ class _Transaction:
         self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (first, count, body, leaf_hashes))
 
 
+def _packed_count(entries: bytes) -> int:
+    """Return how many entries are packed, -1 if the last one is cut off."""
+    at, count, end = 0, 0, len(entries)
+    while at + 2 <= end:
+        at += 2 + (entries[at] << 8 | entries[at + 1])
+        count += 1
+    return count if at == end else -1
+
+
 def _offset(packed: bytes, at: int, entries: int) -> int:
     """Return where ``entries`` packed entries from ``at`` end, or where the octets do."""
     end = len(packed)
@@ -100,6 +126,22 @@ def _offset(packed: bytes, at: int, entries: int) -> int:
         at += 2 + (packed[at] << 8 | packed[at + 1])
         entries -= 1
     return at
+
+
+def _write_first(path: Path, first: e.WorkspaceCreated) -> None:
+    """Make the ledger file with its schema and its first entry."""
+    database = create(path)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        create_schema(database)
+        entry = e.encode_entry(first)
+        row = (len(entry).to_bytes(2, "big") + entry, hashlib.sha256(b"\0" + entry).digest())
+        Fold(database, lambda hashes: None).apply(first, b"", 0)
+        database.execute("INSERT INTO entry VALUES (0, 1, ?, ?)", row)
+        database.execute("INSERT INTO head VALUES (1, 1, 0, 0, x'', x'')")
+        database.execute("COMMIT")
+    finally:
+        database.close()
 
 
 class SqliteLedger:
@@ -111,6 +153,11 @@ class SqliteLedger:
 
     def __init__(self, path: Path, *, clock: Callable[[], datetime]) -> None:
         self._database = connect(path)
+        try:
+            meta = read_meta(self._database, path)
+        except BaseException:
+            self._database.close()
+            raise
         self._lock = RLock()
         self._broken = False
         self.clock = clock
@@ -118,37 +165,37 @@ class SqliteLedger:
         self._keys = KeyIndex(self._database, path.parent / "runs")
         self.fold = Fold(self._database, self._keys.find)
         self.records = SqliteRecords(self._database, self._lock)
-        with naming_failures():
-            meta = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
-        self.site_prefix = bytes.fromhex(meta.get("site_prefix", ""))
-        self.origin = meta.get("origin", "")
-        self.software = meta.get("software", "")
+        self.site_prefix = bytes.fromhex(meta["site_prefix"])
+        self.origin = meta["origin"]
+        self.software = meta["software"]
 
     @classmethod
     def create(cls, path: Path, *, first: e.WorkspaceCreated, clock: Callable[[], datetime]) -> SqliteLedger:
-        """Make a new ledger whose first entry is ``first``; an existing file is never replaced."""
-        if path.exists():
-            raise Refused(
-                "ledger.file_exists",
-                f"{path} exists",
-                hint="Choose an empty directory for a new workspace.",
-                path=str(path),
-            )
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make a new ledger whose first entry is ``first``; an existing file is never replaced.
+
+        Power cut: there is a ledger with its first entry, or none; what is left over is replaced by the next try.
+        """
+        with naming_os_errors(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.new")
+            for suffix in ("", "-wal", "-shm"):
+                unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
         with naming_failures():
-            database = sqlite3.connect(path, isolation_level=None)
-            path.chmod(0o600)
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            create_schema(database)
-            database.execute("INSERT INTO head VALUES (1, 0, 0, 0, x'', x'')")
-            database.execute("COMMIT")
-            database.close()
-        ledger = cls(path, clock=clock)
-        with ledger.transaction() as tx:
-            tx.append(first)
-        ledger.close()
+            _write_first(unfinished, first)
+        with naming_os_errors(path):
+            try:
+                os.link(unfinished, path)
+            except FileExistsError:
+                raise Refused(
+                    "ledger.file_exists",
+                    f"{path} exists",
+                    hint="Choose an empty directory for a new workspace.",
+                    path=str(path),
+                ) from None
+            finally:
+                unfinished.unlink()
+        for directory in (path.parent, path.parent.parent):
+            sync_directory(directory)
         return cls(path, clock=clock)
 
     def note_software(self, by: str) -> None:
@@ -168,12 +215,15 @@ class SqliteLedger:
                     hint="Check the disk; then start again, recovery runs by itself.",
                 )
             self._database.execute("BEGIN IMMEDIATE")
+            tx = None
             try:
                 tx = _Transaction(self, self._database)
                 yield tx
                 tx.finish()
                 self._database.execute("COMMIT")
             except BaseException as problem:
+                if tx is not None:
+                    self._keys.forget(tx.begun_at)
                 self._roll_back(problem)
                 raise
             for intent, hashes in tx.new_keys:
@@ -184,18 +234,26 @@ class SqliteLedger:
     def _roll_back(self, problem: BaseException) -> None:
         self._broken = self._broken or (isinstance(problem, sqlite3.OperationalError) and "disk i/o" in str(problem))
         if self._database.in_transaction:
-            self._database.execute("ROLLBACK")
+            try:
+                self._database.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._broken = True
 
     def _flush_keys(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
+        """Write a key run. It is a cache: if that fails the events before it stand, and it is tried again later."""
         try:
+            self._database.execute("BEGIN IMMEDIATE")
             obsolete = self._keys.flush()
             self._database.execute("COMMIT")
+            for path in obsolete:
+                path.unlink(missing_ok=True)
+        except (sqlite3.Error, OSError) as problem:
+            self._keys.postpone()
+            self._roll_back(problem)
         except BaseException as problem:
+            self._keys.forget(0)
             self._roll_back(problem)
             raise
-        for path in obsolete:
-            path.unlink(missing_ok=True)
 
     def head(self) -> LogHead:
         with self._lock, naming_failures():
@@ -245,6 +303,16 @@ class SqliteLedger:
             yield row
             at = row[0] + row[1]
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read one state of the ledger however long it takes; other processes go on writing."""
+        with self._lock, naming_failures():
+            self._database.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._database.execute("ROLLBACK")
+
     def rows(self, query: str) -> Iterator[tuple[object, ...]]:
         """Yield the rows of a reading query (for replay and comparison)."""
         cursor = self._database.cursor()
@@ -257,10 +325,11 @@ class SqliteLedger:
         return Publication(size=row[0], frontier=row[1], checkpoint=row[2])
 
     def record_publication(self, publication: Publication) -> None:
-        """Make a signed head durable before anybody sees it; heads only grow."""
+        """Make a signed head durable before anybody sees it; heads only grow, and one size has one root."""
         with self.transaction():
             changed = self._database.execute(
-                "UPDATE head SET published = ?1, frontier = ?2, checkpoint = ?3 WHERE published <= ?1 AND size >= ?1",
+                "UPDATE head SET published = ?1, frontier = ?2, checkpoint = ?3"
+                " WHERE (published < ?1 OR (published = ?1 AND frontier = ?2)) AND size >= ?1",
                 (publication.size, publication.frontier, publication.checkpoint),
             ).rowcount
             if changed != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from birthmark.errors import Refused
 from birthmark.ports import SealedChunk
 
 __all__ = ["SqliteVault"]
@@ -16,9 +17,18 @@ class SqliteVault:
         self._database = database
 
     def put(self, intent: int, chunk: SealedChunk) -> None:
-        self._database.execute(
-            "INSERT INTO vault VALUES (?, ?, ?, ?)", (intent, chunk.encapsulated, chunk.slot_size, chunk.slots)
-        )
+        try:
+            self._database.execute(
+                "INSERT INTO vault VALUES (?, ?, ?, ?)", (intent, chunk.encapsulated, chunk.slot_size, chunk.slots)
+            )
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "ledger.exists",
+                f"the keys of intent {intent} are in the vault already",
+                hint="What is on record is never replaced.",
+                table="vault",
+                name=str(intent),
+            ) from None
 
     def read(self, intent: int, position: int) -> tuple[bytes, bytes] | None:
         row = self._database.execute(
@@ -30,10 +40,12 @@ class SqliteVault:
         return row[0], row[1]
 
     def erase(self, intent: int, position: int) -> None:
-        row = self._database.execute("SELECT slot_size FROM vault WHERE intent = ?", (intent,)).fetchone()
-        if row is None:
+        row = self._database.execute(
+            "SELECT slot_size, length(slots) FROM vault WHERE intent = ?", (intent,)
+        ).fetchone()
+        if row is None or not 0 <= position < row[1] // row[0]:
             return
-        (slot_size,) = row
+        slot_size = row[0]
         with self._database.blobopen("vault", "slots", intent) as slots:
             slots.seek(position * slot_size)
             slots.write(bytes(slot_size))

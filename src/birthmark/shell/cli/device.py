@@ -1,0 +1,140 @@
+"""``birthmark device``: look at one device, give it a new identity, or take it out for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark.shell.cli.options import JsonOption, WorkspaceOption
+from birthmark.shell.cli.screen import emit, table
+
+if TYPE_CHECKING:
+    from birthmark.model.records import DeviceRecord
+    from birthmark.shell.wiring import Workspace
+    from birthmark.workflow.rework import Rework
+
+__all__ = ["register"]
+
+SerialArgument = Annotated[str, typer.Argument(help="The device serial.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; it goes on record.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    device = typer.Typer(help="One device and its identity.", no_args_is_help=True)
+    device.command("show")(show)
+    device.command("rework")(rework)
+    device.command("scrap")(scrap)
+    app.add_typer(device, name="device")
+
+
+def show(
+    device_serial: SerialArgument,
+    history: Annotated[bool, typer.Option("--history", help="Read the whole log for what happened to it.")] = False,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the device stands, its certificate and, on request, everything that happened to it."""
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.workflow.handout import known_device
+
+    with open_workspace(workspace, publish=False) as opened:
+        device = known_device(opened.records, device_serial)
+        document = _document(opened, device)
+        events = _history(opened, device_serial) if history else []
+    rows = [[name, "" if value is None else str(value)] for name, value in document.items()]
+    rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}"] for event in events]
+    whole: dict[str, object] = {**document, "history": events} if history else document
+    emit(whole, table(f"Device {device_serial}", ["", ""], rows), as_json=as_json)
+
+
+def rework(
+    device_serial: SerialArgument,
+    reason: ReasonOption,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """End the device's identity on record, revoke its certificate, and open it for a new one."""
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace) as opened:
+        device = _rework(opened).rework(device_serial, reason=reason, by=opened.by)
+        document = _document(opened, device)
+    emit(document, f"Device {device_serial} is {device.state} with a new start; its old identity is revoked.\n"
+         f"Next: birthmark station provision --device-serial {device_serial} --target …", as_json=as_json)  # fmt: skip
+
+
+def scrap(
+    device_serial: SerialArgument,
+    reason: ReasonOption,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Take the device out for good: its certificate is revoked and its sealed key erased."""
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace) as opened:
+        device = _rework(opened).scrap(device_serial, reason=reason, by=opened.by)
+        document = _document(opened, device)
+    emit(document, f"Device {device_serial} is scrapped.", as_json=as_json)
+
+
+def _rework(workspace: Workspace) -> Rework:
+    from birthmark.workflow.rework import Rework
+
+    return Rework(
+        ledger=workspace.ledger,
+        records=workspace.records,
+        permits=workspace.permits,
+        recipient=workspace.vault_recipient,
+        clock=workspace.clock,
+        entropy=workspace.entropy,
+    )
+
+
+def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
+    document: dict[str, object] = {
+        "device_serial": device.device_serial,
+        "order": device.order,
+        "state": str(device.state),
+        "attempt": device.attempt,
+        "log_entry": device.issued_seq,
+    }
+    if device.issued_seq is None:
+        return document
+    from hashlib import sha256
+
+    from cryptography import x509
+
+    from birthmark.workflow.handout import stored_certificate
+
+    der = stored_certificate(workspace.ledger, device)
+    certificate = x509.load_der_x509_certificate(der)
+    cert_serial = certificate.serial_number.to_bytes(16, "big")
+    return {
+        **document,
+        "cert_serial": cert_serial.hex(),
+        "cert_sha256": sha256(der).hexdigest(),
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "not_before": certificate.not_valid_before_utc.isoformat(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+        "revoked": workspace.records.is_revoked(cert_serial),
+    }
+
+
+def _history(workspace: Workspace, device_serial: str) -> list[dict[str, object]]:
+    """Return number, time, type and members of every event that names the device."""
+    import msgspec
+
+    from birthmark.model.events import decode_entry
+
+    found: list[dict[str, object]] = []
+    needle = f'"device":"{device_serial}"'.encode()
+    for seq, entry in workspace.ledger.entries(0, workspace.ledger.head().size):
+        if needle in entry.partition(b"\n")[0]:
+            event, _ = decode_entry(entry)
+            found.append({"seq": seq, **msgspec.to_builtins(event)})
+    return found

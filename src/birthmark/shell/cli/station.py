@@ -1,0 +1,210 @@
+"""``birthmark station``: give devices their identity on the line, one or many at once. Never asks, never prompts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark.errors import Misconfigured
+from birthmark.shell.cli.options import WorkspaceOption
+
+if TYPE_CHECKING:
+    from birthmark.shell.heads import HeadResult, Yield
+    from birthmark.workflow.stationpost import Outcome, Progress
+
+__all__ = ["register"]
+
+TargetOption = Annotated[
+    str, typer.Option(help="Where the identity goes, for example files:out/{device_serial}; see docs/targets.md.")
+]
+StationOption = Annotated[str | None, typer.Option(help="Name of this station; default: the only one there is.")]
+HandshakeOption = Annotated[
+    bool, typer.Option("--handshake", help="Prove it with a real mutual-TLS connection as well.")
+]
+LinesOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one a step.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    station = typer.Typer(help="The line: install identities and prove them.", no_args_is_help=True)
+    station.command("provision")(provision)
+    station.command("run")(run)
+    app.add_typer(station, name="station")
+
+
+def provision(
+    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
+    target: TargetOption,
+    attempt_id: Annotated[str | None, typer.Option(help="Your own id of this attempt; default: made and kept.")] = None,
+    station: StationOption = None,
+    handshake: HandshakeOption = False,
+    workspace: WorkspaceOption = Path(),
+    as_json: LinesOption = False,
+) -> None:
+    """Give one device its identity, read it back and prove it. The same command again is always safe."""
+    from birthmark.shell.heads import open_heads
+    from birthmark.shell.wiring import open_workspace
+
+    show = _step_line if as_json else _step_text
+    with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
+        outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
+    if as_json:
+        _outcome_line(outcome)
+    else:
+        print(_outcome_text(outcome), flush=True)
+
+
+def run(
+    devices: Annotated[str, typer.Option(help="File with one device serial a line, or - for stdin.")],
+    target: TargetOption,
+    heads: Annotated[int, typer.Option(min=1, max=64, help="How many devices at once.")] = 1,
+    station: StationOption = None,
+    handshake: HandshakeOption = False,
+    workspace: WorkspaceOption = Path(),
+    as_json: LinesOption = False,
+) -> int:
+    """Work through many devices with several heads. A bad device does not stop the others; the worst one decides the exit
+    code. A fault of the station or a finding of tampering stops the line."""
+    from birthmark.shell.heads import open_heads
+    from birthmark.shell.wiring import open_workspace
+
+    _require_placeholder(target)
+    waiting = _lines(devices)
+    with open_workspace(workspace) as opened, open_heads(opened, station) as shared:
+        total = shared.run(
+            waiting,
+            target,
+            heads=heads,
+            handshake=handshake,
+            progress=_step_line if as_json else _no_step,
+            result=_result_line if as_json else _result_text,
+        )
+    _summary(total, as_json=as_json)
+    return 0 if total.worst is None else total.worst.exit_code
+
+
+def _require_placeholder(target: str) -> None:
+    if "{device_serial}" not in target:
+        raise Misconfigured(
+            "station.target.one",
+            "all devices would go to the same target",
+            hint="Put {device_serial} into the target.",
+            target=target[:200],
+        )
+
+
+def _lines(devices: str) -> list[str]:
+    try:
+        data = sys.stdin.buffer.read() if devices == "-" else Path(devices).read_bytes()
+    except OSError as problem:
+        raise Misconfigured(
+            "station.devices.file",
+            f"cannot read {devices}: {problem.strerror}",
+            hint="Give a text file with one device serial a line.",
+            path=devices,
+        ) from problem
+    return [line for line in data.decode("utf-8", "backslashreplace").splitlines() if line]
+
+
+def _line(document: dict[str, object]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    print(json.dumps({"ts": now, **document}, sort_keys=True), flush=True)
+
+
+def _step_line(step: Progress) -> None:
+    if step.status == "start":
+        return
+    document: dict[str, object] = {
+        "attempt": step.attempt,
+        "device_serial": step.device_serial,
+        "step": step.step,
+        "status": step.status,
+        "ms": step.ms,
+    }
+    _line(document if step.code is None else {**document, "error": step.code})
+
+
+def _no_step(step: Progress) -> None:
+    """People watch the devices of a run, not their steps."""
+
+
+def _step_text(step: Progress) -> None:
+    if step.status == "ok":
+        print(f"  {step.step:<10} {step.ms:>9.1f} ms", flush=True)
+    elif step.status == "failed":
+        print(f"  {step.step:<10} {step.ms:>9.1f} ms  FAILED  {step.code}", flush=True)
+
+
+def _outcome_line(outcome: Outcome) -> None:
+    seen = outcome.handshake
+    _line(
+        {
+            "attempt": outcome.attempt,
+            "device_serial": outcome.device_serial,
+            "step": "provision",
+            "status": outcome.outcome,
+            "ms": round(sum(ms for _, ms in outcome.steps), 3),
+            "cert_serial": outcome.cert_serial,
+            "cert_sha256": outcome.cert_sha256,
+            "evidence": outcome.evidence,
+            "tls_version": None if seen is None else seen.tls_version,
+        }
+    )
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    word = "PASS" if outcome.outcome == "pass" else "PASS (already had its identity)"
+    proof = "signed our challenge" if outcome.evidence == "signature" else "shows the digest of its key"
+    seen = "" if outcome.handshake is None else f", connected with {outcome.handshake.tls_version}"
+    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; the device {proof}{seen}"
+
+
+def _result_line(result: HeadResult) -> None:
+    if result.outcome is not None:
+        _outcome_line(result.outcome)
+    elif result.error is not None:
+        _line(
+            {
+                "device_serial": result.device_serial,
+                "step": "provision",
+                "status": "failed",
+                "ms": result.ms,
+                **result.error.document(),
+            }
+        )
+
+
+def _result_text(result: HeadResult) -> None:
+    if result.outcome is not None:
+        print(_outcome_text(result.outcome), flush=True)
+    elif result.error is not None:
+        print(f"FAIL  {result.device_serial}: {result.error.message}  [{result.error.code}]", flush=True)
+
+
+def _summary(total: Yield, *, as_json: bool) -> None:
+    failed = sum(total.codes.values())
+    done = total.passed + total.already + failed
+    rate = done / total.seconds if total.seconds else 0.0
+    if as_json:
+        _line(
+            {
+                "step": "run",
+                "status": "failed" if failed else "pass",
+                "devices": done,
+                "passed": total.passed,
+                "already": total.already,
+                "failed": failed,
+                "codes": total.codes,
+                "rate": round(rate, 1),
+            }
+        )
+        return
+    share = 100 * (done - failed) / done if done else 0.0
+    print(f"{done} devices, {total.passed} passed, {total.already} already, {failed} failed: yield {share:.1f} %")
+    for code, count in sorted(total.codes.items()):
+        print(f"  {count:>6}  {code}")

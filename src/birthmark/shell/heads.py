@@ -1,0 +1,302 @@
+"""A station at work: one workspace, one journal, any number of heads that do not disturb each other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from birthmark import __version__
+from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
+from birthmark.ports import Credential, CredentialRequest, Source
+from birthmark.workflow.station import Outcome, Progress, ProvisionRequest, StationPost, provision
+
+if TYPE_CHECKING:
+    from birthmark.adapters.handshake import FileIdentity, TlsVerifier, TokenIdentity
+    from birthmark.shell.wiring import Workspace
+    from birthmark.wire.receipt import Handshake
+
+__all__ = ["HeadResult", "StationHeads", "Yield", "open_heads"]
+
+_STOPS_THE_LINE = (StationFault, Tampered)
+_PUBLISH_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadResult:
+    """What became of one device: an outcome or an error."""
+
+    device_serial: str
+    outcome: Outcome | None
+    error: BirthmarkError | None
+    ms: float
+
+
+@dataclass(slots=True)
+class Yield:
+    """The count of a run. ``codes``: error code → devices. ``worst``: the error that decides the exit code."""
+
+    passed: int = 0
+    already: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+    worst: BirthmarkError | None = None
+    seconds: float = 0.0
+
+    def add(self, result: HeadResult) -> None:
+        """Count one result."""
+        if result.outcome is not None:
+            self.passed += result.outcome.outcome == "pass"
+            self.already += result.outcome.outcome == "already"
+            return
+        if result.error is not None:
+            self.codes[result.error.code] = self.codes.get(result.error.code, 0) + 1
+            if self.worst is None or result.error.exit_code > self.worst.exit_code:
+                self.worst = result.error
+
+
+class _Later:
+    """A source that is opened when it is first asked, so that nobody waits for a key that is not needed."""
+
+    def __init__(self, make: Callable[[], Source]) -> None:
+        self._make = make
+        self._made: Source | None = None
+        self._lock = threading.Lock()
+
+    def obtain(self, request: CredentialRequest) -> Credential:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+        return self._made.obtain(request)
+
+
+class StationHeads:
+    """The parts all heads share. Threads may call ``provision`` at once, each for another device."""
+
+    def __init__(self, workspace: Workspace, post: StationPost) -> None:
+        self._workspace = workspace
+        self.post = post
+        self._source = _local_source(workspace)
+        self._verifiers: dict[str, TlsVerifier] = {}
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+
+    def provision(
+        self,
+        device_serial: str,
+        target_uri: str,
+        *,
+        attempt: str | None = None,
+        handshake: bool = False,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
+
+        Raises what ``workflow.station.provision`` does, and ``Refused("device.in_progress")`` when another head of
+        this station has the device.
+        """
+        from birthmark.adapters.targets.uri import expand_target_uri
+
+        expanded = expand_target_uri(target_uri, device_serial)
+        with self._alone(device_serial):
+            target = self._workspace.target(expanded, device_serial)
+            return provision(
+                self.post,
+                ProvisionRequest(device_serial, expanded, attempt),
+                target=target,
+                source=self._source,
+                handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
+                progress=progress,
+            )
+
+    def run(
+        self,
+        devices: Iterable[str],
+        target_uri: str,
+        *,
+        heads: int,
+        handshake: bool = False,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        result: Callable[[HeadResult], None] = lambda result: None,
+    ) -> Yield:
+        """Work through ``devices`` with ``heads`` threads. A bad device does not stop the others; a fault of the
+        station or a finding of tampering stops the line: nothing new is begun."""
+        total, stop, waiting = Yield(), threading.Event(), iter(devices)
+        began = time.monotonic()
+
+        def head() -> None:
+            while not stop.is_set():
+                with self._lock:
+                    device_serial = next(waiting, None)
+                if device_serial is None:
+                    return
+                done = self._one(device_serial, target_uri, handshake, progress)
+                if isinstance(done.error, _STOPS_THE_LINE):
+                    stop.set()
+                with self._lock:
+                    total.add(done)
+                    result(done)
+
+        with _publishing(self._workspace), ThreadPoolExecutor(heads, thread_name_prefix="head") as pool:
+            for finished in [pool.submit(head) for _ in range(heads)]:
+                finished.result()
+        total.seconds = time.monotonic() - began
+        return total
+
+    def close(self) -> None:
+        """Stop the TLS verifiers."""
+        for verifier in self._verifiers.values():
+            verifier.close()
+
+    def _one(
+        self, device_serial: str, target_uri: str, handshake: bool, progress: Callable[[Progress], None]
+    ) -> HeadResult:
+        began = time.monotonic()
+        outcome, error = None, None
+        try:
+            outcome = self.provision(device_serial, target_uri, handshake=handshake, progress=progress)
+        except BirthmarkError as problem:
+            error = problem
+        return HeadResult(device_serial, outcome, error, round((time.monotonic() - began) * 1000, 3))
+
+    @contextmanager
+    def _alone(self, device_serial: str) -> Iterator[None]:
+        with self._lock:
+            if device_serial in self._busy:
+                raise Refused(
+                    "device.in_progress",
+                    f"another head of this station works on {device_serial}",
+                    hint="A serial stands for one unit: check what is in the other head.",
+                    device_serial=device_serial,
+                )
+            self._busy.add(device_serial)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(device_serial)
+
+    def _handshake(self, device_serial: str, uri: str) -> Handshake:
+        from birthmark.workflow.handout import known_device
+
+        records = self.post.records
+        order = records.order(known_device(records, device_serial).order)
+        ca = "" if order is None else order.ca
+        return self._verifier(ca).connect(self._identity(device_serial, uri, ca))
+
+    def _verifier(self, ca: str) -> TlsVerifier:
+        from birthmark.adapters.handshake import TlsVerifier
+
+        with self._lock:
+            if ca not in self._verifiers:
+                self._verifiers[ca] = TlsVerifier(self._workspace.chain(ca)[:1])
+            return self._verifiers[ca]
+
+    def _identity(self, device_serial: str, uri: str, ca: str) -> FileIdentity | TokenIdentity:
+        from birthmark.adapters.handshake import FileIdentity, TokenIdentity
+        from birthmark.adapters.targets.uri import decoded, parse_pairs
+        from birthmark.workflow.handout import known_device, stored_certificate
+
+        scheme, _, rest = uri.partition(":")
+        path, _, query = rest.partition("?")
+        options = dict(item.partition("=")[::2] for item in query.split("&"))
+        if scheme == "files" and options.get("layout", "pem") == "pem":
+            directory = Path.cwd() / decoded(uri, path)
+            return FileIdentity(directory / "device.crt", directory / "device.key")
+        if scheme == "pkcs11":
+            names = parse_pairs(uri, path, ";", ("token", "object"))
+            device = known_device(self.post.records, device_serial)
+            return TokenIdentity(
+                module=Path.cwd() / decoded(uri, options["module-path"]),
+                token=names["token"],
+                key_label=names["object"],
+                pin=self._workspace.secrets(decoded(uri, options["pin-source"])),
+                chain=(stored_certificate(self.post.ledger, device), *self._workspace.chain(ca)[:1]),
+            )
+        raise Misconfigured(
+            "handshake.target",
+            f"no TLS connection can be made from the target {uri[:200]}",
+            hint="Use files: with layout=pem or pkcs11:, or leave --handshake out.",
+            target=uri[:200],
+        )
+
+
+@contextmanager
+def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[StationHeads]:
+    """Open a station of the workspace; its journal belongs to this process until the context ends."""
+    opened = workspace.station(station)
+    post = StationPost(
+        name=opened.name,
+        origin=workspace.settings.origin,
+        software=f"birthmark {__version__}",
+        ledger=workspace.ledger,
+        records=workspace.records,
+        journal=opened.journal,
+        receipt_key=opened.key,
+        chain_of=workspace.chain,
+        clock=workspace.clock,
+        monotonic=time.monotonic,
+        entropy=workspace.entropy,
+    )
+    heads = StationHeads(workspace, post)
+    try:
+        yield heads
+    finally:
+        heads.close()
+        opened.journal.close()  # type: ignore[attr-defined]
+
+
+def _local_source(workspace: Workspace) -> Source:
+    from birthmark.workflow.localsource import LocalSource
+
+    def pool() -> Source:
+        from birthmark.workflow.draw import PoolSource
+
+        return PoolSource(
+            ledger=workspace.ledger,
+            records=workspace.records,
+            vault_key=workspace.vault_key,
+            chain_of=workspace.chain,
+            clock=workspace.clock,
+        )
+
+    def issue() -> Source:
+        from birthmark.workflow.issue import IssueSource
+
+        return IssueSource(
+            ledger=workspace.ledger,
+            records=workspace.records,
+            permits=workspace.permits,
+            clock=workspace.clock,
+            entropy=workspace.entropy,
+        )
+
+    return LocalSource(pool=_Later(pool), issue=_Later(issue))
+
+
+@contextmanager
+def _publishing(workspace: Workspace) -> Iterator[None]:
+    """Sign and show a head every second while the heads work."""
+    stop = threading.Event()
+    failures: list[BirthmarkError] = []
+
+    def publish() -> None:
+        try:
+            while not stop.wait(_PUBLISH_EVERY_S):
+                workspace.publish()
+        except BirthmarkError as problem:
+            failures.append(problem)
+
+    thread = threading.Thread(target=publish, name="publisher", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]
