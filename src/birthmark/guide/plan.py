@@ -176,7 +176,7 @@ def _plan(case: Case, findings: tuple[Finding, ...]) -> Plan:
 _VALUES: Final = {"tls-client": ("pen",), "idevid": ("hw_type",), "matter-dac": ("vid", "pid")}
 """What a preset needs to know besides the maker's name."""
 
-_TARGETS: Final = {"files": "files:out/{device_serial}", "pkcs11": "pkcs11:token={device_serial};…"}
+_TARGETS: Final = {"files": "files:out/{device_serial}", "pkcs11": "pkcs11:…"}
 
 
 def _next_commands(case: Case) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ def _next_commands(case: Case) -> tuple[str, ...]:
     born = "" if case.key_origin == "injected" else " --key-origin device"
     commands += [
         "birthmark ceremony run factory/ceremony.toml -C factory",
-        f"birthmark order create lot-1 --product device --quantity N --first SERIAL{born} -C factory",
+        f"birthmark order create lot-1 --product device --devices serials.txt{born} -C factory",
     ]
     if case.key_origin == "injected":
         commands.append("birthmark order make lot-1 -C factory")

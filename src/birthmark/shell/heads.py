@@ -198,7 +198,8 @@ class StationHeads:
 
     def _identity(self, device_serial: str, uri: str, ca: str) -> FileIdentity | TokenIdentity:
         from birthmark.adapters.handshake import FileIdentity, TokenIdentity
-        from birthmark.adapters.targets.uri import decoded, parse_pairs
+        from birthmark.adapters.pkcs11_uri import parse_pkcs11_uri
+        from birthmark.adapters.targets.uri import decoded
         from birthmark.workflow.handout import known_device, stored_certificate
 
         scheme, _, rest = uri.partition(":")
@@ -208,13 +209,14 @@ class StationHeads:
             directory = Path.cwd() / decoded(uri, path)
             return FileIdentity(directory / "device.crt", directory / "device.key")
         if scheme == "pkcs11":
-            names = parse_pairs(uri, path, ";", ("token", "object"))
+            kept = "&".join(item for item in query.split("&") if not item.startswith("chain="))
+            token = parse_pkcs11_uri(f"{scheme}:{path}?{kept}", base=Path.cwd())
             device = known_device(self.post.records, device_serial)
             return TokenIdentity(
-                module=Path.cwd() / decoded(uri, options["module-path"]),
-                token=names["token"],
-                key_label=names["object"],
-                pin=self._workspace.secrets(decoded(uri, options["pin-source"])),
+                module=token.module,
+                token=token.token,
+                key_label=token.label or "",
+                pin=self._workspace.secrets(token.pin_source),
                 chain=(stored_certificate(self.post.ledger, device), *self._workspace.chain(ca)[:1]),
             )
         raise Misconfigured(

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pkcs11 import Attribute, CertificateType, ObjectClass
-from pkcs11.exceptions import PKCS11Error
 
+from birthmark.adapters.pkcs11_module import binding
+from birthmark.adapters.pkcs11_objects import (
+    ObjectKind,
+    certificate_template,
+    find_objects,
+    key_attributes,
+    token_object,
+)
 from birthmark.adapters.targets.identity import MAX_CHAIN, Certificates
 from birthmark.errors import DeviceFault
-from birthmark.pki.der import integer
 
 __all__ = ["InstalledCertificate", "TokenPlace", "check_attributes"]
 
 _T = TypeVar("_T")
-_REQUIRED = (
-    (Attribute.SENSITIVE, True),
-    (Attribute.EXTRACTABLE, False),
-    (Attribute.ALWAYS_SENSITIVE, True),
-    (Attribute.NEVER_EXTRACTABLE, True),
-    (Attribute.LOCAL, True),
-)
+# The private key's label is the last thing that changes: until then the key counts as waiting.
+_KEY_KINDS: tuple[ObjectKind, ...] = ("public", "private")
+_REQUIRED = {
+    "private": True,
+    "sensitive": True,
+    "extractable": False,
+    "always_sensitive": True,
+    "never_extractable": True,
+    "local": True,
+}
+"""Field of ``KeyAttributes`` → what it has to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,12 @@ class TokenPlace:
 
     def remove_orphans(self) -> None:
         """Remove public keys that a cut key generation left without a private key."""
-        for public_key in self._find(ObjectClass.PUBLIC_KEY, self.new_label):
+        for public_key in self._find("public", self.new_label):
             public_key.destroy()
 
     def key_of(self, key_id: bytes) -> Any:
         """Return the private key of this identity with that CKA_ID, or None."""
-        found = [key for key in self.private_keys() if bytes(key[Attribute.ID]) == key_id]
+        found = [key for key in self.private_keys() if _key_id(key) == key_id]
         return _one(found, self._name)
 
     def private_keys(self) -> list[Any]:
@@ -70,7 +78,7 @@ class TokenPlace:
         """Return the certificate that counts: while an installation is cut off, that of the key already in place."""
         found = self._certificates(self._name)
         if len(found) > 1:
-            in_place = {bytes(key[Attribute.ID]) for key in self._keys(self._name)}
+            in_place = {_key_id(key) for key in self._keys(self._name)}
             found = [one for one in found if one.key_id in in_place]
             if not found:
                 raise _doubled(self._name)
@@ -93,7 +101,7 @@ class TokenPlace:
 
     def write(self, certificates: Certificates, key: Any) -> None:
         """Install certificates for ``key``; the certificate object first, then the old identity goes away."""
-        key_id = bytes(key[Attribute.ID])
+        key_id = _key_id(key)
         for place in range(MAX_CHAIN):
             issuer = certificates.chain[place] if place < len(certificates.chain) else None
             self._put(self._chain_label(place), b"", issuer)
@@ -101,13 +109,14 @@ class TokenPlace:
         for one in self._certificates(self._name):
             if (one.key_id, one.value) != (mine.key_id, mine.value):
                 one.object.destroy()
-        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+        for kind in _KEY_KINDS:
             for old in self._find(kind, self._name):
-                if bytes(old[Attribute.ID]) != key_id:
+                if _key_id(old) != key_id:
                     old.destroy()
+        for kind in _KEY_KINDS:
             for new in self._find(kind, self.new_label):
-                if bytes(new[Attribute.ID]) == key_id:
-                    new[Attribute.LABEL] = self._name
+                if _key_id(new) == key_id:
+                    new[binding().Attribute.LABEL] = self._name
 
     def _put(self, label: str, key_id: bytes, certificate: x509.Certificate | None) -> None:
         """Leave exactly this certificate, or none, under ``label``."""
@@ -126,32 +135,19 @@ class TokenPlace:
         for one in self._certificates(label):
             if (one.key_id, one.value) == (key_id, value):
                 return one
-        template = {
-            Attribute.CLASS: ObjectClass.CERTIFICATE,
-            Attribute.CERTIFICATE_TYPE: CertificateType.X_509,
-            Attribute.TOKEN: True,
-            Attribute.PRIVATE: False,
-            Attribute.LABEL: label,
-            Attribute.ID: key_id,
-            Attribute.SUBJECT: certificate.subject.public_bytes(),
-            Attribute.ISSUER: certificate.issuer.public_bytes(),
-            Attribute.SERIAL_NUMBER: integer(certificate.serial_number),
-            Attribute.VALUE: value,
-        }
-        return InstalledCertificate(self._session.create_object(template), key_id, value)
+        created = self._session.create_object(certificate_template(label, key_id, value))
+        return InstalledCertificate(created, key_id, value)
 
     def _certificates(self, label: str) -> list[InstalledCertificate]:
-        return [
-            InstalledCertificate(one, bytes(one[Attribute.ID]), bytes(one[Attribute.VALUE]))
-            for one in self._find(ObjectClass.CERTIFICATE, label)
-        ]
+        value = binding().Attribute.VALUE
+        found = self._find("certificate", label)
+        return [InstalledCertificate(one, token_object(one, "certificate").key_id, bytes(one[value])) for one in found]
 
     def _keys(self, label: str) -> list[Any]:
-        return list(self._find(ObjectClass.PRIVATE_KEY, label))
+        return self._find("private", label)
 
-    def _find(self, kind: ObjectClass, label: str) -> Iterator[Any]:
-        # A list first: destroying while a search is open upsets some modules.
-        return iter(list(self._session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label})))
+    def _find(self, kind: ObjectKind, label: str) -> list[Any]:
+        return find_objects(self._session, kind, label, None)
 
     def _chain_label(self, place: int) -> str:
         return f"{self._name}-ca{place}"
@@ -159,7 +155,8 @@ class TokenPlace:
 
 def check_attributes(key: Any, name: str) -> None:
     """Return if the token keeps this private key to itself, else ``DeviceFault("target.key.extractable")``."""
-    wrong = [attribute.name for attribute, value in _REQUIRED if _attribute(key, attribute) is not value]
+    found = key_attributes(key)
+    wrong = [name for name, value in _REQUIRED.items() if getattr(found, name) is not value]
     if wrong:
         raise DeviceFault(
             "target.key.extractable",
@@ -170,11 +167,8 @@ def check_attributes(key: Any, name: str) -> None:
         )
 
 
-def _attribute(key: Any, attribute: Attribute) -> bool | None:
-    try:
-        return bool(key[attribute])
-    except PKCS11Error:
-        return None
+def _key_id(found: Any) -> bytes:
+    return bytes(found[binding().Attribute.ID])
 
 
 def _one(found: list[_T], name: str) -> _T | None:

@@ -68,8 +68,11 @@ def run(
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
 ) -> int:
-    """Work through many devices with several heads. A bad device does not stop the others; the worst one decides the exit
-    code. A fault of the station or a finding of tampering stops the line."""
+    """Work through many devices with several heads.
+
+    A bad device does not stop the others; the worst error decides the exit code. A fault of the station or a finding of
+    tampering stops the line.
+    """
     from birthmark.shell.heads import open_heads
     from birthmark.shell.wiring import open_workspace
 
