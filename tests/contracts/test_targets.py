@@ -20,7 +20,8 @@ from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.ports import Credential, Evidence, Target
 from support.devicepki import credential_for, pool_credential
-from support.devicetoken import MODULE, PIN, make_token, token_objects
+from support.devicetoken import make_token, start_tokens, token_objects
+from support.softhsm import MODULE, PIN
 
 SERIAL = "SN-0001"
 CHALLENGE = bytes(range(32))
@@ -85,8 +86,9 @@ def token_device(algorithm: str) -> Device:
 
 
 @pytest.fixture(params=[*FILE_TARGETS, *TOKEN_ALGORITHMS])
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     if request.param in TOKEN_ALGORITHMS:
+        start_tokens(tmp_path / "tokens", monkeypatch)
         return token_device(TOKEN_ALGORITHMS[request.param])
     return files_device(tmp_path, FILE_TARGETS[request.param])
 

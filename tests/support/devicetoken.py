@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import tempfile
-from functools import cache
 from pathlib import Path
 
+import pytest
+
 from birthmark.adapters.pkcs11_module import pkcs11_module
+from support.softhsm import MODULE, PIN, SO_PIN, SoftHsm
 
-__all__ = ["MODULE", "PIN", "make_token", "token_listing", "token_objects"]
-
-MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
-PIN = "4321"
+__all__ = ["make_token", "start_tokens", "token_listing", "token_objects"]
 
 
-@cache
-def _configure() -> None:
-    """SoftHSM reads its configuration once in a process, so all tests of a run share one directory."""
-    if "SOFTHSM2_CONF" not in os.environ:
-        directory = Path(tempfile.mkdtemp(prefix="birthmark-tokens-"))
-        (directory / "tokens").mkdir()
-        configuration = directory / "softhsm2.conf"
-        configuration.write_text(
-            f"directories.tokendir = {directory / 'tokens'}\n"
-            "objectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
-        )
-        os.environ["SOFTHSM2_CONF"] = str(configuration)
+def start_tokens(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this test tokens of its own; the library reads its configuration at its next start."""
+    for name, value in SoftHsm(directory).environment.items():
+        monkeypatch.setenv(name, value)
+    pkcs11_module(MODULE).stop()
 
 
 def make_token(label: str) -> None:
-    """Make an empty token; the library in this process sees it at its next use."""
-    _configure()
-    command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "87654321", "--pin", PIN]
+    """Make an empty token; the library in this process sees it at its next start."""
+    command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN]
     subprocess.run(command, check=True, capture_output=True)
     pkcs11_module(MODULE).stop()
 

@@ -148,10 +148,10 @@ def read_private_file(path: Path) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         raise Misconfigured(
             "key.file.missing",
-            f"cannot read {path}: {problem.strerror}",
+            f"cannot read {str(path)!r}: {getattr(problem, 'strerror', problem)}",
             hint="Check the path in birthmark.toml and who may read it.",
             path=str(path),
         ) from problem

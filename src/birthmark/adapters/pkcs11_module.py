@@ -158,6 +158,19 @@ class Pkcs11Module:
             self.generation += 1
         return self._library
 
+    def token(self, label: str) -> Any:
+        """Return the token with this label, also one that was made after the library started. As ``library``."""
+        before = self.generation
+        library = self.library()
+        try:
+            return library.get_token(token_label=label)
+        except binding().NoSuchToken:
+            if self.generation != before:
+                raise
+        # A library sees only the tokens that were there when it was started.
+        self.restart()
+        return self.library().get_token(token_label=label)
+
     def restart(self) -> None:
         """Stop the library and start it again; every session and handle of this process is void after it."""
         self._stale = False

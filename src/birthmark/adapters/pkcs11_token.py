@@ -53,8 +53,6 @@ class _Login:
 
     def session(self) -> Any:
         """Return the logged-in session, a new one if the library was started anew."""
-        if self.users == 0:
-            raise RuntimeError("the token was closed")
         if self._generation != self._module.generation:
             with self._module.exclusive():
                 self._session = self._log_in()
@@ -71,7 +69,7 @@ class _Login:
         self._session, self._generation = None, -1
 
     def _log_in(self) -> Any:
-        token = self._token()
+        token = self._module.token(self._label)
         tried = (bytes(token.serial), hashlib.sha256(self._pin.reveal()).digest())
         if tried in self._module.refused_pins or not _is_text(self._pin):
             raise named_error(binding().PinIncorrect(), self._label)
@@ -81,18 +79,6 @@ class _Login:
             if type(problem).__name__ in _WRONG_PIN:
                 self._module.refused_pins.add(tried)
             raise
-
-    def _token(self) -> Any:
-        before = self._module.generation
-        library = self._module.library()
-        try:
-            return library.get_token(token_label=self._label)
-        except binding().NoSuchToken:
-            if self._module.generation != before:
-                raise
-        # A library sees only the tokens that were there when it was started.
-        self._module.restart()
-        return self._module.library().get_token(token_label=self._label)
 
 
 class Pkcs11Token:
@@ -261,7 +247,7 @@ class Pkcs11Token:
                     handle, generation = self._find_again(session, public, listed), self._module.generation
                 return bytes(handle.sign(data, mechanism=pkcs11.Mechanism[mechanism]))
 
-            return self._run(work)
+            return self._run(work, look=False)
 
         return signer
 
@@ -286,28 +272,39 @@ class Pkcs11Token:
             ]
         )
 
-    def _run(self, work: Callable[[Any], Result]) -> Result:
-        """Do what may be done twice; once more if the session was lost."""
+    def _run(self, work: Callable[[Any], Result], *, look: bool = True) -> Result:
+        """Do what may be done twice; once more if the session was lost.
+
+        ``look``: see first that the session is alive. The binding complains to stderr when a search breaks off.
+        """
         with self._module.lock:
             try:
-                return work(self._login.session())
+                session = self._session()
+                if look:
+                    _see_alive(session)
+                return work(session)
             except binding().PKCS11Error as problem:
                 if type(problem).__name__ not in LOST:
                     raise named_error(problem, self.label) from problem
             with self._naming_errors():
                 self._module.restart()
-                return work(self._login.session())
+                return work(self._session())
 
     def _write(self, work: Callable[[Any], Result]) -> Result:
         """Do what must not be done twice, in a read-write session of its own."""
-        self._run(lambda session: session.token.flags)
+        self._run(lambda session: None)
         with self._naming_errors():
-            session = self._login.session().token.open(rw=True)
+            session = self._session().token.open(rw=True)
             try:
                 return work(session)
             finally:
                 with suppress(binding().PKCS11Error):
                     session.close()
+
+    def _session(self) -> Any:
+        if not self._open:
+            raise RuntimeError(f"the token {self.label} was closed")
+        return self._login.session()
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -323,6 +320,13 @@ class Pkcs11Token:
                 token=self.label,
                 reason=type(problem).__name__,
             ) from problem
+
+
+def _see_alive(session: Any) -> None:
+    """Let the token do the least it can; an error of the binding if the session is lost."""
+    pkcs11 = binding()
+    with suppress(pkcs11.RandomNoRNG, pkcs11.FunctionNotSupported):
+        session.generate_random(8)
 
 
 def _is_text(pin: Secret) -> bool:

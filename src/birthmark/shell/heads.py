@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from birthmark import __version__
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
-from birthmark.ports import Credential, CredentialRequest, Source
+from birthmark.model.records import LogHead
+from birthmark.ports import Credential, CredentialRequest, Ledger, Source, Transaction
 from birthmark.workflow.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
@@ -74,13 +76,48 @@ class _Later:
         return self._made.obtain(request)
 
 
+class _FairLedger:
+    """A ledger whose writers are served in the order they came: a lock of Python lets one head wait for ever."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        turn = threading.Event()
+        with self._lock:
+            self._waiting.append(turn)
+            if len(self._waiting) == 1:
+                turn.set()
+        try:
+            turn.wait()
+            with self._ledger.transaction() as tx:
+                yield tx
+        finally:
+            with self._lock:
+                self._waiting.remove(turn)
+                if self._waiting:
+                    self._waiting[0].set()
+
+    def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
+        return self._ledger.entries(first, count)
+
+    def head(self) -> LogHead:
+        return self._ledger.head()
+
+    def close(self) -> None:
+        self._ledger.close()
+
+
 class StationHeads:
     """The parts all heads share. Threads may call ``provision`` at once, each for another device."""
 
     def __init__(self, workspace: Workspace, post: StationPost) -> None:
         self._workspace = workspace
         self.post = post
-        self._source = _local_source(workspace)
+        self.source = _local_source(workspace, post.ledger)
         self._verifiers: dict[str, TlsVerifier] = {}
         self._busy: set[str] = set()
         self._lock = threading.Lock()
@@ -108,7 +145,7 @@ class StationHeads:
                 self.post,
                 ProvisionRequest(device_serial, expanded, attempt),
                 target=target,
-                source=self._source,
+                source=self.source,
                 handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
                 progress=progress,
             )
@@ -235,7 +272,7 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
         name=opened.name,
         origin=workspace.settings.origin,
         software=f"birthmark {__version__}",
-        ledger=workspace.ledger,
+        ledger=_FairLedger(workspace.ledger),
         records=workspace.records,
         journal=opened.journal,
         receipt_key=opened.key,
@@ -252,14 +289,14 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
         opened.journal.close()  # type: ignore[attr-defined]
 
 
-def _local_source(workspace: Workspace) -> Source:
+def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
     from birthmark.workflow.localsource import LocalSource
 
     def pool() -> Source:
         from birthmark.workflow.draw import PoolSource
 
         return PoolSource(
-            ledger=workspace.ledger,
+            ledger=ledger,
             records=workspace.records,
             vault_key=workspace.vault_key,
             chain_of=workspace.chain,
@@ -270,7 +307,7 @@ def _local_source(workspace: Workspace) -> Source:
         from birthmark.workflow.issue import IssueSource
 
         return IssueSource(
-            ledger=workspace.ledger,
+            ledger=ledger,
             records=workspace.records,
             permits=workspace.permits,
             clock=workspace.clock,

@@ -6,6 +6,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from birthmark.adapters.durable import read_private_file
@@ -54,7 +55,7 @@ def _from_environment(name: str) -> bytes:
             hint=f"Set {name}, or change the reference in birthmark.toml.",
             variable=name,
         )
-    return value.encode()
+    return os.fsencode(value)
 
 
 def _from_file(path: str) -> bytes:
@@ -80,13 +81,19 @@ def _from_descriptor(number: str) -> bytes:
 
 
 def _from_person(label: str) -> bytes:
-    if not sys.stdin.isatty():
+    answer = None
+    if sys.stdin.isatty():
+        with suppress(EOFError):
+            answer = getpass.getpass(f"{label if label.isprintable() and label else 'secret'}: ")
+    if answer is None:
         raise Misconfigured(
             "secret.no_tty",
             "nobody is there to be asked for a secret",
             hint="Use env:NAME, file:PATH or fd:NUMBER where no person sits.",
         )
-    return getpass.getpass(f"{label or 'secret'}: ").encode()
+    if not answer:
+        raise Misconfigured("secret.empty", "nothing was typed", hint="Run the command again and type the secret.")
+    return os.fsencode(answer)
 
 
 _SCHEMES: dict[str, Callable[[str], bytes]] = {

@@ -153,8 +153,8 @@ def test_private_file_that_others_reach_is_refused(tmp_path: Path, mode: int) ->
     assert read_private_file(path) == b"private"
 
 
-def test_private_file_that_is_a_directory_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_directory_in_place_of_a_private_file_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(Misconfigured) as caught:
         read_private_file(tmp_path)
-    assert caught.value.code == "key.file.missing"
+    assert caught.value.code == "key.file.malformed"

@@ -24,7 +24,8 @@ from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from support.devicepki import credential_for
-from support.devicetoken import MODULE, PIN, make_token, token_listing, token_objects
+from support.devicetoken import make_token, start_tokens, token_listing, token_objects
+from support.softhsm import MODULE, PIN
 
 
 class Token:
@@ -55,6 +56,11 @@ class Token:
     def find(self, session: Any, kind: ObjectClass, label: str = "idevid") -> Any:
         (found,) = session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label})
         return found
+
+
+@pytest.fixture(autouse=True)
+def _tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_tokens(tmp_path / "tokens", monkeypatch)
 
 
 @pytest.fixture
@@ -140,6 +146,14 @@ def test_missing_object_is_found(token: Token, kind: ObjectClass, code: str) -> 
     with token.session() as session:
         token.find(session, kind).destroy()
     assert fault_of(lambda: token.target().prove(b"")) == code
+
+
+def test_waiting_key_without_its_public_key_gets_no_certificate(token: Token) -> None:
+    credential = token.obtain()
+    with token.session() as session:
+        token.find(session, ObjectClass.PUBLIC_KEY, "idevid-new").destroy()
+    assert fault_of(lambda: token.target().install(credential)) == "target.key.mismatch"
+    assert token.target().probe().certificate is None
 
 
 def test_gap_in_the_chain_is_found(token: Token) -> None:

@@ -45,7 +45,7 @@ def test_flipped_leaf_hash_in_a_tile_names_tile_and_entry(story, flip: Flip) -> 
     assert finding.invariant == "I7"
     assert finding.device_serial is not None
     assert finding.device_serial in finding.what
-    assert story.found("audit.tile.root")
+    assert set(story.audit().totals) == {"audit.tile.mismatch", "audit.tile.root"}
 
 
 def test_flipped_octet_in_a_bundle_names_bundle_and_device(story, flip: Flip) -> None:
@@ -78,6 +78,26 @@ def test_every_file_of_the_log_is_checked(story, flip: Flip) -> None:
             assert story.audit().errors, path
             flip(path, path.stat().st_size // 2)
     assert not story.audit().totals
+
+
+def test_bundle_with_another_device_names_both(story) -> None:
+    path = story.root / "log/tile/entries/000"
+    data = path.read_bytes()
+    at = data.index(b'"device":"P-00040"')
+    path.write_bytes(data[: at + 16] + b"9" + data[at + 17 :])
+    (finding,) = story.found("audit.tile.mismatch")
+    assert "device P-00040" in finding.what
+    assert "the bundle names device P-00090" in finding.what
+
+
+def test_torn_tile_ahead_of_the_checkpoint_is_a_warning_only(story, flip: Flip) -> None:
+    path = story.root / "log/tile/0/001"
+    path.write_bytes((story.root / "log/tile/0/001.p/179").read_bytes() + bytes(100))
+    assert story.audit().totals == {"audit.tile.unexpected": 1}
+    (story.root / "log/tile/0/001.p/179").unlink()
+    assert story.audit().totals == {"audit.tile.unexpected": 1}
+    flip(path, 0)
+    assert set(story.audit().totals) == {"audit.tile.unexpected", "audit.tile.missing"}
 
 
 def test_missing_and_stray_tiles_are_named(story) -> None:

@@ -299,6 +299,12 @@ def test_template_that_cannot_be_read_is_found(story) -> None:
     assert "audit.template.malformed" in _forge(story, _changed("template_admitted", b"{}")())
 
 
+def test_revocation_of_a_strangers_certificate_is_found(story) -> None:
+    stranger = story.maker.identities["P-00100"].cert_serial.hex()
+    found = _forge(story, _changed("revoked", device="P-00003")(cert_serial=stranger))
+    assert {"audit.entry.unlawful", "audit.fold.revoked"} <= found
+
+
 def test_ledger_set_back_is_a_rollback(story, tmp_path: Path) -> None:
     maker = LedgerMaker(tmp_path / "young")
     maker.make("pool", serials("A", 4))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from birthmark.adapters.audit.entries import RECORD_OCTETS
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import BulkIntent, Index
 from birthmark.adapters.audit.reader import LedgerReader
@@ -165,6 +166,8 @@ class _Lives:
             life.intent = life.position = life.attempt = None
         if kind in ("abandoned", "issued"):
             self._settled(life, kind, document, extra, seq)
+        elif kind == "superseded" and document.get("cert_serial") is not None:
+            self._check_serial(life, document["cert_serial"], seq)
         elif kind == "installed":
             if document["cert_sha256"] != life.certificates.get(life.intent or 0):
                 self._add(life, "audit.device.certificate", "another certificate was installed than was issued", seq)
@@ -218,11 +221,28 @@ class _Lives:
             self._add(life, "audit.entry.unlawful", f"a key of intent {intent} was erased, which is not its own", seq)
 
     def _revoked(self, life: _Life, document: dict[str, Any], seq: int) -> None:
+        self._check_serial(life, document["cert_serial"], seq)
         cert_serial = bytes.fromhex(document["cert_serial"])
         rows = self.reader.all("SELECT device_serial, reason, seq FROM revoked WHERE cert_serial = ?", cert_serial)
         if rows != [(life.device, document["reason"], seq)]:
             what = f"device {life.device}: the row of revoked certificate {cert_serial.hex()} is {rows!a}"
             self.part.findings.add("audit.fold.revoked", what, f"table revoked, {cert_serial.hex()}", life.device)
+
+    def _check_serial(self, life: _Life, cert_serial: str, seq: int) -> None:
+        """Check that a certificate serial (hex) that an event ends is one of the device's own."""
+        own = set()
+        for intent in life.certificates:
+            single = life.singles.get(intent)
+            place = 0 if single is not None else RECORD_OCTETS * life.place
+            records = single[1] if single is not None else (self.reader.entry(intent) or b"").partition(b"\n")[2]
+            prefix = single[0]["serial_prefix"] if single is not None else self._prefix(life, intent)
+            own.add(prefix + records[place : place + 8].hex())
+        if cert_serial not in own:
+            self._add(life, "audit.entry.unlawful", f"certificate {cert_serial} is not one of its own", seq)
+
+    def _prefix(self, life: _Life, intent: int) -> str:
+        bulk = self.bulk.get((life.order, life.chunk), ())
+        return next((item.serial_prefix.hex() for item in bulk if item.intent == intent), "")
 
     def _compare(self, life: _Life, stored: list[Any]) -> None:
         expected: tuple[Any, ...] = (None, None, None, None)
@@ -259,11 +279,11 @@ class _Lives:
         if life.key_origin != "injected":
             return
         for intent in life.singles:
-            if intent not in life.certificates:
-                continue
             rows = self.reader.all("SELECT slots FROM vault WHERE intent = ?", intent)
-            if not rows:
+            if not rows and intent in life.certificates:
                 self._vault(life, "audit.vault.missing", intent, "the pooled key is not in the vault")
+            elif not rows:
+                life.erased.discard((intent, 0))
             elif isinstance(rows[0][0], bytes) and not rows[0][0].strip(b"\0"):
                 life.zeros.add((intent, 0))
         for intent, _ in life.zeros - life.erased:

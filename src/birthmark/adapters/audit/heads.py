@@ -187,6 +187,7 @@ def _check_upper_tile(files: LogFiles, level: str, index: int, expected: bytes, 
         if not same and width > due:
             findings.add("audit.tile.unexpected", f"{path} is ahead of the checkpoint, not what the ledger has", path)
         elif not same:
+            served += width == due
             _name_blocks(path, level, index, data, expected[: 32 * width], findings)
     if due and not served:
         path = tile_path(level, index, due)

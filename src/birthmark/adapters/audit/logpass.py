@@ -193,6 +193,7 @@ def _check_block(
             if same:
                 continue
             if width <= due:
+                served += width == due  # it is there, and the next line says what is wrong with it
                 _name_difference(level, block, path, data, pieces[:width], leaves, part)
             else:
                 # A writer that was killed may leave such a file; the next publication replaces it.
@@ -214,15 +215,18 @@ def _name_difference(
         if len(pieces) == 256:
             part.disk_roots[block] = pairs_root(data)
         differing = [at for at in range(len(pieces)) if data[32 * at : 32 * at + 32] != leaves[32 * at : 32 * at + 32]]
+        named: list[str | None] = [None] * len(differing)
     else:
         found = split_packed(data, len(pieces))
         if found is None:
             part.findings.add("audit.tile.mismatch", f"{path} is not {len(pieces)} packed entries", path)
             return
         differing = [at for at, piece in enumerate(pieces) if found[at] != piece]
-    for at in differing:
+        named = [_device(found[at]) for at in differing]
+    for at, other in zip(differing, named, strict=True):
         seq = 256 * block + at
-        what = f"{path} differs from the ledger in entry {seq}{_names(pieces[at])}"
+        also = f", the bundle names device {ascii(other)[1:-1]}" if other not in (None, _device(pieces[at])) else ""
+        what = f"{path} differs from the ledger in entry {seq}{_names(pieces[at])}{also}"
         part.findings.add("audit.tile.mismatch", what, f"{path}, entry {seq}", _device(pieces[at]))
 
 

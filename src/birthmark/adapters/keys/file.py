@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -24,6 +25,7 @@ from birthmark.ports import SecretsHandler
 __all__ = ["FileKeys"]
 
 _NO_SECRET = "none"  # noqa: S105  the word in the URI that says there is none
+_LONGEST = 1023  # OpenSSL takes no longer passphrase
 
 
 class FileKeys:
@@ -36,13 +38,13 @@ class FileKeys:
     def open(self, uri: str) -> Any:
         path, reference = self._parse(uri)
         data = read_private_file(path)
-        password = None if reference == _NO_SECRET else self._secrets(reference).reveal()
+        password = self._password(reference)
         try:
             key = load_pem_private_key(data, password)
         except TypeError as problem:
             raise _bad_secret(path, "it is encrypted and secret=none was said, or the other way round") from problem
         except ValueError as problem:
-            if b"BEGIN ENCRYPTED PRIVATE KEY" in data:
+            if _is_encrypted_whole(data):
                 raise _bad_secret(path, "the passphrase does not open it") from None
             raise _malformed(path) from problem
         except UnsupportedAlgorithm as problem:
@@ -53,9 +55,10 @@ class FileKeys:
     def generate(self, uri: str, algorithm: str) -> Any:
         path, reference = self._parse(uri)
         key = algorithm_named(algorithm).generate()
+        password = self._password(reference)
         encryption: KeySerializationEncryption = NoEncryption()
-        if reference != _NO_SECRET:
-            encryption = BestAvailableEncryption(self._secrets(reference).reveal())
+        if password is not None:
+            encryption = BestAvailableEncryption(password)
         try:
             create_durably(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
         except FileExistsError:
@@ -70,17 +73,49 @@ class FileKeys:
     def close(self) -> None:
         """Nothing stays open."""
 
+    def _password(self, reference: str) -> bytes | None:
+        if reference == _NO_SECRET:
+            return None
+        password = self._secrets(reference).reveal()
+        if not 1 <= len(password) <= _LONGEST:
+            raise Misconfigured(
+                "secret.length",
+                f"the passphrase of a key file has {len(password)} octets",
+                hint=f"Use one of 1 to {_LONGEST} octets.",
+                octets=len(password),
+            )
+        return password
+
     def _parse(self, uri: str) -> tuple[Path, str]:
         scheme, _, rest = uri.partition(":")
         path, _, query = rest.partition("?")
         options = parse_qs(query, keep_blank_values=True)
-        if scheme != "file" or not path or set(options) != {"secret"} or len(options["secret"]) != 1:
+        if (
+            scheme != "file"
+            or not path
+            or set(options) != {"secret"}
+            or len(options["secret"]) != 1
+            or "\0" in unquote(path)
+        ):
             raise Misconfigured(
                 "key.uri",
                 "this is not the URI of a key file",
                 hint="Write file:PATH?secret=REFERENCE, for example file:keys/root.pem?secret=env:NAME.",
             )
         return self._base / unquote(path), options["secret"][0]
+
+
+def _is_encrypted_whole(data: bytes) -> bool:
+    """Say whether a PEM holds one EncryptedPrivateKeyInfo from its first to its last octet (RFC 5958, section 3)."""
+    _, begin, rest = data.partition(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    body, end, _ = rest.partition(b"-----END ENCRYPTED PRIVATE KEY-----")
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except ValueError:
+        return False
+    octets = der[1] & 0x7F if len(der) > 2 and der[1] & 0x80 else 0
+    length = int.from_bytes(der[2 : 2 + octets], "big") if octets else der[1] if len(der) > 2 else 0
+    return bool(begin and end) and der[:1] == b"\x30" and len(der) == 2 + octets + length
 
 
 def _bad_secret(path: Path, reason: str) -> Misconfigured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Pkcs11Target:
         certificates = certificates_of(credential, chain=self._chain)
         with self._opened() as (link, place):
             for key in place.private_keys():
-                if spki_of(link.signer(key).public_key()) == certificates.spki:
+                if _shows(link, key, certificates.spki):
                     check_attributes(key, self._object)
                     place.write(certificates, key)
                     return
@@ -125,6 +125,13 @@ class Pkcs11Target:
     def _opened(self) -> Iterator[tuple[TokenLink, TokenPlace]]:
         with open_token(self._uri, self._secrets(self._uri.pin_source)) as link:
             yield link, TokenPlace(link.session, self._object)
+
+
+def _shows(link: TokenLink, key: Any, spki: bytes) -> bool:
+    """Say whether this key object has that public key. A key without any is not the one."""
+    with suppress(Misconfigured):
+        return spki_of(link.signer(key).public_key()) == spki
+    return False
 
 
 def _spki_in(certificate: bytes, name: str) -> bytes:

@@ -85,13 +85,13 @@ def _compare(table: str, rebuilt: sqlite3.Connection, ledger: SqliteLedger) -> i
     where = " WHERE name <> 'format'" if table == "meta" else ""
     query = f'SELECT * FROM "{table}"{where} ORDER BY 1, 2'  # noqa: S608
     count = 0
-    found = ledger.rows(query)
-    for expected in rebuilt.execute(query):
-        if next(found, None) != expected:
-            raise _differs(table, expected)
-        count += 1
-    if (extra := next(found, None)) is not None:
-        raise _differs(table, extra)
+    with closing(ledger.rows(query)) as found:
+        for expected in rebuilt.execute(query):
+            if next(found, None) != expected:
+                raise _differs(table, expected)
+            count += 1
+        if (extra := next(found, None)) is not None:
+            raise _differs(table, extra)
     return count
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -232,7 +232,9 @@ class SqliteLedger:
                 self._flush_keys()
 
     def _roll_back(self, problem: BaseException) -> None:
-        self._broken = self._broken or (isinstance(problem, sqlite3.OperationalError) and "disk i/o" in str(problem))
+        self._broken = self._broken or (
+            isinstance(problem, sqlite3.OperationalError) and "disk i/o" in str(problem).lower()
+        )
         if self._database.in_transaction:
             try:
                 self._database.execute("ROLLBACK")
@@ -313,7 +315,7 @@ class SqliteLedger:
             finally:
                 self._database.execute("ROLLBACK")
 
-    def rows(self, query: str) -> Iterator[tuple[object, ...]]:
+    def rows(self, query: str) -> Generator[tuple[object, ...], None, None]:
         """Yield the rows of a reading query (for replay and comparison)."""
         cursor = self._database.cursor()
         yield from cursor.execute(query)

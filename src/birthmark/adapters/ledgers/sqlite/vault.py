@@ -32,7 +32,8 @@ class SqliteVault:
 
     def read(self, intent: int, position: int) -> tuple[bytes, bytes] | None:
         row = self._database.execute(
-            "SELECT encapsulated, substr(slots, 1 + ?2 * slot_size, slot_size) FROM vault WHERE intent = ?1",
+            "SELECT encapsulated, substr(slots, 1 + ?2 * slot_size, slot_size) FROM vault"
+            " WHERE intent = ?1 AND ?2 >= 0",
             (intent, position),
         ).fetchone()
         if row is None or not row[1].strip(b"\0"):

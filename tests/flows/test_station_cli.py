@@ -1,0 +1,177 @@
+"""``birthmark station`` and ``birthmark device`` as an operator or a test executive calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.bench.station import bench_station
+from birthmark.shell.cli.main import main
+
+TARGET = "files:out/{device_serial}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a made order of 12 and an order of 4 whose keys are born in the devices."""
+    place = tmp_path_factory.mktemp("cli")
+    make_workspace(place / "fab")
+    options = ["--product", "device", "-C", str(place / "fab"), "--json"]
+    assert main(["order", "create", "lot1", "--quantity", "12", "--first", "TH-0001", *options]) == 0
+    born = ["--quantity", "4", "--first", "EL-0001", "--key-origin", "device"]
+    assert main(["order", "create", "lot2", *born, *options]) == 0
+    assert main(["order", "make", "lot1", "--processes", "1", "-C", str(place / "fab"), "--json"]) == 0
+    return place
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    shutil.copytree(made / "fab", tmp_path / "fab")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIRTHMARK_WORKSPACE", "fab")
+    for number in range(1, 13):
+        (tmp_path / "out" / f"TH-{number:04d}").mkdir(parents=True)
+    for number in range(1, 5):
+        (tmp_path / "out" / f"EL-{number:04d}").mkdir()
+    yield tmp_path
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run a command with --json; return the exit code and the documents on stdout."""
+    capsys.readouterr()
+    code = main([*arguments, "--json"])
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def provision(capsys: pytest.CaptureFixture[str], device_serial: str, *more: str, target: str = TARGET) -> Any:
+    return called(capsys, "station", "provision", "--device-serial", device_serial, "--target", target, *more)
+
+
+def test_one_device_from_scan_to_pass_and_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = provision(capsys, "TH-0001", "--handshake")
+    assert code == 0
+    steps = ["probe", "obtain", "install", "prove", "verify", "handshake", "record", "provision"]
+    assert [line["step"] for line in lines] == steps
+    assert {"ts", "attempt", "device_serial", "step", "status", "ms"} <= set(lines[-1])
+    assert (lines[-1]["status"], lines[-1]["tls_version"]) == ("pass", "TLSv1.3")
+    code, again = provision(capsys, "TH-0001")
+    assert (code, again[-1]["status"], again[-1]["cert_sha256"]) == (0, "already", lines[-1]["cert_sha256"])
+    code, (shown,) = called(capsys, "device", "show", "TH-0001", "--history")
+    assert (code, shown["state"], shown["cert_sha256"]) == (0, "verified", lines[-1]["cert_sha256"])
+    assert [event["type"] for event in shown["history"]] == ["issued", "drawn", "installed", "verified", "key_erased"]
+
+
+def test_key_born_in_the_device(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = provision(capsys, "EL-0001", "--handshake", target=f"{TARGET}?key=born")
+    assert (code, lines[-1]["status"]) == (0, "pass")
+    assert "make_key" in [line["step"] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["TH-9999"], 3, "device.unknown"),
+        (["TH 1"], 3, "device.serial.malformed"),
+        (["TH-0001", "--target", "nowhere:x"], 2, "plugin.targets.unknown"),
+        (["TH-0001", "--target", "files:out/../TH-0001"], 2, "target.uri.traversal"),
+        (["TH-0001", "--target", "files:out/TH-0002"], 4, "device.identity.mismatch"),
+        (["TH-0001", "--target", "files:nowhere/TH-0001"], 5, None),
+        (["TH-0001", "--station", "line9"], 2, "settings.station"),
+        (["TH-0001", "--attempt-id", "x"], 3, "attempt.id.malformed"),
+        (["EL-0001"], 3, "station.key_origin"),
+        (["TH-0001", "--workspace", "nothing"], 2, "workspace.missing"),
+    ],
+)
+def test_every_failure_has_one_code_and_says_what_to_do(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, error: str | None
+) -> None:
+    serial, *more = arguments
+    target = ["--target", TARGET] if "--target" not in more else []
+    got, lines = called(capsys, "station", "provision", "--device-serial", serial, *target, *more)
+    if error is not None:
+        assert lines[-1]["error"] == error
+    assert lines[-1]["hint"].endswith(".")
+    assert got == code or (error is None and got in (4, 5))
+
+
+def test_four_heads_and_a_bad_serial(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    devices = [f"TH-{number:04d}" for number in range(1, 13)]
+    Path("list.txt").write_text("\n".join([*devices[:6], "TH-9999", "TH 1", *devices[6:], "TH-0001"]) + "\n")
+    options = ["--heads", "4", "--devices", "list.txt", "--target", TARGET]
+    code, lines = called(capsys, "station", "run", *options)
+    total = lines[-1]
+    assert code == 3
+    assert (total["passed"], total["failed"]) == (12, 2 if total["already"] else 3)
+    assert {"device.unknown", "device.serial.malformed"} <= set(total["codes"])
+    passed = [line["cert_sha256"] for line in lines if line.get("status") == "pass" and "cert_sha256" in line]
+    assert len(set(passed)) == 12
+
+
+def test_target_for_all_devices_needs_a_placeholder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("list.txt").write_text("TH-0001\nTH-0002\n")
+    code, lines = called(capsys, "station", "run", "--devices", "list.txt", "--target", "files:out/TH-0001")
+    assert (code, lines[-1]["error"]) == (2, "station.target.one")
+    code, lines = called(capsys, "station", "run", "--devices", "missing", "--target", TARGET)
+    assert (code, lines[-1]["error"]) == (2, "station.devices.file")
+
+
+def test_second_process_with_the_same_journal_is_turned_away(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from birthmark.adapters.journal import FileJournal
+
+    with FileJournal(place / "fab" / "journal" / "line1.jsonl"):
+        code, lines = provision(capsys, "TH-0001")
+    assert (code, lines[-1]["error"]) == (5, "journal.in_use")
+
+
+def test_rework_then_scrap(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, first = provision(capsys, "TH-0001")
+    code, (document,) = called(capsys, "device", "rework", "TH-0001", "--reason", "screen replaced")
+    assert (code, document["state"]) == (0, "pooled")
+    code, second = provision(capsys, "TH-0001")
+    assert (code, second[-1]["status"]) == (0, "pass")
+    assert second[-1]["cert_serial"] != first[-1]["cert_serial"]
+    code, (document,) = called(capsys, "device", "scrap", "TH-0001", "--reason", "burnt")
+    assert (code, document["state"], document["revoked"]) == (0, "scrapped", True)
+    code, lines = provision(capsys, "TH-0001")
+    assert (code, lines[-1]["error"]) == (3, "device.scrapped")
+
+
+def test_people_see_text_and_no_question_is_asked(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "birthmark.shell.cli.main", "station", "provision"]
+        + ["--device-serial", "TH-0001", "--target", TARGET],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("PASS  TH-0001: certificate ")
+
+
+def test_pool_path_never_loads_the_linter(place: Path) -> None:
+    """One-by-one provisioning has to start fast; pkilint alone takes 0.2 s to import."""
+    program = (
+        "import sys; from birthmark.shell.cli.main import main;"
+        f"code = main(['station', 'provision', '--device-serial', 'TH-0001', '--target', {TARGET!r}]);"
+        "assert code == 0; slow = {'pkilint', 'rich', 'pkcs11', 'multiprocessing.pool'} & set(sys.modules);"
+        "assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bench_says_what_it_measured(tmp_path: Path) -> None:
+    result = bench_station(2, 20, parent=tmp_path)
+    assert {"bench", "rate", "floor", "ratio", "p50_ms", "p99_ms", "peak_mb"} <= set(result)
+    assert (result["bench"], result["heads"], result["count"]) == ("station", 2, 20)
+    assert not list(tmp_path.iterdir())
