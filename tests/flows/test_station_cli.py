@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from birthmark.shell.bench.station import bench_station
 from birthmark.shell.cli.main import main
 
 TARGET = "files:out/{device_serial}"
+ONE_DEVICE = ("--device-serial", "TH-0001", "--target", TARGET)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made / "fab", tmp_path / "fab")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BIRTHMARK_WORKSPACE", "fab")
@@ -41,7 +41,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         (tmp_path / "out" / f"TH-{number:04d}").mkdir(parents=True)
     for number in range(1, 5):
         (tmp_path / "out" / f"EL-{number:04d}").mkdir()
-    yield tmp_path
+    return tmp_path
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, Any]]]:
@@ -146,8 +146,7 @@ def test_rework_then_scrap(place: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_people_see_text_and_no_question_is_asked(place: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "birthmark.shell.cli.main", "station", "provision"]
-        + ["--device-serial", "TH-0001", "--target", TARGET],
+        [sys.executable, "-m", "birthmark.shell.cli.main", "station", "provision", *ONE_DEVICE],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -55,7 +55,7 @@ def test_zeroed_pages_never_end_in_a_defect(story) -> None:
 def test_random_flips_in_the_ledger_never_end_in_a_defect(story, flip: Flip) -> None:
     path, draw = story.root / "ledger/ledger.db", random.Random(2026)
     data = path.read_bytes()
-    for _ in range(150):
+    for _ in range(1500):
         path.write_bytes(data)
         for _ in range(3):
             flip(path, draw.randrange(100, len(data)))
