@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.station import bench_station
 from birthmark.shell.cli.main import main
+from support.devicetoken import make_token, start_tokens
+from support.softhsm import MODULE, PIN
 
 TARGET = "files:out/{device_serial}"
 ONE_DEVICE = ("--device-serial", "TH-0001", "--target", TARGET)
@@ -75,6 +78,34 @@ def test_key_born_in_the_device(place: Path, capsys: pytest.CaptureFixture[str])
     assert "make_key" in [line["step"] for line in lines]
 
 
+def token_target() -> str:
+    return f"pkcs11:token={{device_serial}};object=idevid?module-path={MODULE}&pin-source=env:DUT_PIN"
+
+
+def test_key_born_in_a_token_is_proven_by_a_connection_from_the_token(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_tokens(place / "tokens", monkeypatch)
+    make_token("EL-0001")
+    monkeypatch.setenv("DUT_PIN", PIN)
+    code, lines = provision(capsys, "EL-0001", "--handshake", target=token_target())
+    assert (code, lines[-1].get("status"), lines[-1].get("tls_version")) == (0, "pass", "TLSv1.3"), lines
+    code, again = provision(capsys, "EL-0001", target=token_target())
+    assert (code, again[-1]["status"]) == (0, "already")
+    assert PIN not in json.dumps([lines, again])
+
+
+def test_pooled_key_is_not_put_into_a_token(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_tokens(place / "tokens", monkeypatch)
+    make_token("TH-0001")
+    monkeypatch.setenv("DUT_PIN", PIN)
+    code, lines = provision(capsys, "TH-0001", target=token_target())
+    assert (code, lines[-1]["error"]) == (3, "station.key_origin")
+    assert provision(capsys, "TH-0001")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -83,7 +114,7 @@ def test_key_born_in_the_device(place: Path, capsys: pytest.CaptureFixture[str])
         (["TH-0001", "--target", "nowhere:x"], 2, "plugin.targets.unknown"),
         (["TH-0001", "--target", "files:out/../TH-0001"], 2, "target.uri.traversal"),
         (["TH-0001", "--target", "files:out/TH-0002"], 4, "device.identity.mismatch"),
-        (["TH-0001", "--target", "files:nowhere/TH-0001"], 5, None),
+        (["TH-0001", "--target", "files:nowhere/TH-0001"], 5, "target.directory.missing"),
         (["TH-0001", "--station", "line9"], 2, "settings.station"),
         (["TH-0001", "--attempt-id", "x"], 3, "attempt.id.malformed"),
         (["EL-0001"], 3, "station.key_origin"),
@@ -91,15 +122,13 @@ def test_key_born_in_the_device(place: Path, capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_every_failure_has_one_code_and_says_what_to_do(
-    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, error: str | None
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, error: str
 ) -> None:
     serial, *more = arguments
     target = ["--target", TARGET] if "--target" not in more else []
     got, lines = called(capsys, "station", "provision", "--device-serial", serial, *target, *more)
-    if error is not None:
-        assert lines[-1]["error"] == error
+    assert (got, lines[-1]["error"]) == (code, error)
     assert lines[-1]["hint"].endswith(".")
-    assert got == code or (error is None and got in (4, 5))
 
 
 def test_four_heads_and_a_bad_serial(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +142,36 @@ def test_four_heads_and_a_bad_serial(place: Path, capsys: pytest.CaptureFixture[
     assert {"device.unknown", "device.serial.malformed"} <= set(total["codes"])
     passed = [line["cert_sha256"] for line in lines if line.get("status") == "pass" and "cert_sha256" in line]
     assert len(set(passed)) == 12
+
+
+def test_defect_in_one_head_stops_the_others_and_is_told(place: Path) -> None:
+    """A run that goes wrong in a way nobody foresaw must not go on to the end of the list."""
+    from birthmark.shell.heads import open_heads
+    from birthmark.shell.wiring import open_workspace
+
+    begun: list[str] = []
+
+    def broken(step: Any) -> None:
+        begun.append(step.device_serial)
+        raise RuntimeError("a defect")
+
+    with open_workspace(Path("fab")) as workspace, open_heads(workspace) as heads:
+        devices = [f"TH-{number:04d}" for number in range(1, 13)]
+        with pytest.raises(RuntimeError, match="a defect"):
+            heads.run(devices, TARGET, heads=2, progress=broken)
+    assert len(set(begun)) <= 2
+
+
+def test_tampering_stops_the_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The vault's slots are exchanged: the first device says so, and no further one is begun."""
+    database = sqlite3.connect(place / "fab" / "ledger" / "ledger.db")
+    slots, size = database.execute("SELECT slots, slot_size FROM vault").fetchone()
+    database.execute("UPDATE vault SET slots = ?", (slots[size:] + slots[:size],))
+    database.commit()
+    database.close()
+    Path("list.txt").write_text("".join(f"TH-{number:04d}\n" for number in range(1, 13)))
+    code, lines = called(capsys, "station", "run", "--devices", "list.txt", "--target", TARGET)
+    assert (code, lines[-1]["codes"], lines[-1]["devices"]) == (7, {"vault.slot": 1}, 1)
 
 
 def test_target_for_all_devices_needs_a_placeholder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,12 +74,14 @@ class TlsVerifier:
     """
 
     def __init__(self, trusted: Sequence[bytes], *, clock_skew: timedelta = timedelta(hours=1)) -> None:
-        self._context = _server_context(trusted)
+        trusted_pem = _trusted_pem(trusted)
         self._directory = tempfile.TemporaryDirectory(prefix="birthmark-verifier-")
         self._server_pem = Path(self._directory.name) / "server.pem"
         self._ca_file = Path(self._directory.name) / "server-ca.pem"
         self._ca_file.write_bytes(_write_server_identity(self._server_pem, clock_skew))
-        self._context.load_cert_chain(self._server_pem)
+        trusted_file = Path(self._directory.name) / "trusted.pem"
+        trusted_file.write_bytes(trusted_pem)
+        self._context = _server_context(self._server_pem, trusted_file)
 
     def __enter__(self) -> TlsVerifier:
         return self
@@ -238,20 +240,33 @@ def _serve_one(listener: socket.socket, context: ssl.SSLContext, seen: _Seen) ->
         seen.problem = str(problem)
 
 
-def _server_context(trusted: Sequence[bytes]) -> ssl.SSLContext:
+def _trusted_pem(trusted: Sequence[bytes]) -> bytes:
+    try:
+        certificates = [x509.load_der_x509_certificate(der) for der in trusted]
+    except ValueError as problem:
+        raise _no_trust(str(problem)) from problem
+    if not certificates:
+        raise _no_trust("there are none")
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _no_trust(reason: str) -> Misconfigured:
+    return Misconfigured(
+        "handshake.trust",
+        f"the TLS server cannot trust these CA certificates: {reason}",
+        hint="Give the certificates of the issuing CAs.",
+    )
+
+
+def _server_context(server_pem: Path, trusted_file: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     # Only these CAs, not what else their root has signed: each is an anchor by itself.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(cadata=b"".join(trusted))
-    except (ssl.SSLError, ValueError) as problem:
-        raise Misconfigured(
-            "handshake.trust",
-            f"the TLS server cannot trust these CA certificates: {problem}",
-            hint="Give the certificates of the issuing CAs.",
-        ) from problem
+    context.load_cert_chain(server_pem)
+    # A file, not cadata: cadata reports whatever error a PKCS#11 module left behind in this thread's OpenSSL queue.
+    context.load_verify_locations(trusted_file)
     return context
 
 

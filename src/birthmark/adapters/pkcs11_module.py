@@ -212,12 +212,17 @@ class Pkcs11Module:
             if self._depth > 1 or not self.path.is_file():
                 yield
                 return
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as problem:
+                raise _unusable(self.path) from problem
             try:
                 self._wait_for(descriptor)
-                yield
-                # A child forked meanwhile shares the descriptor: closing ours alone would leave the lock held.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                try:
+                    yield
+                finally:
+                    # A child forked meanwhile shares the descriptor: closing ours alone would leave the lock held.
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             finally:
                 os.close(descriptor)
         finally:
@@ -237,6 +242,8 @@ class Pkcs11Module:
                         path=str(self.path),
                     ) from problem
                 time.sleep(_PAUSE)
+            except OSError as problem:  # a file system without locks
+                raise _unusable(self.path) from problem
             else:
                 return
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = ["Pkcs11Uri", "parse_pkcs11_uri"]
 _PATH = ("token", "object", "id", "type")
 _QUERY = ("module-path", "pin-source")
 _TOKEN_LABEL = 32
+_HALF_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ def parse_pkcs11_uri(uri: str, *, base: Path) -> Pkcs11Uri:
     path, _, query = rest.partition("?")
     if scheme != "pkcs11":
         raise _malformed("it does not start with pkcs11:")
+    if not uri.isprintable():
+        raise _malformed("it holds characters that are not text")
     if "pin-value" in query or "pin-value" in path:
         raise Misconfigured(
             "secret.reference",
@@ -71,6 +75,8 @@ def _pairs(text: str, separator: str, names: Collection[str]) -> dict[str, bytes
             raise _malformed(f"one of its parts is none of {', '.join(names)}")
         if name in found:
             raise _malformed(f"{name} stands in it twice")
+        if _HALF_ESCAPE.search(value):
+            raise _malformed(f"a % in its {name} is not followed by two hexadecimal digits; a % itself is %25")
         found[name] = unquote_to_bytes(value)
     return found
 

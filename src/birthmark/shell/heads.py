@@ -171,7 +171,11 @@ class StationHeads:
                     device_serial = next(waiting, None)
                 if device_serial is None:
                     return
-                done = self._one(device_serial, target_uri, handshake, progress)
+                try:
+                    done = self._one(device_serial, target_uri, handshake, progress)
+                except BaseException:
+                    stop.set()
+                    raise
                 if isinstance(done.error, _STOPS_THE_LINE):
                     stop.set()
                 with self._lock:
@@ -179,8 +183,11 @@ class StationHeads:
                     result(done)
 
         with _publishing(self._workspace), ThreadPoolExecutor(heads, thread_name_prefix="head") as pool:
-            for finished in [pool.submit(head) for _ in range(heads)]:
-                finished.result()
+            try:
+                for finished in [pool.submit(head) for _ in range(heads)]:
+                    finished.result()
+            finally:
+                stop.set()
         total.seconds = time.monotonic() - began
         return total
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from birthmark.model.secret import Secret
 __all__ = ["SecretsResolver"]
 
 _LIMIT = 64 * 1024
+_DESCRIPTOR = re.compile(r"[0-9]{1,6}")
 
 
 class SecretsResolver:
@@ -67,6 +69,8 @@ def _from_file(path: str) -> bytes:
 
 def _from_descriptor(number: str) -> bytes:
     try:
+        if not _DESCRIPTOR.fullmatch(number):
+            raise ValueError(number)
         with os.fdopen(int(number), "rb") as file:
             value = file.read(_LIMIT).rstrip(b"\r\n")
     except (OSError, ValueError) as problem:

@@ -69,7 +69,8 @@ def check_evidence(
     """Return if the device holds ``certificate`` (DER) and the key to it, below the root that ends ``chain``.
 
     ``private_key`` (PKCS#8 DER) is what was installed, where it is known. Raises ``DeviceFault``:
-    ``device.certificate.differs``, ``device.chain.foreign``, ``device.key.differs``; ``Tampered("chain.*")``.
+    ``device.certificate.differs``, ``device.chain.foreign``, ``device.key.differs``; ``Tampered("chain.*")``;
+    ``Refused("device.digest.unknown")`` where a digest has nothing to be compared with.
     """
     if evidence.certificate != certificate:
         raise DeviceFault(
@@ -91,8 +92,14 @@ def check_evidence(
     if evidence.kind == "signature":
         holds = evidence.signature is not None and evidence_holds(path[0].public_key(), challenge, evidence.signature)
     else:
-        # Without the key at hand (a device that was verified before) there is nothing to compare a digest with.
-        holds = private_key is not None and evidence.key_digest == sha256(private_key).digest()
+        if private_key is None:
+            raise Refused(
+                "device.digest.unknown",
+                f"device {device_serial} only reports a digest of its key, and there is nothing to compare it with",
+                hint="Such a device is proven once, when its key is installed; its receipt is on record.",
+                device_serial=device_serial,
+            )
+        holds = evidence.key_digest == sha256(private_key).digest()
     if not holds:
         raise DeviceFault(
             "device.key.differs",

@@ -12,7 +12,7 @@ import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.errors import BirthmarkError, Misconfigured, Tampered
-from support.make_ledger import database
+from support.make_ledger import all_entries, database, rewrite_log
 
 Flip = Callable[[Path, int], None]
 
@@ -55,11 +55,25 @@ def test_zeroed_pages_never_end_in_a_defect(story) -> None:
 def test_random_flips_in_the_ledger_never_end_in_a_defect(story, flip: Flip) -> None:
     path, draw = story.root / "ledger/ledger.db", random.Random(2026)
     data = path.read_bytes()
-    for _ in range(1500):
+    for _ in range(3000):
         path.write_bytes(data)
         for _ in range(3):
             flip(path, draw.randrange(100, len(data)))
         _outcome(story.root)
+
+
+def test_flips_in_signed_and_rewritten_entries_never_end_in_a_defect(story) -> None:
+    draw = random.Random(2027)
+    entries = list(all_entries(story.root))
+    for _ in range(400):
+        damaged = list(entries)
+        for seq in (*range(1, 6), *(draw.randrange(len(entries)) for _ in range(40))):
+            entry = bytearray(damaged[seq])
+            for _ in range(2):
+                entry[draw.randrange(len(entry))] = draw.randrange(256)
+            damaged[seq] = bytes(entry)
+        rewrite_log(story.root, story.maker.log_key, lambda _, new=damaged: new)
+        assert _outcome(story.root) == "findings"
 
 
 def test_garbage_tiles_are_findings(story) -> None:

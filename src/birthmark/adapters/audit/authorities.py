@@ -7,8 +7,9 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.audit.certificates import TemplateForm, open_authority
+from birthmark.adapters.audit.certificates import TemplateForm, load_certificate, open_authority
 from birthmark.adapters.audit.der import CertificateSpans, certificate_spans, validity_window
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import Authority, Index
@@ -27,17 +28,22 @@ def check_authorities(index: Index, cert_hashes: dict[int, str], findings: Findi
                 "audit.ca.hash", f"the certificate of CA {authority.ca} has another hash than its event", where
             )
         spans = certificate_spans(authority.certificate)
-        try:
-            certificate = x509.load_der_x509_certificate(authority.certificate)
-            extensions = certificate.extensions
-        except (ValueError, x509.DuplicateExtension):
-            spans = None
-        if spans is None:
+        extensions = _extensions(authority.certificate)
+        if spans is None or extensions is None:
             findings.add("audit.ca.malformed", f"the certificate of CA {authority.ca} cannot be read", where)
             continue
         _check_role(authority, extensions, findings)
         verified += _check_issuer(authority, spans, known, findings)
     return verified
+
+
+def _extensions(der: bytes) -> x509.Extensions | None:
+    """Return the extensions of a certificate, None if they or it cannot be read."""
+    certificate = load_certificate(der)
+    try:
+        return None if certificate is None else certificate.extensions
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None
 
 
 def _check_role(authority: Authority, extensions: x509.Extensions, findings: Findings) -> None:
@@ -104,16 +110,12 @@ def check_authority_files(root: Path, index: Index, findings: Findings) -> None:
     for authority in index.authorities:
         path = root / "ca" / f"{authority.ca}.pem"
         try:
-            stored = x509.load_pem_x509_certificate(path.read_bytes())
+            stored = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError):
+        except (OSError, ValueError, x509.InvalidVersion):
             findings.add("audit.ca.file", f"ca/{authority.ca}.pem cannot be read", f"ca/{authority.ca}.pem")
             continue
-        try:
-            same = stored == x509.load_der_x509_certificate(authority.certificate)
-        except ValueError:
-            same = False
-        if not same:
+        if stored != authority.certificate:
             what = f"ca/{authority.ca}.pem is not the certificate in entry {authority.seq}"
             findings.add("audit.ca.file", what, f"ca/{authority.ca}.pem")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -17,7 +18,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from birthmark.adapters.audit.der import CertificateSpans, certificate_spans, spki_bits, tlv, validity_window
 
-__all__ = ["AuthorityKey", "CertificateChecker", "Fault", "TemplateForm", "open_authority", "proves_possession"]
+__all__ = [
+    "AuthorityKey",
+    "CertificateChecker",
+    "Fault",
+    "TemplateForm",
+    "load_certificate",
+    "open_authority",
+    "proves_possession",
+]
 
 Fault = tuple[str, str]
 """Finding code and what is wrong."""
@@ -44,11 +53,23 @@ class AuthorityKey:
         self.verify = _verifier(certificate.public_key(), algorithm)
 
 
+def load_certificate(der: bytes) -> x509.Certificate | None:
+    """Return the parsed certificate, None for anything that the parser refuses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is merely odd is judged by the template, not by the parser
+        try:
+            return x509.load_der_x509_certificate(der)
+        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
+            return None
+
+
 def open_authority(der: bytes, signed: bytes) -> AuthorityKey | None:
     """Return the key of a CA for signatures like the one of certificate ``signed``; None if there is no such key."""
     spans = certificate_spans(signed)
+    certificate = load_certificate(der)
+    if certificate is None:
+        return None
     try:
-        certificate = x509.load_der_x509_certificate(der)
         return AuthorityKey(certificate, der, b"" if spans is None else spans.outer_algorithm)
     except (ValueError, UnsupportedAlgorithm):
         return None
@@ -90,8 +111,11 @@ def _verifier(key: Any, algorithm: bytes) -> Callable[[bytes, bytes, bytes], Non
 
 def proves_possession(certificate: bytes, message: bytes, signature: bytes) -> bool:
     """Tell whether the key in ``certificate`` (DER) made ``signature`` over ``message``."""
+    loaded = load_certificate(certificate)
+    if loaded is None:
+        return False
     try:
-        key: Any = x509.load_der_x509_certificate(certificate).public_key()
+        key: Any = loaded.public_key()
         for algorithm in (*_ECDSA, *_RSA, *_PLAIN):
             size = getattr(key, "key_size", 256) if isinstance(key, ec.EllipticCurvePublicKey) else 256
             if _ECDSA.get(algorithm, f"SHA{size}") == f"SHA{size}":
@@ -115,7 +139,7 @@ class TemplateForm:
     def __init__(self, body: bytes) -> None:
         try:
             document = msgspec.json.decode(body)
-        except msgspec.MsgspecError as problem:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
             raise ValueError(str(problem)) from None
         if not isinstance(document, dict) or document.get("format") != "birthmark-template-1":
             raise ValueError("it does not say format birthmark-template-1")
@@ -244,12 +268,8 @@ class CertificateChecker:
         self, der: bytes, device_serial: bytes, cert_serial: bytes, spki_sha256: bytes, tbs_sha256: bytes
     ) -> list[Fault]:
         """Return everything that is wrong with a certificate; empty for a good one."""
-        try:
-            x509.load_der_x509_certificate(der)
-        except ValueError as problem:
-            return [("audit.certificate.malformed", f"is not a certificate: {str(problem)[:120]}")]
         spans = certificate_spans(der)
-        if spans is None:
+        if spans is None or load_certificate(der) is None:
             return [("audit.certificate.malformed", "is not a version 3 certificate in DER")]
         found: list[Fault] = []
         digest = sha256(spans.tbs).digest()

@@ -114,7 +114,7 @@ def parse_head(head: bytes) -> Document | None:
     """Return the object of an entry (all before its first line feed), None if it is not one."""
     try:
         return _decode(head)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

@@ -7,9 +7,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
+from birthmark.adapters.audit.certificates import load_certificate
 from birthmark.adapters.audit.entries import canonical_fault, parse_head
 from birthmark.adapters.audit.logcheck import Head, fold_path, open_head, read_vkey
 from birthmark.errors import Tampered
@@ -105,16 +103,16 @@ def _issued(entry: bytes, head: Head, index: int) -> CheckedProof:
     document = parse_head(line) if feed else None
     if document is None or canonical_fault(line, document) is not None or document["type"] != "issued":
         raise _no_certificate("it is not an entry of type issued")
-    try:
-        x509.load_der_x509_certificate(certificate)
-    except ValueError:
-        raise _no_certificate("its certificate cannot be read") from None
+    if load_certificate(certificate) is None:
+        raise _no_certificate("its certificate cannot be read")
     return CheckedProof(document["device"], head.origin, index, head.size, document["at"], certificate)
 
 
 def _check_preface(preface: bytes, checked: CheckedProof) -> None:
     """The text for people must not say anything that the proof does not show."""
-    certificate = x509.load_der_x509_certificate(checked.certificate).public_bytes(Encoding.PEM)
+    encoded = base64.b64encode(checked.certificate).decode()
+    lines = [encoded[at : at + 64] for at in range(0, len(encoded), 64)]
+    certificate = "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""]).encode()
     expected = (
         f"\n{PROOF_FORMAT}\ndevice: {checked.device_serial}\nlog: {checked.origin}\nentry: {checked.index}\n"
         f"issued: {checked.issued_at}\n\n"

@@ -47,7 +47,7 @@ def receipt_fault(receipt: bytes, case: ReceiptCase) -> Fault | None:
         return "audit.receipt.signature", f"the receipt: {problem.message}"
     try:
         body = msgspec.json.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         return "audit.receipt.names", "the receipt is not an object"

@@ -90,19 +90,22 @@ class FileKeys:
         scheme, _, rest = uri.partition(":")
         path, _, query = rest.partition("?")
         options = parse_qs(query, keep_blank_values=True)
+        references = options.get("secret", [])
+        path = unquote(path)
         if (
             scheme != "file"
             or not path
-            or set(options) != {"secret"}
-            or len(options["secret"]) != 1
-            or "\0" in unquote(path)
+            or "\0" in path
+            or len(options) != 1
+            or len(references) != 1
+            or not references[0]
         ):
             raise Misconfigured(
                 "key.uri",
                 "this is not the URI of a key file",
                 hint="Write file:PATH?secret=REFERENCE, for example file:keys/root.pem?secret=env:NAME.",
             )
-        return self._base / unquote(path), options["secret"][0]
+        return self._base / path, references[0]
 
 
 def _is_encrypted_whole(data: bytes) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
     from birthmark.workflow.rework import Rework
 
-__all__ = ["register"]
+__all__ = ["birth_record", "register"]
 
 SerialArgument = Annotated[str, typer.Argument(help="The device serial.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; it goes on record.")]
@@ -138,3 +138,19 @@ def _history(workspace: Workspace, device_serial: str) -> list[dict[str, object]
             event, _ = decode_entry(entry)
             found.append({"seq": seq, **msgspec.to_builtins(event)})
     return found
+
+
+def birth_record(workspace: Workspace, device_serial: str) -> list[str]:
+    """Return one line for people for each event that names the device, and one for its certificate."""
+    from birthmark.workflow.handout import known_device
+
+    document = _document(workspace, known_device(workspace.records, device_serial))
+    lines = []
+    if "cert_serial" in document:
+        lines = [f"certificate {document['cert_serial']}", f"{document['subject']}, until {document['not_after']}"]
+    for event in _history(workspace, device_serial):
+        told = [
+            f"{name} {event[name]}" for name in ("station", "evidence", "target", "reason", "code") if name in event
+        ]
+        lines.append(f"{event['seq']:>6}  {event['at']}  {event['type']:<10} {'  '.join(told)[:90]}")
+    return lines
