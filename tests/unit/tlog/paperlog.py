@@ -64,9 +64,7 @@ class PaperLog:
         self.frontier = self.frontier.extend(hashes)
 
     def head(self) -> str:
-        return checkpoint.sign(
-            checkpoint.Checkpoint(ORIGIN, self.frontier.size, self.frontier.root()), self.key
-        )
+        return checkpoint.sign(checkpoint.Checkpoint(ORIGIN, self.frontier.size, self.frontier.root()), self.key)
 
     def reader(self) -> tiles.HashReader:
         return tiles.HashReader(len(self.entries), self.files.get)

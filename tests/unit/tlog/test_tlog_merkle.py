@@ -150,9 +150,7 @@ def naive_inclusion(leaf: bytes, index: int, size: int, proof: list[bytes]) -> b
     return None if node is None else node_hash(last, node)
 
 
-def naive_consistency(
-    old: int, new: int, proof: list[bytes], old_root: bytes | None
-) -> tuple[bytes, bytes] | None:
+def naive_consistency(old: int, new: int, proof: list[bytes], old_root: bytes | None) -> tuple[bytes, bytes] | None:
     """Both roots by the definition of SUBPROOF in RFC 6962 section 2.1.2, from the root down."""
     if old == new:
         hashes = proof if old_root is None else [old_root, *proof]

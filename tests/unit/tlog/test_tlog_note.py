@@ -172,8 +172,7 @@ VKEY = encode_vkey(NAME, VERIFIER.public)
         VKEY[:-1],
         VKEY.replace("log", "lag"),
         VKEY.replace("+Ae", "+Be"),
-        f"{NAME}+{key_id(NAME, 4, VERIFIER.public).hex()}+"
-        + base64.b64encode(b"\x04" + VERIFIER.public).decode(),
+        f"{NAME}+{key_id(NAME, 4, VERIFIER.public).hex()}+" + base64.b64encode(b"\x04" + VERIFIER.public).decode(),
         f"{NAME}+{key_id(NAME, 1, b'x').hex()}+AXg=",
         "PRIVATE+KEY+" + VKEY,
     ],

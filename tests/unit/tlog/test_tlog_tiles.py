@@ -116,9 +116,7 @@ def test_tiles_grown_in_any_steps_are_the_tree(steps, data):
 def test_upper_tiles_come_back_from_level_0_alone():
     log = PaperLog()
     log.grow(sample_entries(0, 66_000))
-    upper = {
-        path: data for path, data in log.files.items() if not path.startswith(("tile/0/", "tile/entries/"))
-    }
+    upper = {path: data for path, data in log.files.items() if not path.startswith(("tile/0/", "tile/entries/"))}
     assert "tile/2/000.p/1" in upper
     level_0 = {path: data for path, data in log.files.items() if path.startswith("tile/0/")}
     assert {tile.path: data for tile, data in upper_tiles(66_000, level_0.get)} == upper

@@ -1,4 +1,4 @@
-"""Making an order: interrupted anywhere and run again there is one certificate a device, and every attempt on record."""
+"""Making an order: interrupted anywhere and run again there is one certificate a device, every attempt on record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +242,10 @@ def peak_of(path: Path, devices: int) -> tuple[int, int]:
 
 def test_memory_does_not_grow_with_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keyruns, "_FLUSH_AT", 4096)
-    small, large = (peak_of(tmp_path / str(count) / "ledger.db", 512 * count) for count in (12, 72))
+    small, large = (peak_of(tmp_path / str(count) / "ledger.db", 512 * count) for count in (10, 50))
     assert small[1] == large[1] == 4
-    assert large[0] < small[0] * 1.2
+    # 20,000 devices more are 20 MB more of certificates and keys; an index of one more key run has 3 MB.
+    assert large[0] < small[0] + 7_000_000
 
 
 class TestBudget:
@@ -303,5 +303,4 @@ def count_signatures(issuer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
     for name in ("_sign", "_sign_sha256"):
         monkeypatch.setattr(issuer, name, counting(getattr(issuer, name)))
-    assert len(sha256(b"").digest()) == 32
     return lambda: counted[0]

@@ -22,7 +22,7 @@ from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
 __all__ = ["ProcessEngine", "WorkerStart"]
 
-_SENT_AT_ONCE = 4000
+_SENT_AT_ONCE = 4
 """Chunks to make that lie in one pipe: 4 × 33 kB fit into its buffer, so the parent never waits while a worker does."""
 
 
