@@ -154,6 +154,10 @@ class TestTransaction:
         longest = 65535 - len(e.encode_entry(e.Rejected(at=AT, station="s", code="x.y")))
         author.say(e.Rejected(at=AT, station="s", code="x.y"), attachment=bytes(longest))
 
+    def test_text_that_is_no_text_is_refused(self, author: Author):
+        with refusal("log.entry.text"):
+            author.say(e.Rejected(at=AT, station="\udcff", code="x.y"))
+
     def test_heads_only_grow_over_many_rows(self, author: Author):
         sizes = [author.ledger.head().size]
         for number in range(3):

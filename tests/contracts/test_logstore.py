@@ -48,6 +48,7 @@ class TestLogStore:
 
     def test_a_checkpoint_is_shown_only_by_publish(self, opening: Callable[[], LogStore]):
         store = opening()
+        store.write(PARTIAL, b"x")
         store.publish(b"checkpoint 1")
         store.write(TILE, b"x")
         assert opening().read("checkpoint") == b"checkpoint 1"

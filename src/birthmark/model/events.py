@@ -288,7 +288,7 @@ def decode_entry(entry: bytes) -> tuple[Event, bytes]:
         if not found:
             raise msgspec.ValidationError("no line feed after the event")
         event = _decoder.decode(head)
-    except msgspec.MsgspecError as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise Tampered(
             "log.entry.malformed",
             f"a log entry is not an event: {problem}",

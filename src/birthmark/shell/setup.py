@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from birthmark import __version__
 from birthmark.adapters.durable import write_durably
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SetupRequest", "create_workspace"]
 
+_PLAIN = "/:._-"
+"""What stands in a URI as it is; everything else is percent-encoded (RFC 3986, 2.1)."""
 _CEREMONY_NAME = "ceremony.toml"
 
 
@@ -70,6 +73,7 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
         )
     config = _settings_text(request)
     settings = parse_settings(config.encode(), str(root / CONFIG_NAME))
+    secrets(request.secret)  # whoever has to be asked is asked before anything is made
     for directory in ("profiles", "keys", "ca", "ledger", "log", "journal"):
         (root / directory).mkdir(parents=True, mode=0o755 if directory in ("ca", "log", "profiles") else 0o700)
     workspace = Workspace(root, settings, secrets)
@@ -113,14 +117,15 @@ def _quoted(text: str) -> str:
 
 
 def _key_uri(name: str, request: SetupRequest) -> str:
-    return f"file:keys/{name}.pem?secret={request.secret}"
+    return f"file:keys/{name}.pem?secret={quote(request.secret, safe=_PLAIN)}"
 
 
 def _ca_key_uri(name: str, request: SetupRequest) -> str:
     if request.token is None:
         return _key_uri(name, request)
     module, token = request.token
-    return f"pkcs11:token={token};object={name}?module-path={module}&pin-source={request.secret}"
+    where = f"module-path={quote(module, safe=_PLAIN)}&pin-source={quote(request.secret, safe=_PLAIN)}"
+    return f"pkcs11:token={quote(token, safe='')};object={name}?{where}"
 
 
 def _settings_text(request: SetupRequest) -> str:

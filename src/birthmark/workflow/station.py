@@ -105,12 +105,10 @@ class _Run:
             self._begin(device)
         except (Refused, DeviceFault) as fault:
             self._reject(fault)
-        installed = self._installed_before(device, order, probe)
-        credential = installed or self._obtain(order)
+        credential = self._installed_before(device, order, probe) or self._obtain(order)
         try:
-            if installed is None:
-                self._write("installing")
-                self._step("install", lambda: self._target.install(credential))
+            self._write("installing")
+            self._step("install", lambda: self._target.install(credential))
             proof = self._prove(credential.certificate, credential.chain, credential)
         except (DeviceFault, Tampered, Refused) as fault:
             self._fail(fault)
@@ -198,7 +196,8 @@ class _Run:
     def _installed_before(self, device: DeviceRecord, order: OrderRecord, probe: Probe) -> Credential | None:
         """Return the credential if the power went after this attempt installed it.
 
-        Only for keys born in the device: after ``install`` it would make another key, and there is nothing to repeat.
+        Only for keys born in the device: asking again would make another key. ``install`` is repeated all the same: a
+        certificate can be seen in the target before everything around it is durable.
         """
         if order.key_origin != "device" or device.attempt != self._attempt or device.issued_seq is None:
             return None

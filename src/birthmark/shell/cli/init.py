@@ -59,7 +59,7 @@ def init(
         preset=profile,
         key_algorithm="p256",
         secret=secret,
-        token=(module, token) if token is not None else None,
+        token=(str(Path(module).resolve()), token) if token is not None else None,
         values=_values(value or []),
         plan=data,
     )

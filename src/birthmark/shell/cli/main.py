@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from birthmark import __version__
-from birthmark.errors import BirthmarkError
+from birthmark.errors import BirthmarkError, StationFault
 
 if TYPE_CHECKING:
     import typer
@@ -69,12 +69,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BirthmarkError as problem:
         _tell(problem, as_json="--json" in argv)
         return problem.exit_code
+    except OSError as problem:
+        _tell(_os_failure(problem), as_json=False)
+        return StationFault.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return _INTERRUPTED
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _os_failure(problem: OSError) -> StationFault:
+    """Name what the operating system refused outside every port: most often the terminal or pipe that is written to."""
+    return StationFault(
+        "station.os",
+        f"the operating system failed: {problem.strerror or problem}",
+        hint="Check disk and output; then run the same command again, it goes on where it stopped.",
+    )
 
 
 def _tell_other(problem: Exception) -> int:

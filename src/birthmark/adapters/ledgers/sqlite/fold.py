@@ -295,6 +295,14 @@ class Fold:
     def _scrapped(self, event: e.Scrapped, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
         state = next_state(event.device, device.state, "scrapped")
+        if device.state is DeviceState.ORDERED and device.key_origin == "injected" and device.position is not None:
+            # Its chunk still speaks for it; a bulk run would make an identity for a scrapped unit.
+            raise Refused(
+                "device.unmade",
+                f"the identity of device {event.device} is not made yet",
+                hint="Run `birthmark order make` first, then scrap it.",
+                device_serial=event.device,
+            )
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=device.attempt)
 
     def _revoked(self, event: e.Revoked, attachment: bytes, seq: int) -> None:

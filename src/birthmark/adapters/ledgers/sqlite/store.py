@@ -47,7 +47,15 @@ class _Transaction:
         self.vault = SqliteVault(database)
 
     def append(self, event: e.Event, attachment: bytes = b"") -> int:
-        entry = e.encode_entry(event, attachment)
+        try:
+            entry = e.encode_entry(event, attachment)
+        except UnicodeEncodeError as problem:
+            raise Refused(
+                "log.entry.text",
+                "an event holds text that is not Unicode",
+                hint="Type the command again: an argument holds octets that are no UTF-8.",
+                text=ascii(problem.object[:80]),
+            ) from None
         if len(entry) > _ENTRY_LIMIT:
             raise Refused(
                 "log.entry.too_long",
