@@ -318,6 +318,19 @@ class TestBulk:
         with refusal("device.state"):
             author.fail("A-00000", "attempt-1")
 
+    def test_a_device_that_is_not_made_cannot_be_scrapped(self, author: Author):
+        """Its chunk would make an identity for a destroyed unit."""
+        author.order("a", serials("A", 4))
+        with refusal("device.unmade"):
+            author.scrap("A-00000")
+        intent = author.reserve("a", chunk=0, count=4)
+        with refusal("device.unmade"):
+            author.scrap("A-00000")
+        author.issue_chunk(intent, serials("A", 4))
+        author.scrap("A-00000")
+        author.order("b", serials("B", 1), origin="device")
+        author.scrap("B-00000")
+
     def test_malformed_serial_prefixes_are_refused(self, author: Author):
         author.order("a", serials("A", 4))
         for text in ("", "zz", "01020304050607", "0102030405060G08", "ABCDEF0102030405"):

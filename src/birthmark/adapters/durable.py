@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -12,7 +13,15 @@ from pathlib import Path
 
 from birthmark.errors import Misconfigured, StationFault
 
-__all__ = ["create_durably", "naming_os_errors", "read_private_file", "sync_directory", "write_durably"]
+__all__ = [
+    "create_durably",
+    "naming_os_errors",
+    "read_private_file",
+    "sync_directory",
+    "sync_file_system",
+    "sync_path",
+    "write_durably",
+]
 
 _STORAGE: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("storage.full", "Free disk space, then run the same command again."),
@@ -44,6 +53,29 @@ def naming_os_errors(path: Path, *, passing: tuple[type[OSError], ...] = ()) -> 
             hint=hint,
             path=str(path),
         ) from problem
+
+
+def sync_path(path: Path) -> None:
+    """Make the content of a file, or the names in a directory, durable."""
+    with naming_os_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything on the file system of ``path`` durable (syncfs(2); it reports failed writes since Linux 5.8)."""
+    library = ctypes.CDLL(None, use_errno=True)
+    with naming_os_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if library.syncfs(descriptor) != 0:
+                failure = ctypes.get_errno()
+                raise OSError(failure, os.strerror(failure))
+        finally:
+            os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from birthmark.adapters.durable import naming_os_errors, write_durably
+from birthmark.adapters.durable import naming_os_errors, sync_file_system, sync_path, write_durably
 
 __all__ = ["FileLogStore"]
+
+_MANY = 32
+"""Files above which one syncfs(2) is cheaper than an fsync(2) each: every fsync commits the journal of the disk."""
 
 
 class FileLogStore:
@@ -51,13 +53,11 @@ class FileLogStore:
             self._superseded.append(target.with_name(f"{target.name}.p"))
 
     def publish(self, checkpoint: bytes) -> None:
-        for path in self._unsynced:
-            with naming_os_errors(path):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        if len(self._unsynced) > _MANY:
+            sync_file_system(self._directory)
+        else:
+            for path in self._unsynced:
+                sync_path(path)
         self._unsynced.clear()
         write_durably(self._directory / "checkpoint", checkpoint, mode=0o644)
         for partial in self._superseded:

@@ -123,14 +123,14 @@ class Issuer:
     ) -> list[bytes]:
         """Return a certificate (DER) for each TBS that a filler of the permit's template made in this process.
 
-        ``sample`` checks TBS and signature of the first, a middle and the last one; token keys are always checked one
-        by one. ``tbs_hashes``: SHA-256 of each TBS, if it is there already. Nothing is returned if one fails.
+        ``sample`` checks TBS and signature of one in the middle; token keys are always checked one by one.
+        ``tbs_hashes``: SHA-256 of each TBS, if it is there already. Nothing is returned if one fails.
 
         Raises ``Tampered``: ``template.mismatch``, ``issuer.signature.wrong``; ``Refused("issuer.permit.foreign")``.
         """
         self._check_permit(permit)
         count = len(tbs_list)
-        checked: Iterable[int] = {0, count // 2, count - 1} if count else ()
+        checked: Iterable[int] = (count // 2,) if count else ()
         if verify == "all" or self.verifies_all:
             checked = range(count)
         for index in checked:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["build_worker", "default_processes", "make_order", "start_engine"]
 
 _DEPTH_PER_WORKER = 4
-_PUBLISH_EVERY_S = 1.0
+_SIGN_EVERY_S = 1.0
 
 
 def default_processes() -> int:
@@ -95,7 +95,7 @@ def make_order(
                 depth=_DEPTH_PER_WORKER * processes,
             )
             ready()
-            with _publishing(workspace):
+            with _signing_heads(workspace):
                 made = fulfilment.run(progress)
             finished(sum(_peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
             return made
@@ -112,11 +112,11 @@ def _peak_mb(pid: int) -> float:
 
 
 @contextmanager
-def _publishing(workspace: Workspace) -> Iterator[None]:
-    """Sign and show a head every second in a thread of its own, on its own connection, while work goes on."""
+def _signing_heads(workspace: Workspace) -> Iterator[None]:
+    """Sign a head every second in a thread of its own, on its own connection, while work goes on."""
     stop = threading.Event()
     failures: list[BirthmarkError] = []
-    thread = threading.Thread(target=partial(_publish_until, workspace, stop, failures), daemon=True)
+    thread = threading.Thread(target=partial(_sign_until, workspace, stop, failures), daemon=True)
     thread.start()
     try:
         yield
@@ -127,10 +127,10 @@ def _publishing(workspace: Workspace) -> Iterator[None]:
         raise failures[0]
 
 
-def _publish_until(workspace: Workspace, stop: threading.Event, failures: list[BirthmarkError]) -> None:
+def _sign_until(workspace: Workspace, stop: threading.Event, failures: list[BirthmarkError]) -> None:
     try:
         with open_workspace(workspace.root, secrets=workspace.secrets, publish=False) as own:
-            while not stop.wait(_PUBLISH_EVERY_S):
-                own.publish()
+            while not stop.wait(_SIGN_EVERY_S):
+                own.sign_head()
     except BirthmarkError as problem:
         failures.append(problem)

@@ -187,6 +187,11 @@ class Workspace:
         with self.lock("publish", wait=True):
             return self.publication.publish()
 
+    def sign_head(self) -> None:
+        """Sign a head over what is durable and record it, without showing it in files yet."""
+        with self.lock("publish", wait=True):
+            self.publication.sign()
+
     def station(self, name: str | None = None) -> Station:
         """Return a station; without a name the only one there is."""
         from birthmark.adapters.journal import FileJournal

@@ -1,13 +1,12 @@
 """Publish the log: sign a head over what is durable, then show tiles and checkpoint as plain files.
 
 Order of writes: sign; record the head in the ledger (durable); write tiles; show the checkpoint. A crash in between
-leaves a recorded head that is not shown: the next publication writes the same tiles again and shows it.
+leaves a recorded head that is not shown: the next publication writes the same tiles again and shows it. Bulk work
+signs a head every second and shows the last one when it is done, since making a file costs more than a certificate.
 A log head never rolls back: files that are ahead of the ledger mean that the ledger is an old copy.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,11 +22,11 @@ from birthmark.tlog.tiles import TILE_WIDTH, HashReader, cut_bundles, hash_tiles
 __all__ = ["LogPublication"]
 
 _STEP = 1 << 16
-"""Leaves in one publication at most: memory stays flat however far the log ran ahead."""
+"""Leaves that are taken up at once: memory stays flat however far the log ran ahead."""
 
 
 class LogPublication:
-    """Signs and shows heads of one log."""
+    """Signs and shows heads of one log. One process at a time: the caller holds a lock."""
 
     def __init__(self, publisher: Publisher, store: LogStore, *, origin: str, key: Ed25519PrivateKey) -> None:
         self._publisher = publisher
@@ -36,32 +35,43 @@ class LogPublication:
         self._key = key
         self.vkey = encode_vkey(origin, public_octets(key))
 
-    def publish(self) -> int:
-        """Bring the files up to the ledger; return the size that is shown."""
+    def sign(self) -> Publication:
+        """Sign a head over everything that is durable and record it; return it. Nothing is shown."""
         recorded = self._publisher.publication()
-        shown = self._shown_size(recorded)
-        if shown < recorded.size:
-            growth = self._grow(shown, recorded.size)
-            self._require(growth.frontier == Frontier.from_bytes(recorded.frontier), recorded.size)
-            self._show(growth, recorded.checkpoint)
-        size = recorded.size
-        while (target := min(self._publisher.head().size, size + _STEP)) > size:
-            growth = self._grow(size, target)
-            note = sign_checkpoint(Checkpoint(self._origin, target, growth.frontier.root()), self._key).encode()
-            frontier = growth.frontier.to_bytes()
-            self._publisher.record_publication(Publication(size=target, frontier=frontier, checkpoint=note))
-            self._show(growth, note)
-            size = target
-        return size
+        size = self._publisher.head().size
+        if size == recorded.size:
+            return recorded
+        frontier = Frontier.from_bytes(recorded.frontier) if recorded.size else Frontier()
+        for first in range(recorded.size, size, _STEP):
+            frontier = frontier.extend(self._publisher.leaf_hashes(first, min(_STEP, size - first)))
+        note = sign_checkpoint(Checkpoint(self._origin, size, frontier.root()), self._key)
+        publication = Publication(size=size, frontier=frontier.to_bytes(), checkpoint=note.encode())
+        self._publisher.record_publication(publication)
+        return publication
+
+    def publish(self) -> int:
+        """Sign a head and bring the files up to it; return the size that is shown."""
+        before = self.shown()
+        shown = self._shown_size(before, self._publisher.publication())
+        signed = self.sign()
+        if shown < signed.size:
+            for first in range(shown, signed.size, _STEP):
+                self._write_tiles(first, min(first + _STEP, signed.size))
+            # What is shown next must lead to what was signed and extend what was shown, whoever wrote the files.
+            read_hash = HashReader(signed.size, self._store.read)
+            self._require(Frontier.load(signed.size, read_hash), signed)
+            if before is not None and Frontier.load(shown, read_hash).root() != before.root:
+                raise _forked(shown)
+            self._store.publish(signed.checkpoint)
+        return signed.size
 
     def shown(self) -> Checkpoint | None:
         """Return the checkpoint that the files show."""
         note = self._store.read("checkpoint")
         return None if note is None else open_checkpoint(note, self._origin, self.vkey)
 
-    def _shown_size(self, recorded: Publication) -> int:
+    def _shown_size(self, shown: Checkpoint | None, recorded: Publication) -> int:
         """Compare files and ledger: the files may be behind, never ahead and never different."""
-        shown = self.shown()
         if shown is None:
             return 0
         if shown.size > recorded.size:
@@ -73,55 +83,40 @@ class LogPublication:
                 recorded=recorded.size,
             )
         if shown.size == recorded.size:
-            edge = Frontier.from_bytes(recorded.frontier)
-        else:
-            edge = Frontier.load(shown.size, HashReader(shown.size, self._store.read))
-        if edge.root() != shown.root:
-            raise Tampered(
-                "log.forked",
-                f"ledger and published log disagree about the first {shown.size} entries",
-                hint="Stop. Compare both with a copy that a witness holds.",
-                size=shown.size,
-            )
+            if Frontier.from_bytes(recorded.frontier).root() != shown.root:
+                raise _forked(shown.size)
+            self._require(Frontier.load(shown.size, HashReader(shown.size, self._store.read)), recorded)
         return shown.size
 
-    def _grow(self, old: int, new: int) -> _Growth:
-        """Compute the hash tiles of a growth; the old tiles must still lead to the head recorded for them."""
+    def _write_tiles(self, old: int, new: int) -> None:
+        """Write hash tiles and entry bundles of a growth."""
         tiles: dict[str, bytes] = {}
 
         def read(path: str) -> bytes | None:
             return tiles.get(path) or self._store.read(path)
 
-        recorded = self._publisher.publication()
-        if old and old == recorded.size:
-            before = Frontier.load(old, HashReader(old, self._store.read))
-            self._require(before.to_bytes() == recorded.frontier, old)
         for tile, data in hash_tiles(old, self._publisher.leaf_hashes(old, new - old), read):
             tiles[tile.path] = data
-        return _Growth(old, new, tiles, Frontier.load(new, HashReader(new, read)))
-
-    def _show(self, growth: _Growth, checkpoint: bytes) -> None:
-        for path, data in growth.tiles.items():
+        for path, data in tiles.items():
             self._store.write(path, data)
-        aligned = growth.old - growth.old % TILE_WIDTH
-        pieces = self._publisher.packed(aligned, growth.new - aligned)
-        for tile, data in cut_bundles(aligned, pieces):
+        aligned = old - old % TILE_WIDTH
+        for tile, data in cut_bundles(aligned, self._publisher.packed(aligned, new - aligned)):
             self._store.write(tile.path, data)
-        self._store.publish(checkpoint)
 
-    def _require(self, same: bool, size: int) -> None:
-        if not same:
+    def _require(self, found: Frontier, recorded: Publication) -> None:
+        if found.to_bytes() != recorded.frontier:
             raise Tampered(
                 "log.tiles.differ",
-                f"the published tiles do not lead to the head of {size} entries that was signed",
+                f"the published tiles do not lead to the head of {recorded.size} entries that was signed",
                 hint="Run `birthmark audit verify`; it names the tile.",
-                size=size,
+                size=recorded.size,
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Growth:
-    old: int
-    new: int
-    tiles: dict[str, bytes]
-    frontier: Frontier
+def _forked(size: int) -> Tampered:
+    return Tampered(
+        "log.forked",
+        f"ledger and published log disagree about the first {size} entries",
+        hint="Stop. Compare both with a copy that a witness holds.",
+        size=size,
+    )

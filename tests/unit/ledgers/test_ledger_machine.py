@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -217,7 +217,11 @@ class LedgerMachine(RuleBasedStateMachine):
           other=st.integers(0, 5))  # fmt: skip
     def step(self, pick: int, step: str, other: int) -> None:
         before, after = STEPS[step]
-        devices = [device for device in self.model.devices if device.state in before] if other else self.model.devices
+        devices = [device for device in self.model.devices if device.state in before]
+        if other == 0:
+            devices = self.model.devices
+        elif other == 3:
+            devices = [device for device in self.model.devices if device.in_chunk]
         if not devices:
             return
         device = devices[pick % len(devices)]
@@ -228,7 +232,8 @@ class LedgerMachine(RuleBasedStateMachine):
             arguments.append(attempt)
         if step == "verify":
             arguments += [device.intent or 0, device.position or 0]
-        lawful = device.state in before and (step == "scrap" or not device.in_chunk)
+        unmade = device.in_chunk and (step != "scrap" or device.chunk.origin == "injected")
+        lawful = device.state in before and not unmade
         if step in ("install", "verify", "fail"):
             lawful = lawful and device.attempt in (None, attempt)
         if step == "draw":
@@ -320,7 +325,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
-    max_examples=60,
+    max_examples=45,
+    # Making a failure smaller takes minutes; the steps that led to it are shown as they were.
+    phases=[Phase.explicit, Phase.generate],
+    report_multiple_bugs=False,
     stateful_step_count=40,
     deadline=None,
     database=None,

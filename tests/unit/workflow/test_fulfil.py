@@ -182,16 +182,36 @@ def test_interrupted_at_any_call_and_run_again(path: Path, ca: BulkCa, tmp_path:
     assert given_up > 10
 
 
-def test_a_worker_that_is_killed_costs_a_second_run_and_nothing_else(path: Path, ca: BulkCa):
-    with opened(path) as ledger:
+def test_nothing_is_signed_before_its_intent_is_durable(path: Path, ca: BulkCa):
+    """Another connection sees the reservation at the moment when the signature is asked for."""
+    engine, seen = ca.inline(), []
+    sign = engine.sign
+    with opened(path) as ledger, opened(path) as other:
+
+        def watched(task: SignTask) -> None:
+            seen.append(other.records.intent(task.intent))
+            sign(task)
+
+        engine.sign = watched  # type: ignore[method-assign]
+        fulfilment(ledger, engine).run(lambda count: None)
+    assert [intent is not None and intent.state for intent in seen] == ["reserved"] * 3
+
+
+def test_a_worker_that_is_killed_costs_a_second_run_and_nothing_else(
+    tmp_path: Path, ca: BulkCa, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ordering, "CHUNK_SIZE", 4)
+    devices = serials("K", 120)
+    with closing(create_sqlite(tmp_path / "ledger" / "ledger.db", TestClock())) as ledger:
+        new_order(ledger, devices)
         with closing(ca.processes(2)) as engine:
             running = fulfilment(ledger, engine, depth=2)
             with pytest.raises(StationFault, match=r"engine\.worker\.died"):
                 running.run(lambda count: os.kill(engine.pids[0], signal.SIGKILL))
-        assert 0 < ledger.records.totals("a").stock < len(DEVICES)
+        assert 0 < ledger.records.totals("a").stock < len(devices)
         with closing(ca.processes(2)) as engine:
             fulfilment(ledger, engine).run(lambda count: None)
-        require_whole(ledger, DEVICES)
+        require_whole(ledger, devices)
 
 
 def test_keys_born_in_devices_are_not_made_here(tmp_path: Path, ca: BulkCa):

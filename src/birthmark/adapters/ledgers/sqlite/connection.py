@@ -21,7 +21,7 @@ _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     # FULL fsyncs the WAL at every commit. NORMAL loses acknowledged rows on power loss; never lower this.
     "PRAGMA synchronous = FULL",
-    "PRAGMA wal_autocheckpoint = 8000",
+    "PRAGMA wal_autocheckpoint = 2000",
     "PRAGMA cache_size = -32000",
     "PRAGMA foreign_keys = OFF",
 )

@@ -295,7 +295,7 @@ class Fold:
     def _scrapped(self, event: e.Scrapped, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
         state = next_state(event.device, device.state, "scrapped")
-        if device.state is DeviceState.ORDERED and device.key_origin == "injected" and device.position is not None:
+        if device.chunk_open and device.key_origin == "injected":
             # Its chunk still speaks for it; a bulk run would make an identity for a scrapped unit.
             raise Refused(
                 "device.unmade",
