@@ -6,13 +6,15 @@ to the workers through their pipes, never through arguments or the environment.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import multiprocessing
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -22,8 +24,9 @@ from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
 __all__ = ["ProcessEngine", "WorkerStart"]
 
-_SENT_AT_ONCE = 4
-"""Chunks to make that lie in one pipe: 4 × 33 kB fit into its buffer, so the parent never waits while a worker does."""
+_PIPE_OCTETS = 1 << 20
+_LARGEST_TASK = 40_000
+"""Octets of a chunk to make with the longest device serials, pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,56 @@ class WorkerStart:
         return f"WorkerStart(build={self.build!r})"
 
 
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A process and its two pipes. ``sent``: chunks that lie in its pipe; ``waiting``: those that do not fit."""
+
+    process: BaseProcess
+    tasks: Connection
+    results: Connection
+    room: int
+    load: int = 0
+    sent: int = 0
+    waiting: deque[MakeTask] = field(default_factory=deque)
+
+    def send(self, task: MakeTask | SignTask | dict[str, bytes]) -> None:
+        try:
+            self.tasks.send(task)
+        except OSError as problem:
+            raise _died() from problem
+
+    def receive(self) -> MadeChunk | SignedChunk:
+        try:
+            message = self.results.recv()
+        except (EOFError, OSError) as problem:
+            raise _died() from problem
+        if isinstance(message, _Failure):
+            raise message.family(message.code, message.message, hint=message.hint, **message.facts)
+        result: MadeChunk | SignedChunk = message
+        return result
+
+    def make(self, task: MakeTask) -> None:
+        """Send the task, or keep it back: a full pipe would block us while the worker blocks on its results."""
+        if self.sent < self.room:
+            self.sent += 1
+            self.send(task)
+        else:
+            self.waiting.append(task)
+
+    def made(self) -> None:
+        """Note that a chunk was made, which leaves room for another."""
+        self.sent -= 1
+        if self.waiting:
+            self.make(self.waiting.popleft())
+
+
 class ProcessEngine:
     """Implements ``ports.Engine``. A chunk stays with the worker that made it."""
 
     def __init__(self, start: WorkerStart, processes: int) -> None:
-        self._connections: list[Connection] = []
-        self._processes: list[BaseProcess] = []
-        self._owner: dict[int, Connection] = {}
-        self._load: dict[Connection, int] = {}
-        self._sent: dict[Connection, int] = {}
-        self._waiting: dict[Connection, deque[MakeTask]] = {}
+        self._workers: list[_Worker] = []
+        self._by_results: dict[object, _Worker] = {}
+        self._owner: dict[int, _Worker] = {}
         try:
             self._start(start, processes)
         except BaseException:
@@ -57,78 +100,65 @@ class ProcessEngine:
     def _start(self, start: WorkerStart, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, start.build, start.arguments), daemon=True)
+            their_tasks, tasks = context.Pipe(duplex=False)
+            results, their_results = context.Pipe(duplex=False)
+            room = min(_widen(tasks), _widen(results)) // _LARGEST_TASK
+            process = context.Process(
+                target=_serve, args=(their_tasks, their_results, start.build, start.arguments), daemon=True
+            )
             process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
-            self._load[ours] = self._sent[ours] = 0
-            self._waiting[ours] = deque()
-            self._send(ours, start.secrets)
-        for connection in self._connections:
-            self._receive(connection)
+            their_tasks.close()
+            their_results.close()
+            worker = _Worker(process, tasks, results, max(1, room))
+            self._workers.append(worker)
+            self._by_results[results] = worker
+            worker.send(start.secrets)
+        for worker in self._workers:
+            worker.receive()
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the workers."""
-        return [process.pid or 0 for process in self._processes]
+        return [worker.process.pid or 0 for worker in self._workers]
 
     def make(self, task: MakeTask) -> None:
-        connection = min(self._connections, key=lambda candidate: self._load[candidate])
-        self._owner[task.task] = connection
-        self._load[connection] += 1
-        if self._sent[connection] < _SENT_AT_ONCE:
-            self._sent[connection] += 1
-            self._send(connection, task)
-        else:
-            self._waiting[connection].append(task)
+        worker = min(self._workers, key=lambda candidate: candidate.load)
+        self._owner[task.task] = worker
+        worker.load += 1
+        worker.make(task)
 
     def sign(self, task: SignTask) -> None:
-        connection = self._owner.pop(task.task)
-        self._load[connection] += 1
-        self._send(connection, task)
+        worker = self._owner.pop(task.task)
+        worker.load += 1
+        worker.send(task)
 
     def results(self) -> Sequence[MadeChunk | SignedChunk]:
         found: list[MadeChunk | SignedChunk] = []
-        ready: deque[object] = deque(wait(self._connections))
-        while ready:
-            connection = ready.popleft()
-            assert isinstance(connection, Connection)  # noqa: S101  wait() gives back what it got
-            result = self._receive(connection)
+        for ready in wait([worker.results for worker in self._workers]):
+            worker = self._by_results[ready]
+            result = worker.receive()
             found.append(result)
-            self._load[connection] -= 1
+            worker.load -= 1
             if isinstance(result, MadeChunk):
-                self._sent[connection] -= 1
-                if self._waiting[connection]:
-                    self._sent[connection] += 1
-                    self._send(connection, self._waiting[connection].popleft())
+                worker.made()
         return found
 
-    def _send(self, connection: Connection, task: MakeTask | SignTask | dict[str, bytes]) -> None:
-        try:
-            connection.send(task)
-        except OSError as problem:
-            raise _died() from problem
-
-    def _receive(self, connection: Connection) -> MadeChunk | SignedChunk:
-        try:
-            message = connection.recv()
-        except (EOFError, OSError) as problem:
-            raise _died() from problem
-        if isinstance(message, _Failure):
-            raise message.family(message.code, message.message, hint=message.hint, **message.facts)
-        result: MadeChunk | SignedChunk = message
-        return result
-
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for worker in self._workers:
+            worker.tasks.close()
+            worker.results.close()
+        for worker in self._workers:
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _widen(pipe: Connection) -> int:
+    """Give a pipe a larger buffer, so that a worker goes on while the ledger syncs; return its octets (pipe(7))."""
+    with suppress(OSError):
+        return fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_OCTETS)
+    return int(fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,25 +188,27 @@ def _failed(problem: Exception) -> _Failure:
     )
 
 
-def _serve(connection: Connection, build: Callable[..., BulkWorker], arguments: tuple[object, ...]) -> None:
+def _serve(
+    tasks: Connection, results: Connection, build: Callable[..., BulkWorker], arguments: tuple[object, ...]
+) -> None:
     # The parent handles Ctrl-C; a worker ends when its pipe does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        worker = build(connection.recv(), *arguments)
-        connection.send(None)
+        worker = build(tasks.recv(), *arguments)
+        results.send(None)
         # Everything allocated so far lives as long as the worker; the loop makes no reference cycles.
         gc.freeze()
         gc.disable()
         while True:
-            task = connection.recv()
-            connection.send(worker.make(task) if isinstance(task, MakeTask) else worker.sign(task))
+            task = tasks.recv()
+            results.send(worker.make(task) if isinstance(task, MakeTask) else worker.sign(task))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     except BirthmarkError as problem:
         facts = dict(problem.facts)
-        connection.send(_Failure(type(problem), problem.code, problem.message, problem.hint, facts))
+        results.send(_Failure(type(problem), problem.code, problem.message, problem.hint, facts))
     except Exception as problem:  # noqa: BLE001  the parent tells it; the text of a foreign error may hold a secret
-        connection.send(_failed(problem))
+        results.send(_failed(problem))
     finally:
         # No clean-up of inherited state: the parent owns it.
         os._exit(0)

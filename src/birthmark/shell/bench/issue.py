@@ -20,7 +20,9 @@ _FLOOR_ROUNDS = 60_000
 _NAIVE_ROUNDS = 12_000
 
 
-def bench_issue(count: int, *, processes: int, parent: Path, progress: Callable[[int], None]) -> dict[str, object]:
+def bench_issue(
+    count: int, *, preset: str, processes: int, parent: Path, progress: Callable[[int], None]
+) -> dict[str, object]:
     """Make an order of ``count`` identities and measure it; floors run before and after, in as many processes.
 
     Counted from the moment the workers are up until the last identity is durable under a signed head;
@@ -30,7 +32,7 @@ def bench_issue(count: int, *, processes: int, parent: Path, progress: Callable[
     everyone = processes + 1  # the workers and the one writer
     rounds = min(count, _FLOOR_ROUNDS)
     before = run_floor(keygen_and_sign, rounds, everyone)
-    with throw_away_workspace(parent) as workspace:
+    with throw_away_workspace(parent, preset=preset) as workspace:
         measured = _product(workspace, count, processes, progress)
     after = run_floor(keygen_and_sign, rounds, everyone)
     naive = run_floor(naive_builder, min(count, _NAIVE_ROUNDS), everyone)
@@ -38,6 +40,7 @@ def bench_issue(count: int, *, processes: int, parent: Path, progress: Callable[
     return {
         "bench": "issue",
         "count": count,
+        "profile": preset,
         "processes": processes,
         "rate": round(measured.rate),
         "floor": round(floor),

@@ -42,11 +42,11 @@ def make_workspace(root: Path, *, preset: str = "tls-client", product: str = "de
 
 
 @contextmanager
-def throw_away_workspace(parent: Path) -> Iterator[Workspace]:
+def throw_away_workspace(parent: Path, *, preset: str = "tls-client") -> Iterator[Workspace]:
     """Yield an open workspace below ``parent`` and remove it afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
     try:
-        make_workspace(directory / "bench")
+        make_workspace(directory / "bench", preset=preset)
         with open_workspace(directory / "bench") as workspace:
             yield workspace
     finally:

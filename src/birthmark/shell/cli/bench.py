@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def issue(
     count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
+    profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "idevid",
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
@@ -37,7 +38,8 @@ def issue(
     from birthmark.shell.bulk import default_processes
 
     with progress_bar("making identities", total=count, quiet=as_json) as advance:
-        result = bench_issue(count, processes=processes or default_processes(), parent=parent, progress=advance)
+        workers = processes or default_processes()
+        result = bench_issue(count, preset=profile, processes=workers, parent=parent, progress=advance)
     _show(result, as_json=as_json)
 
 

@@ -350,6 +350,16 @@ class SqliteLedger:
                     size=publication.size,
                 )
 
+    def leave_checkpoints(self) -> None:
+        """Let somebody else move the write-ahead log into the database: bulk commits then never wait for it."""
+        with self._lock, naming_failures():
+            self._database.execute("PRAGMA wal_autocheckpoint = 0")
+
+    def checkpoint(self) -> None:
+        """Move what is committed from the write-ahead log into the database file, as far as nobody reads it."""
+        with self._lock, naming_failures():
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
         with self._lock:
             self._database.close()
