@@ -25,6 +25,8 @@ from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 __all__ = ["ProcessEngine", "WorkerStart"]
 
 _PIPE_OCTETS = 1 << 20
+_GATHER, _GATHER_S = 2, 0.02
+"""Results a worker that are gathered for one commit, and how long to wait for the next."""
 _LARGEST_TASK = 40_000
 """Octets of a chunk to make with the longest device serials, pickled."""
 
@@ -133,8 +135,18 @@ class ProcessEngine:
         worker.send(task)
 
     def results(self) -> Sequence[MadeChunk | SignedChunk]:
+        found = self._received(None)
+        # The caller makes one durable commit of what it gets: while there is work left, gather a little more.
+        while len(found) < _GATHER * len(self._workers) and any(worker.load for worker in self._workers):
+            more = self._received(_GATHER_S)
+            if not more:
+                break
+            found += more
+        return found
+
+    def _received(self, timeout: float | None) -> list[MadeChunk | SignedChunk]:
         found: list[MadeChunk | SignedChunk] = []
-        for ready in wait([worker.results for worker in self._workers]):
+        for ready in wait([worker.results for worker in self._workers], timeout):
             worker = self._by_results[ready]
             result = worker.receive()
             found.append(result)
