@@ -390,7 +390,7 @@ def make_story(root: Path, devices: int = 300) -> LedgerMaker:
     maker.append(e.Abandoned(at=maker.at(), intent=first.intent, reason="interrupted"))
     for number, at in enumerate(range(0, devices, 64)):
         maker.issue(maker.reserve("pool", pool[at : at + 64], chunk=number), bulk=True, vault=True)
-    maker.order("waiting", serials("W", 10))
+    maker.order("waiting", serials("W", 10), key_origin="device")
     for number, device in enumerate(pool[:20]):
         maker.provision(device, f"attempt-{number:04d}")
     maker.draw(pool[20], "attempt-0020")
