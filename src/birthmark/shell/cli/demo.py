@@ -45,8 +45,9 @@ def demo(
     prepare_directory(directory)
     _say(
         console,
-        "A root of trust",
-        "A root and an issuing CA, made from one reviewed ceremony file; the record is signed.",
+        "Who vouches for the devices",
+        "A root and an issuing certificate authority (CA), made from one reviewed file. What the CA signs, servers "
+        "can trust. The record of this ceremony is signed.",
     )
     with open_workspace(directory / "factory") as workspace:
         tokens = _DEVICES // 2 if softhsm_is_here() else 0
@@ -63,7 +64,15 @@ def demo(
 
 def _say(console: Console, title: str, text: str) -> None:
     console.print(f"[bold cyan]■ {title}[/]")
-    console.print(f"  {text}\n")
+    _indent(console, text)
+    console.print()
+
+
+def _indent(console: Console, text: str, left: int = 2) -> None:
+    """Print text that keeps its left margin when it is folded."""
+    from rich.padding import Padding
+
+    console.print(Padding(text, (0, 0, 0, left)))
 
 
 def _make(console: Console, factory: Factory) -> None:
@@ -73,7 +82,8 @@ def _make(console: Console, factory: Factory) -> None:
     _say(
         console,
         f"{LOT_SIZE:,} identities, made ahead",
-        "Each has a key of its own, sealed as soon as it is made. What will be signed is on record first.",
+        "An identity is a private key, which stays secret, and a certificate, which says whose key it is. Every device "
+        "gets its own. Keys are sealed as soon as they are made, and what will be signed is on record first.",
     )
     with progress_bar("  making identities", total=LOT_SIZE, quiet=False) as advance:
         factory.make_lot(advance)
@@ -92,9 +102,9 @@ def _run(console: Console, factory: Factory) -> list[Attempt]:
     _say(
         console,
         f"A line of 4 heads, {_DEVICES} devices",
-        f"{len(factory.files)} devices with a file system get an identity from the pool; {born}.\n"
-        "  Each is read back, signs a challenge with the installed key, and opens a mutual-TLS connection to a server\n"
-        "  that trusts only this lot's CA. Only then it passes.",
+        f"{len(factory.files)} devices with a file system get an identity from the pool; {born}. Each must prove "
+        "itself: it signs a random challenge with the key that was installed, then opens an encrypted connection to a "
+        "server that trusts only this CA (mutual TLS). Only then it passes.",
     )
     factory.place_devices()
     with open_heads(factory.workspace) as heads:
@@ -106,7 +116,8 @@ def _run(console: Console, factory: Factory) -> list[Attempt]:
     for attempt in attempts:
         verdict = "[bold red]went through[/]" if attempt.error is None else "[green]refused[/]"
         reason = "" if attempt.error is None else f"{attempt.error.message} [dim]{attempt.error.code}[/]"
-        console.print(f"  {verdict}  {attempt.tried}\n           {reason}")
+        console.print(f"  {verdict}  {attempt.tried}")
+        _indent(console, reason, 11)
     console.print()
     return attempts
 
@@ -148,7 +159,7 @@ def _birth_record(console: Console, factory: Factory) -> None:
     device_serial = factory.tokens[0] if factory.tokens else factory.files[0]
     _say(console, f"The birth record of {device_serial}", "Everything that ever happened to it, in order:")
     for line in birth_record(factory.workspace, device_serial):
-        console.print(f"  {line}")
+        _indent(console, line)
     console.print()
 
 

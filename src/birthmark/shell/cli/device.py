@@ -150,7 +150,9 @@ def birth_record(workspace: Workspace, device_serial: str) -> list[str]:
         lines = [f"certificate {document['cert_serial']}", f"{document['subject']}, until {document['not_after']}"]
     for event in _history(workspace, device_serial):
         told = [
-            f"{name} {event[name]}" for name in ("station", "evidence", "target", "reason", "code") if name in event
+            f"{name} {str(event[name]).partition('?')[0]}"
+            for name in ("station", "evidence", "target", "reason", "code")
+            if name in event
         ]
         lines.append(f"{event['seq']:>6}  {event['at']}  {event['type']:<10} {'  '.join(told)[:90]}")
     return lines
