@@ -1,4 +1,4 @@
-"""No secret is anywhere but where it belongs: passphrase, private keys and PINs are searched for after a whole story."""
+"""No secret is anywhere but where it belongs: passphrases and private keys are searched for after a whole story."""
 
 from __future__ import annotations
 

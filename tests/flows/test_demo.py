@@ -1,4 +1,4 @@
-"""The demo is the product's first impression: it runs, every device passes, every cheat is refused, the audit is clean."""
+"""The demo is the first impression: it runs, every device passes, every cheat is refused, the audit is clean."""
 
 from __future__ import annotations
 
