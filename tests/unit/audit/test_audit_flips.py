@@ -1,6 +1,5 @@
 """One flipped bit, anywhere in the evidence, is found and named."""
 
-# ruff: noqa: S608 - table and column names come from the schema
 from __future__ import annotations
 
 from collections.abc import Callable
