@@ -62,7 +62,8 @@ class Permits:
     def issuer(self, ca: str) -> Issuer:
         """Return the issuer of a CA; opened once, since a permit is bound to it."""
         if ca not in self._issuers:
-            self._issuers[ca] = self._open_issuer(ca)
+            # Heads are threads: of two that open it at once, one opening is kept and used by both.
+            self._issuers.setdefault(ca, self._open_issuer(ca))
         return self._issuers[ca]
 
     def for_order(self, order: OrderRecord) -> Permit:
