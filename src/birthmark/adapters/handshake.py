@@ -142,7 +142,8 @@ class TlsVerifier:
     def _connect_file(self, identity: FileIdentity, port: int) -> str:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self._ca_file))
         try:
-            context.load_cert_chain(identity.certificate, identity.private_key)
+            # The empty password keeps OpenSSL from asking the terminal for one.
+            context.load_cert_chain(identity.certificate, identity.private_key, password="")
         except (ssl.SSLError, OSError) as problem:
             raise DeviceFault(
                 "handshake.credential",

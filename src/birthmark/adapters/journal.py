@@ -198,7 +198,7 @@ def _open_alone(path: Path) -> int:
 
 def _write_again(path: Path, data: bytes, offset: int) -> None:
     """Write the last group once more: after a failed fsync the page cache shows what the disk may not have."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         while data:
             written = os.pwrite(descriptor, data, offset)

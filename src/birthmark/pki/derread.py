@@ -28,6 +28,7 @@ __all__ = [
 
 INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x30, 0x31
 _MAX_LENGTH_OCTETS = 4
+_MAX_OID_OCTETS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,8 @@ def bits_of(node: Node) -> bytes:
 def oid_text(node: Node) -> str:
     """Return an OBJECT IDENTIFIER as dotted text."""
     expect(node, OID)
-    if not node.content or node.content[-1] & 0x80:
-        raise _malformed("a cut object identifier")
+    if not node.content or node.content[-1] & 0x80 or len(node.content) > _MAX_OID_OCTETS:
+        raise _malformed("a cut or oversized object identifier")
     arcs: list[int] = []
     value = 0
     for octet in node.content:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +16,9 @@ __all__ = ["CONFIG_NAME", "CaSettings", "StationSettings", "WorkspaceSettings", 
 
 CONFIG_NAME = "birthmark.toml"
 _FORMAT = "birthmark-workspace/1"
+_MAX_OCTETS = 1 << 20
 
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -63,8 +66,8 @@ class WorkspaceSettings(_Settings, frozen=True):
 
     format: _Text
     name: _Name
-    origin: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}$")]
-    site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}$")]
+    origin: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}\Z")]
+    site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}\Z")]
     log: LogSettings
     vault: VaultSettings
     sensitive: bool = False
@@ -77,7 +80,9 @@ def load_settings(workspace: Path) -> WorkspaceSettings:
     """Read ``birthmark.toml`` of a workspace; ``Misconfigured("workspace.missing")`` if there is none."""
     path = workspace / CONFIG_NAME
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(_MAX_OCTETS + 1)
     except OSError as problem:
         raise Misconfigured(
             "workspace.missing",
@@ -85,7 +90,27 @@ def load_settings(workspace: Path) -> WorkspaceSettings:
             hint="Make one with `birthmark init DIR`, or name yours with --workspace.",
             path=str(path),
         ) from problem
+    _require_ours(path, status)
+    if len(data) > _MAX_OCTETS:
+        raise Misconfigured(
+            "settings.size",
+            f"{path} is larger than {_MAX_OCTETS} octets",
+            hint="Name the right directory with --workspace.",
+            path=str(path),
+        )
     return parse_settings(data, str(path))
+
+
+def _require_ours(path: Path, status: os.stat_result) -> None:
+    """The settings name libraries that are loaded: whoever writes them runs code as this user."""
+    foreign = os.geteuid() != 0 and status.st_uid not in (0, os.geteuid())
+    if foreign or status.st_mode & stat.S_IWOTH:
+        raise Misconfigured(
+            "settings.writable",
+            f"{path} belongs to another user" if foreign else f"{path} can be written by everyone",
+            hint="Read it; then make it yours with chown and chmod o-w, or name your own workspace with --workspace.",
+            path=str(path),
+        )
 
 
 def parse_settings(data: bytes, where: str) -> WorkspaceSettings:

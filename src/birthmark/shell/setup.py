@@ -74,6 +74,7 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     config = _settings_text(request)
     settings = parse_settings(config.encode(), str(root / CONFIG_NAME))
     secrets(request.secret)  # whoever has to be asked is asked before anything is made
+    root.mkdir(parents=True, exist_ok=True, mode=0o755)
     for directory in ("profiles", "keys", "ca", "ledger", "log", "journal"):
         (root / directory).mkdir(parents=True, mode=0o755 if directory in ("ca", "log", "profiles") else 0o700)
     workspace = Workspace(root, settings, secrets)
@@ -116,6 +117,11 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _key(text: str) -> str:
+    """Return a TOML key: bare where it can be, else quoted."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _quoted(text)
+
+
 def _key_uri(name: str, request: SetupRequest) -> str:
     return f"file:keys/{name}.pem?secret={quote(request.secret, safe=_PLAIN)}"
 
@@ -129,7 +135,7 @@ def _ca_key_uri(name: str, request: SetupRequest) -> str:
 
 
 def _settings_text(request: SetupRequest) -> str:
-    values = "".join(f"{name} = {_quoted(value)}\n" for name, value in _values(request).items())
+    values = "".join(f"{_key(name)} = {_quoted(value)}\n" for name, value in _values(request).items())
     return f"""# Settings of this workspace. Unknown keys are errors; docs/reference/settings.md explains each.
 format = "birthmark-workspace/1"
 name = {_quoted(request.name)}
@@ -151,16 +157,16 @@ key = {_quoted(_ca_key_uri("root", request))}
 [cas.issuing]
 key = {_quoted(_ca_key_uri("issuing", request))}
 
-[stations.{request.station}]
+[stations.{_key(request.station)}]
 key = {_quoted(_key_uri(f"station-{request.station}", request))}
 journal = {_quoted(f"journal/{request.station}.jsonl")}
 
-[products.{request.product}]
+[products.{_key(request.product)}]
 profile = {_quoted(request.preset)}
 ca = "issuing"
 key_algorithm = {_quoted(request.key_algorithm)}
 
-[products.{request.product}.values]
+[products.{_key(request.product)}.values]
 {values}"""
 
 
@@ -176,7 +182,7 @@ def _ceremony_text(request: SetupRequest) -> str:
             **_values(request),
             "ca_name": f"{request.maker} {'Device Root' if issuer is None else 'Issuing'} CA 1",
         }
-        lines = "".join(f"{key} = {_quoted(value)}\n" for key, value in values.items())
+        lines = "".join(f"{_key(key)} = {_quoted(value)}\n" for key, value in values.items())
         blocks.append(f"""
 [[ca]]
 name = "{name}"

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from birthmark.adapters.durable import naming_os_errors
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Unavailable
 from birthmark.shell.config import ProductSettings, WorkspaceSettings, load_settings
@@ -220,7 +221,8 @@ class Workspace:
     def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
         """Hold a named lock of this workspace; unless told to wait, ``Unavailable("workspace.busy")`` if it is held."""
         path = self.root / "ledger" / f"{name}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with naming_os_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,9 +246,15 @@ class Workspace:
 
 @contextmanager
 def open_workspace(root: Path, *, secrets: SecretsResolver | None = None, publish: bool = True) -> Iterator[Workspace]:
-    """Open a workspace; on the way out publish what the log gained, unless an error of ours is on its way up."""
+    """Open a workspace; on the way out publish what the log gained.
+
+    Whoever is going to publish first shows that this ledger is the one that published last: a restored old copy would
+    sign certificates and hand out keys a second time.
+    """
     workspace = Workspace(root, load_settings(root), secrets or SecretsResolver())
     try:
+        if publish:
+            workspace.publication.require_continuity()
         yield workspace
         if publish:
             workspace.publish()

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import DeviceState
-from birthmark.model.events import Drawn, utc_text
+from birthmark.model.events import Drawn, decode_entry, utc_text
 from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_station_id
 from birthmark.model.records import DeviceRecord
 from birthmark.model.secret import Secret
@@ -85,6 +85,9 @@ class PoolSource:
             return None
         if attempt.device_serial != request.device_serial or attempt.kind != "drawn":
             raise reused_attempt(request, attempt.device_serial)
+        if (station := self._station_of(attempt.seq)) != request.station:
+            # Another station has another unit in its fixture: the same key would go to two.
+            raise reused_attempt(request, f"station {station}")
         device = known_device(self._records, request.device_serial)
         if device.attempt != request.attempt:
             raise Refused(
@@ -98,6 +101,11 @@ class PoolSource:
             raise ended
         with self._ledger.transaction() as tx:
             return _slot(tx, device)
+
+    def _station_of(self, seq: int) -> str:
+        """Return the station whose draw is log entry ``seq``."""
+        events = [decode_entry(entry)[0] for _, entry in self._ledger.entries(seq, 1)]
+        return events[0].station if events and isinstance(events[0], Drawn) else "unknown"
 
     def _require_pooled(self, device: DeviceRecord) -> None:
         if device.state is DeviceState.POOLED:

@@ -103,7 +103,7 @@ def _checked(device_serials: Iterable[str], profile: Profile) -> Sequence[str]:
         )
     rule = profile.device_serial
     pattern = re.compile(rule.pattern if rule is not None else ".*", re.ASCII)
-    malformed = [text for text in serials if not (pattern.fullmatch(text) and _is_device_serial(text))]
+    malformed = [text for text in serials if not (_is_device_serial(text) and pattern.fullmatch(text))]
     if malformed:
         raise Refused(
             "order.serial.malformed",

@@ -65,6 +65,14 @@ class LogPublication:
             self._store.publish(signed.checkpoint)
         return signed.size
 
+    def require_continuity(self) -> None:
+        """Refuse to go on from an old copy of the ledger: ``Tampered("ledger.rolled_back")`` and its kin.
+
+        To be called before anything is signed or handed out; it writes nothing. Files are read before the ledger, so
+        another process that publishes meanwhile is no contradiction.
+        """
+        self._shown_size(self.shown(), self._publisher.publication())
+
     def shown(self) -> Checkpoint | None:
         """Return the checkpoint that the files show."""
         note = self._store.read("checkpoint")

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from birthmark.errors import Refused
+from birthmark.errors import Refused, Unavailable
 from birthmark.model.device import DeviceState
 from birthmark.model.events import (
     Abandoned,
@@ -59,7 +59,8 @@ class Rework:
     def rework(self, device_serial: str, *, reason: str, by: str) -> DeviceRecord:
         """End the device's identity; return the device, pooled anew (injected keys) or ordered (born keys).
 
-        Raises ``Refused``: ``device.unknown``, ``device.scrapped``, ``device.no_identity``, ``rework.reason``.
+        Raises ``Refused``: ``device.unknown``, ``device.scrapped``, ``device.no_identity``, ``rework.reason``;
+        ``Unavailable("device.changed")`` when another process was faster.
         """
         device, order = self._known(device_serial)
         _require_reason(reason)
@@ -82,6 +83,7 @@ class Rework:
             self._replace(device, order, reason=reason, by=by)
         else:
             with self._ledger.transaction() as tx:
+                self._require_unchanged(device)
                 self._end(tx, device, reason=reason, by=by)
         return known_device(self._records, device_serial)
 
@@ -89,7 +91,7 @@ class Rework:
         """The unit is destroyed: its certificate is revoked, its sealed key erased. Return the device.
 
         Raises ``Refused``: ``device.unknown``, ``device.state`` (scrapped before), ``device.not_made``,
-        ``rework.reason``.
+        ``rework.reason``; ``Unavailable("device.changed")`` when another process was faster.
         """
         device, order = self._known(device_serial)
         _require_reason(reason)
@@ -103,6 +105,7 @@ class Rework:
             )
         at = utc_text(self._clock())
         with self._ledger.transaction() as tx:
+            self._require_unchanged(device)
             if device.state is DeviceState.RESERVED and device.intent is not None:
                 tx.append(Abandoned(at=at, intent=device.intent, reason="scrapped"))
             else:
@@ -116,6 +119,16 @@ class Rework:
         order = self._records.order(device.order)
         assert order is not None, "a device stands in an order"  # noqa: S101
         return device, order
+
+    def _require_unchanged(self, device: DeviceRecord) -> None:
+        """Inside the transaction: what ends must be the identity that was looked at, not one that replaced it."""
+        if known_device(self._records, device.device_serial) != device:
+            raise Unavailable(
+                "device.changed",
+                f"another process changed device {device.device_serial} meanwhile",
+                hint="Look at it with `birthmark device show`; repeat the command if it is still needed.",
+                device_serial=device.device_serial,
+            )
 
     def _in_bulk(self, device: DeviceRecord) -> bool:
         """Say whether the device is part of a chunk that is being made."""
@@ -183,6 +196,7 @@ class Rework:
         template, random = permit.template, self._entropy(8)
         filler = template.filler(len(name))
         with self._ledger.transaction() as tx:
+            self._require_unchanged(device)
             self._end(tx, device, reason=reason, by=by)
             serial_prefix = tx.serial_prefixes(1)[0]
             tbs = filler.checked_fill(serial_prefix + random, name, spki, template.key_algorithm.key_id(spki))

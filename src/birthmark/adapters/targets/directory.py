@@ -69,7 +69,7 @@ class Directory:
                         path=str(path),
                     )
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                data = file.read()
+                data = file.read(_MAX_OCTETS)  # it may have grown since
         return Found(data, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
     def write(self, name: str, data: bytes, permissions: Permissions) -> None:

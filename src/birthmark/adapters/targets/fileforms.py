@@ -166,9 +166,11 @@ class P12Form:
         self._passphrase = passphrase
 
     def read_device_certificate(self) -> x509.Certificate | None:
+        # First of all: what is no reference is refused before an identity is drawn and the target is on record.
+        passphrase = self._open_passphrase()
         found = self._directory.read(P12_FILE)
         with suppress(DeviceFault):
-            return None if found is None else decode_p12(found.data, self._open_passphrase())[1][0]
+            return None if found is None else decode_p12(found.data, passphrase)[1][0]
         return None
 
     def check_credential(self, credential: Credential, certificates: Certificates) -> None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from birthmark.adapters.targets.identity import MAX_CHAIN
 from birthmark.errors import DeviceFault, Refused
-from birthmark.pki.derread import read_der
+from birthmark.pki.derread import SEQUENCE, expect, read_der, read_members
 
 __all__ = [
     "LAYOUTS",
@@ -41,6 +41,9 @@ __all__ = [
 P12_FILE = "device.p12"
 
 _P12_ROUNDS = 20_000
+_SHA256 = bytes.fromhex("300d06096086480165030402010500")  # AlgorithmIdentifier (RFC 5754, section 2.2)
+_ROUNDS_OCTETS = 3
+_LARGEST_KEY = 8 * 1024
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -89,7 +92,8 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 def read_key(layout: Layout, name: str, data: bytes) -> Any:
     """Return the private key in a file; ``DeviceFault("target.key.damaged")``."""
     try:
-        key = layout.load_key(data, password=None)
+        # The library tests the primes of whatever it loads; a key of a megabyte would keep it busy for days.
+        key = layout.load_key(data[:_LARGEST_KEY], password=None)
         if layout.encode_key(key) == data:
             return key
     except _UNREADABLE:
@@ -151,8 +155,7 @@ def encode_p12(
 def decode_p12(data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certificate, ...]]:
     """Return the key and (device certificate, chain); ``DeviceFault("target.p12.unreadable")``."""
     try:
-        # The parser behind it would take octets after the end for a reason to try BER.
-        read_der(data)
+        _require_mac(data)
         key, device, chain = pkcs12.load_key_and_certificates(data, passphrase)
     except (*_UNREADABLE, Refused):
         key = device = None
@@ -165,6 +168,18 @@ def decode_p12(data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certific
             file=P12_FILE,
         )
     return key, (device, *chain)
+
+
+def _require_mac(data: bytes) -> None:
+    """Refuse what ``encode_p12`` cannot have written, before a device makes us count to its number of rounds.
+
+    Without a MAC (RFC 7292, section 4) anybody's rounds are taken for decryption. The parser behind this would take
+    octets after the end for a reason to try BER.
+    """
+    parts = read_members(read_der(data))
+    mac = read_members(expect(parts[2], SEQUENCE)) if len(parts) == 3 else []
+    if len(mac) != 3 or not mac[0].content.startswith(_SHA256) or not 0 < len(mac[2].content) <= _ROUNDS_OCTETS:
+        raise ValueError("the MAC is missing or of another kind")
 
 
 def _damaged(name: str) -> DeviceFault:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import emit, progress_bar, table
+from birthmark.shell.cli.screen import emit, progress_bar, table, visible
 
 __all__ = ["register"]
 
@@ -46,4 +46,4 @@ def events(
     with open_workspace(workspace, publish=False) as opened:
         for seq, entry in opened.ledger.entries(first, count):
             head, _, attachment = entry.partition(b"\n")
-            print(f"{seq}\t{head.decode()}\t{len(attachment)}")
+            print(f"{seq}\t{visible(head.decode())}\t{len(attachment)}")

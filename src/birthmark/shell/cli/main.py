@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -59,6 +61,7 @@ def build_app(nouns: Sequence[str]) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (one meaning each, see ``birthmark.errors``)."""
+    _keep_to_ourselves()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if argv in (["--version"], ["version"]):
         print(f"birthmark {__version__}")
@@ -78,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _keep_to_ourselves() -> None:
+    """Whatever the caller's settings are: nobody else writes our files, and no core file holds our keys."""
+    os.umask(os.umask(0o077) | 0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _os_failure(problem: OSError) -> StationFault:
@@ -113,13 +122,15 @@ def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(problem.document(), sort_keys=True), flush=True)
         return
+    from birthmark.shell.cli.screen import visible
+
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "", "")
-    print(f"{red}{bold}{type(problem).__name__}{plain} {problem.message}  [{problem.code}]", file=sys.stderr)
+    print(f"{red}{bold}{type(problem).__name__}{plain} {visible(problem.message)}  [{problem.code}]", file=sys.stderr)
     for name, value in problem.facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if shown not in (None, ""):
-            print(f"  {name}: {shown}", file=sys.stderr)
-    print(f"  {bold}→{plain} {problem.hint}", file=sys.stderr)
+            print(f"  {name}: {visible(str(shown))}", file=sys.stderr)
+    print(f"  {bold}→{plain} {visible(problem.hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -81,10 +81,8 @@ def lint(profile: ProfileArgument, value: ValueOption = None, as_json: JsonOptio
 
 
 def _text(finding: Finding, reason: str | None) -> str:
-    from rich.markup import escape
-
     lines = [finding.code, finding.message, f"see {finding.citation}"]
-    return escape("\n".join(lines if reason is None else [*lines, f"accepted, since: {reason}"]))
+    return "\n".join(lines if reason is None else [*lines, f"accepted, since: {reason}"])
 
 
 def show(profile: ProfileArgument) -> None:

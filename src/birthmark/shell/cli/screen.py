@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["emit", "progress_bar", "table"]
+__all__ = ["emit", "progress_bar", "table", "visible"]
+
+
+def visible(text: str) -> str:
+    """Return text with everything a terminal would act on escaped: serials and files come from others."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def emit(document: Mapping[str, object], text: str | Table, *, as_json: bool) -> None:
@@ -19,7 +24,7 @@ def emit(document: Mapping[str, object], text: str | Table, *, as_json: bool) ->
         print(json.dumps(document, sort_keys=True), flush=True)
         return
     if isinstance(text, str):
-        print(text, flush=True)
+        print(visible(text), flush=True)
         return
     from rich.console import Console
 
@@ -29,12 +34,13 @@ def emit(document: Mapping[str, object], text: str | Table, *, as_json: bool) ->
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table for people."""
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, title_justify="left", show_header=any(columns))
+    made = Table(title=Text(visible(title), style="table.title"), title_justify="left", show_header=any(columns))
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(visible(cell)) for cell in row))
     return made
 
 

@@ -12,6 +12,7 @@ import typer
 
 from birthmark.errors import Misconfigured
 from birthmark.shell.cli.options import WorkspaceOption
+from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
     from birthmark.shell.heads import HeadResult, Yield
@@ -186,7 +187,8 @@ def _result_text(result: HeadResult) -> None:
     if result.outcome is not None:
         print(_outcome_text(result.outcome), flush=True)
     elif result.error is not None:
-        print(f"FAIL  {result.device_serial}: {result.error.message}  [{result.error.code}]", flush=True)
+        told = f"FAIL  {result.device_serial}: {result.error.message}  [{result.error.code}]"
+        print(visible(told).replace("\n", "\\n"), flush=True)
 
 
 def _summary(total: Yield, *, as_json: bool) -> None:
