@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Real components the tests and the demo start themselves. SoftHSM2 is also what the demo's tokens are.
 PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev
 
-.PHONY: install system demo test lint docs bench lock clean
+.PHONY: install system demo test faults lint docs bench lock clean
 
 install: system $(READY)
 
@@ -25,6 +25,10 @@ demo: install
 
 test: install lint
 	@$(BIN)/python -m pytest
+
+# The strace faults at every single write as well, not only at every sync: about an hour.
+faults: install
+	@BIRTHMARK_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 lint: $(READY)
 	@$(BIN)/ruff format --check --quiet src tests scripts

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.errors import DeviceFault, Misconfigured, StationFault
 from birthmark.model.secret import Secret
 from birthmark.wire.receipt import Handshake
@@ -177,16 +178,19 @@ class TlsVerifier:
                 *("--port", str(port)),
                 _HOST,
             ]
+            module = pkcs11_module(identity.module)
             try:
-                # A session of its own has no terminal, so that the PIN is read from the pipe and asked for once.
-                done = subprocess.run(
-                    command,
-                    input=identity.pin.reveal() + b"\n",
-                    capture_output=True,
-                    timeout=_TIMEOUT_S,
-                    start_new_session=True,
-                    check=False,
-                )
+                # Some modules rewrite a token when somebody logs in: nobody else may start or log in meanwhile.
+                with module.lock, module.exclusive():
+                    # A session of its own has no terminal, so that the PIN is read from the pipe and asked for once.
+                    done = subprocess.run(
+                        command,
+                        input=identity.pin.reveal() + b"\n",
+                        capture_output=True,
+                        timeout=_TIMEOUT_S,
+                        start_new_session=True,
+                        check=False,
+                    )
             except FileNotFoundError as problem:
                 raise StationFault(
                     "handshake.tool",
