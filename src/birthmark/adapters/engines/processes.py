@@ -25,7 +25,7 @@ from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 __all__ = ["ProcessEngine", "WorkerStart"]
 
 _PIPE_OCTETS = 1 << 20
-_GATHER, _GATHER_S = 2, 0.02
+_GATHER, _GATHER_S = 4, 0.02
 """Results a worker that are gathered for one commit, and how long to wait for the next."""
 _LARGEST_TASK = 40_000
 """Octets of a chunk to make with the longest device serials, pickled."""
