@@ -163,6 +163,7 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
         return ApswDatabase(where, made.disk, (*connection._PRAGMAS, *changes))
 
     monkeypatch.setattr(store, "connect", connect)
+    monkeypatch.setattr(store.SqliteLedger, "_connect_reader", lambda self, path: self._database)
     return made
 
 

@@ -2,7 +2,7 @@
 
 ordered ─ reserved ─ issued ─┬─ pooled ─ drawn ─┐
                              └──────────────────┴─ installed ─ verified
-any of these ─→ failed ─→ ordered (rework) · any ─→ scrapped
+any of these ─→ failed ─→ ordered (rework) · any ─→ scrapped · pooled ─→ consigned (in a bundle, to a site)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class DeviceState(StrEnum):
     RESERVED = "reserved"
     ISSUED = "issued"
     POOLED = "pooled"
+    CONSIGNED = "consigned"
     DRAWN = "drawn"
     INSTALLED = "installed"
     VERIFIED = "verified"
@@ -29,7 +30,7 @@ class DeviceState(StrEnum):
 
 
 S = DeviceState
-LIVE = frozenset({S.ISSUED, S.POOLED, S.DRAWN, S.INSTALLED, S.VERIFIED})
+LIVE = frozenset({S.ISSUED, S.POOLED, S.CONSIGNED, S.DRAWN, S.INSTALLED, S.VERIFIED})
 """States in which a certificate of the device counts as valid."""
 
 TRANSITIONS: dict[tuple[DeviceState, str], DeviceState] = {
@@ -38,11 +39,15 @@ TRANSITIONS: dict[tuple[DeviceState, str], DeviceState] = {
     (S.RESERVED, "issued"): S.ISSUED,
     (S.RESERVED, "pooled"): S.POOLED,
     (S.POOLED, "drawn"): S.DRAWN,
+    (S.POOLED, "consigned"): S.CONSIGNED,
     (S.DRAWN, "installed"): S.INSTALLED,
     (S.ISSUED, "installed"): S.INSTALLED,
     (S.INSTALLED, "verified"): S.VERIFIED,
     **{(s, "failed"): S.FAILED for s in (S.RESERVED, S.ISSUED, S.POOLED, S.DRAWN, S.INSTALLED)},
-    **{(s, "superseded"): S.ORDERED for s in (S.FAILED, S.ISSUED, S.POOLED, S.DRAWN, S.INSTALLED, S.VERIFIED)},
+    **{
+        (s, "superseded"): S.ORDERED
+        for s in (S.FAILED, S.CONSIGNED, S.ISSUED, S.POOLED, S.DRAWN, S.INSTALLED, S.VERIFIED)
+    },
     **{(s, "scrapped"): S.SCRAPPED for s in S if s is not S.SCRAPPED},
 }
 """(state, event) → state. ``pooled`` is an ``issued`` whose key was made here and lies sealed."""

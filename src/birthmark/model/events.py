@@ -8,28 +8,68 @@ The attachment is raw bytes whose meaning the event type fixes (docs/formats/eve
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
 from birthmark.errors import Tampered
+from birthmark.model.eventbase import EventBase, utc_text
+from birthmark.model.siteevents import (
+    AccessGranted,
+    AccessWithdrawn,
+    ApprovalUsed,
+    ApproversSet,
+    BundleClosed,
+    BundleOpened,
+    BundleSealed,
+    CaKeyDestroyed,
+    Consigned,
+    FindingRaised,
+    GrantAccepted,
+    OrderAssigned,
+    Received,
+    Requested,
+    SiteAdded,
+    SiteReported,
+    SiteResumed,
+    SiteSettled,
+    SiteStopped,
+)
 
 __all__ = [
     "Abandoned",
+    "AccessGranted",
+    "AccessWithdrawn",
+    "ApprovalUsed",
+    "ApproversSet",
+    "BundleClosed",
+    "BundleOpened",
+    "BundleSealed",
     "CaCreated",
+    "CaKeyDestroyed",
+    "Consigned",
     "DevicesOrdered",
     "Drawn",
     "Event",
     "Failed",
+    "FindingRaised",
+    "GrantAccepted",
     "Installed",
     "Issued",
     "KeyErased",
+    "OrderAssigned",
     "OrderCreated",
+    "Received",
     "Rejected",
+    "Requested",
     "Reserved",
     "Revoked",
     "Scrapped",
+    "SiteAdded",
+    "SiteReported",
+    "SiteResumed",
+    "SiteSettled",
+    "SiteStopped",
     "SoftwareChanged",
     "StationAdded",
     "Superseded",
@@ -45,20 +85,8 @@ __all__ = [
 KeyOrigin = Literal["injected", "device"]
 
 
-class _Event(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    tag_field="type",
-):
-    at: str
-    """UTC, RFC 3339 with milliseconds: ``2026-11-24T02:10:11.123Z``."""
-
-
-class WorkspaceCreated(_Event, frozen=True, tag="workspace_created"):
-    """The first entry of every log. ``site_prefix`` is two octets in hex."""
+class WorkspaceCreated(EventBase, frozen=True, tag="workspace_created"):
+    """The first entry of every log. ``site_prefix`` is two octets in hex. ``role``: ``site`` works for an authority."""
 
     workspace: str
     origin: str
@@ -66,16 +94,17 @@ class WorkspaceCreated(_Event, frozen=True, tag="workspace_created"):
     software: str
     by: str
     sensitive: bool = False
+    role: Literal["authority", "site"] = "authority"
 
 
-class SoftwareChanged(_Event, frozen=True, tag="software_changed"):
+class SoftwareChanged(EventBase, frozen=True, tag="software_changed"):
     """Another version of the program writes from here on."""
 
     software: str
     by: str
 
 
-class StationAdded(_Event, frozen=True, tag="station_added"):
+class StationAdded(EventBase, frozen=True, tag="station_added"):
     """A station may sign receipts with this key. ``vkey`` is a C2SP verifier key."""
 
     station: str
@@ -83,20 +112,26 @@ class StationAdded(_Event, frozen=True, tag="station_added"):
     by: str
 
 
-class CaCreated(_Event, frozen=True, tag="ca_created"):
-    """A CA certificate of ours exists. Attachment: certificate (DER)."""
+class CaCreated(EventBase, frozen=True, tag="ca_created"):
+    """A CA certificate exists. Attachment: certificate (DER).
+
+    ``kind``: ``access`` signs TLS certificates of this workspace alone, ``external`` is a CA above ours or one whose
+    key a third party uses for us, known to us by its certificate only. ``site``: it is delegated to that site, which
+    holds the key.
+    """
 
     ca: str
-    kind: Literal["root", "issuing"]
+    kind: Literal["root", "issuing", "access", "external"]
     key_scheme: str
     profile: str
     cert_sha256: str
     transcript_sha256: str
     by: str
     issuer: str | None = None
+    site: str | None = None
 
 
-class TemplateAdmitted(_Event, frozen=True, tag="template_admitted"):
+class TemplateAdmitted(EventBase, frozen=True, tag="template_admitted"):
     """A linted template may be signed with. Attachment: template (docs/formats/profile.md)."""
 
     template: str
@@ -104,10 +139,10 @@ class TemplateAdmitted(_Event, frozen=True, tag="template_admitted"):
     profile: str
     profile_hash: str
     linter: str
-    findings_allowed: list[str] = []
+    findings_allowed: list[str] = []  # noqa: RUF012  msgspec copies it
 
 
-class OrderCreated(_Event, frozen=True, tag="order_created"):
+class OrderCreated(EventBase, frozen=True, tag="order_created"):
     """A wish for ``quantity`` identities; ``chunks`` ``devices_ordered`` entries follow in the same transaction."""
 
     order: str
@@ -121,7 +156,7 @@ class OrderCreated(_Event, frozen=True, tag="order_created"):
     by: str
 
 
-class DevicesOrdered(_Event, frozen=True, tag="devices_ordered"):
+class DevicesOrdered(EventBase, frozen=True, tag="devices_ordered"):
     """Devices ``first .. first+count-1`` of an order. Attachment: device serials, one a line, no final line feed."""
 
     order: str
@@ -130,7 +165,7 @@ class DevicesOrdered(_Event, frozen=True, tag="devices_ordered"):
     count: int
 
 
-class Reserved(_Event, frozen=True, tag="reserved"):
+class Reserved(EventBase, frozen=True, tag="reserved"):
     """The intent to sign. Attachment: ``count`` records of random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32).
 
     A certificate serial is ``serial_prefix`` (8 octets, hex) | random. Bulk: ``chunk`` names the devices.
@@ -146,21 +181,21 @@ class Reserved(_Event, frozen=True, tag="reserved"):
     attempt: str | None = None
 
 
-class Abandoned(_Event, frozen=True, tag="abandoned"):
+class Abandoned(EventBase, frozen=True, tag="abandoned"):
     """Intent ``intent`` is given up: its certificates never left, its keys never were durable."""
 
     intent: int
     reason: str
 
 
-class Issued(_Event, frozen=True, tag="issued"):
+class Issued(EventBase, frozen=True, tag="issued"):
     """One certificate, signed for the ``reserved`` entry number ``intent``. Attachment: certificate (DER)."""
 
     device: str
     intent: int
 
 
-class Drawn(_Event, frozen=True, tag="drawn"):
+class Drawn(EventBase, frozen=True, tag="drawn"):
     """The pooled identity of a device is handed to one attempt, once."""
 
     device: str
@@ -168,7 +203,7 @@ class Drawn(_Event, frozen=True, tag="drawn"):
     attempt: str
 
 
-class Installed(_Event, frozen=True, tag="installed"):
+class Installed(EventBase, frozen=True, tag="installed"):
     """The station wrote the credential and read it back. ``target`` is its URI without secrets."""
 
     device: str
@@ -178,7 +213,7 @@ class Installed(_Event, frozen=True, tag="installed"):
     cert_sha256: str
 
 
-class Verified(_Event, frozen=True, tag="verified"):
+class Verified(EventBase, frozen=True, tag="verified"):
     """The device proved that it holds the key. Attachment: receipt (docs/formats/receipt.md)."""
 
     device: str
@@ -188,7 +223,7 @@ class Verified(_Event, frozen=True, tag="verified"):
     receipt_sha256: str
 
 
-class KeyErased(_Event, frozen=True, tag="key_erased"):
+class KeyErased(EventBase, frozen=True, tag="key_erased"):
     """The sealed private key of a device was overwritten at the authority or site."""
 
     device: str
@@ -196,7 +231,7 @@ class KeyErased(_Event, frozen=True, tag="key_erased"):
     reason: str
 
 
-class Failed(_Event, frozen=True, tag="failed"):
+class Failed(EventBase, frozen=True, tag="failed"):
     """An attempt ended badly; the identity is not live any more. ``code`` is an error code."""
 
     device: str
@@ -205,7 +240,7 @@ class Failed(_Event, frozen=True, tag="failed"):
     code: str
 
 
-class Superseded(_Event, frozen=True, tag="superseded"):
+class Superseded(EventBase, frozen=True, tag="superseded"):
     """Rework: the device is open for a new identity; the old certificate must count as revoked."""
 
     device: str
@@ -214,7 +249,7 @@ class Superseded(_Event, frozen=True, tag="superseded"):
     cert_serial: str | None = None
 
 
-class Revoked(_Event, frozen=True, tag="revoked"):
+class Revoked(EventBase, frozen=True, tag="revoked"):
     """A certificate is revoked. ``reason`` is an RFC 5280 §5.3.1 CRLReason name."""
 
     device: str
@@ -223,7 +258,7 @@ class Revoked(_Event, frozen=True, tag="revoked"):
     by: str
 
 
-class Scrapped(_Event, frozen=True, tag="scrapped"):
+class Scrapped(EventBase, frozen=True, tag="scrapped"):
     """The unit is destroyed; its identity ends with it."""
 
     device: str
@@ -231,7 +266,7 @@ class Scrapped(_Event, frozen=True, tag="scrapped"):
     by: str
 
 
-class Rejected(_Event, frozen=True, tag="rejected"):
+class Rejected(EventBase, frozen=True, tag="rejected"):
     """A request that was refused, for the record (CA/B BR 5.4.1). ``code`` is an error code."""
 
     station: str
@@ -260,20 +295,34 @@ Event = (
     | Revoked
     | Scrapped
     | Rejected
+    | SiteAdded
+    | SiteStopped
+    | SiteResumed
+    | AccessGranted
+    | AccessWithdrawn
+    | OrderAssigned
+    | BundleSealed
+    | Consigned
+    | SiteReported
+    | SiteSettled
+    | FindingRaised
+    | GrantAccepted
+    | BundleOpened
+    | BundleClosed
+    | Requested
+    | Received
+    | ApproversSet
+    | ApprovalUsed
+    | CaKeyDestroyed
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(Event)
 
 
-def event_types() -> dict[str, type[_Event]]:
+def event_types() -> dict[str, type[EventBase]]:
     """Return every event type by its tag, in the order of the union."""
     return {str(kind.__struct_config__.tag): kind for kind in Event.__args__}
-
-
-def utc_text(moment: datetime) -> str:
-    """Return an aware moment as the ``at`` of an event."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def encode_entry(event: Event, attachment: bytes = b"") -> bytes:

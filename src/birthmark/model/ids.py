@@ -17,11 +17,13 @@ __all__ = [
     "CertSerial",
     "DeviceSerial",
     "OrderId",
+    "SiteId",
     "SpkiHash",
     "StationId",
     "parse_attempt_id",
     "parse_device_serial",
     "parse_order_id",
+    "parse_site_id",
     "parse_station_id",
 ]
 
@@ -35,6 +37,7 @@ SpkiHash = NewType("SpkiHash", bytes)
 """SHA-256 of the DER SubjectPublicKeyInfo: the identity of a key. 32 octets."""
 
 OrderId = NewType("OrderId", str)
+SiteId = NewType("SiteId", str)
 StationId = NewType("StationId", str)
 AttemptId = NewType("AttemptId", str)
 """Made and stored by the station before it asks: the same id gets the same answer for ever."""
@@ -43,6 +46,7 @@ CERT_SERIAL_OCTETS = 16
 
 _DEVICE_SERIAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?")
+_STATION = re.compile(rf"(?:{_NAME.pattern}/)?{_NAME.pattern}")
 _ATTEMPT = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
@@ -71,9 +75,24 @@ def parse_order_id(text: str) -> OrderId:
     return OrderId(text)
 
 
-def parse_station_id(text: str) -> StationId:
-    """Return ``text`` as the name of a station, or refuse it (``station.name.malformed``)."""
+def parse_site_id(text: str) -> SiteId:
+    """Return ``text`` as the name of a site, or refuse it (``site.name.malformed``)."""
     if _NAME.fullmatch(text) is None:
+        raise Refused(
+            "site.name.malformed",
+            f"{text[:60]!r} cannot name a site",
+            hint="Use 1 to 48 lower-case letters, digits and hyphens.",
+            site=ascii(text[:60]),
+        )
+    return SiteId(text)
+
+
+def parse_station_id(text: str) -> StationId:
+    """Return ``text`` as the name of a station (at an authority: SITE/STATION), or refuse it.
+
+    ``Refused("station.name.malformed")``.
+    """
+    if _STATION.fullmatch(text) is None:
         raise Refused(
             "station.name.malformed",
             f"{text[:60]!r} cannot name a station",

@@ -20,7 +20,7 @@ __all__ = [
     "TemplateRecord",
 ]
 
-ChunkState = Literal["ordered", "reserved", "issued"]
+ChunkState = Literal["ordered", "reserved", "issued", "consigned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,12 @@ class OrderRecord:
 
 @dataclass(frozen=True, slots=True)
 class OrderTotals:
-    """Conservation of one order: ordered = open + stock + in_progress + verified + failed + scrapped."""
+    """Conservation of one order: ordered = open + stock + consigned + in_progress + verified + failed + scrapped."""
 
     ordered: int
     open: int
     stock: int
+    consigned: int
     in_progress: int
     verified: int
     failed: int
@@ -83,6 +84,8 @@ class IntentRecord:
     """A reservation: ``count`` certificates to be signed under one template.
 
     ``records``: count × (random 8 | SPKI SHA-256 32 | TBS SHA-256 32); a certificate serial is prefix | random.
+    Where somebody else signs, ``source`` says who, ``serial_prefix`` is None, and ``records``:
+    count × (SPKI SHA-256 32 | request SHA-256 32).
     """
 
     intent: int
@@ -92,19 +95,21 @@ class IntentRecord:
     state: Literal["reserved", "issued", "abandoned"]
     issued_seq: int | None
     template: str
-    serial_prefix: bytes
+    serial_prefix: bytes | None
     records: bytes
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CaRecord:
-    """A CA of ours and its certificate (DER)."""
+    """A CA and its certificate (DER). Of kind ``external`` the key is not ours; ``site`` holds a delegated one's."""
 
     ca: str
-    kind: Literal["root", "issuing"]
+    kind: Literal["root", "issuing", "access", "external"]
     issuer: str | None
     certificate: bytes
     seq: int
+    site: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birthmark import __version__
+from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
-from birthmark.model.records import LogHead
-from birthmark.ports import Credential, CredentialRequest, Ledger, Source, Transaction
+from birthmark.ports import Credential, CredentialRequest, Ledger, Source
 from birthmark.workflow.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
@@ -74,41 +73,6 @@ class _Later:
             if self._made is None:
                 self._made = self._make()
         return self._made.obtain(request)
-
-
-class _FairLedger:
-    """A ledger whose writers are served in the order they came: a lock of Python lets one head wait for ever."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        turn = threading.Event()
-        with self._lock:
-            self._waiting.append(turn)
-            if len(self._waiting) == 1:
-                turn.set()
-        try:
-            turn.wait()
-            with self._ledger.transaction() as tx:
-                yield tx
-        finally:
-            with self._lock:
-                self._waiting.remove(turn)
-                if self._waiting:
-                    self._waiting[0].set()
-
-    def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
-        return self._ledger.entries(first, count)
-
-    def head(self) -> LogHead:
-        return self._ledger.head()
-
-    def close(self) -> None:
-        self._ledger.close()
 
 
 class StationHeads:
@@ -279,7 +243,7 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
         name=opened.name,
         origin=workspace.settings.origin,
         software=f"birthmark {__version__}",
-        ledger=_FairLedger(workspace.ledger),
+        ledger=GroupedLedger(workspace.ledger),
         records=workspace.records,
         journal=opened.journal,
         receipt_key=opened.key,

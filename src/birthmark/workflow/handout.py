@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cryptography import x509
+
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import DeviceState
-from birthmark.model.events import Issued, Rejected, decode_entry, utc_text
+from birthmark.model.events import Issued, Received, Rejected, decode_entry, utc_text
 from birthmark.model.records import DeviceRecord, IntentRecord
 from birthmark.ports import Clock, CredentialRequest, Ledger, Records
 
 __all__ = [
     "RECORD_OCTETS",
+    "REQUEST_OCTETS",
     "ChainOf",
+    "cert_serial_of",
     "known_device",
     "not_available",
     "record_of",
@@ -24,7 +28,7 @@ __all__ = [
 
 ChainOf = Callable[[str], tuple[bytes, ...]]
 """CA name → its certificates (DER), the CA first, its root last."""
-RECORD_OCTETS = 72
+RECORD_OCTETS, REQUEST_OCTETS = 72, 64
 _RANDOM, _HASH = 8, 32
 
 
@@ -60,10 +64,24 @@ def known_device(records: Records, device_serial: str) -> DeviceRecord:
 
 
 def record_of(intent: IntentRecord, position: int) -> tuple[bytes, bytes, bytes]:
-    """Return certificate serial, SPKI SHA-256 and TBS SHA-256 of one certificate of an intent."""
+    """Return certificate serial, SPKI SHA-256 and TBS SHA-256 of one certificate of an intent.
+
+    Where somebody else signs, the serial is empty (see ``cert_serial_of``) and the last is the request's SHA-256.
+    """
+    if intent.serial_prefix is None:
+        request = intent.records[position * REQUEST_OCTETS : (position + 1) * REQUEST_OCTETS]
+        return b"", request[:_HASH], request[_HASH:]
     record = intent.records[position * RECORD_OCTETS : (position + 1) * RECORD_OCTETS]
     random, rest = record[:_RANDOM], record[_RANDOM:]
     return intent.serial_prefix + random, rest[:_HASH], rest[_HASH:]
+
+
+def cert_serial_of(ledger: Ledger, intent: IntentRecord, device: DeviceRecord) -> bytes:
+    """Return the certificate serial of a device that has one, by whomever it was signed."""
+    if intent.serial_prefix is not None and device.position is not None:
+        return record_of(intent, device.position)[0]
+    number = x509.load_der_x509_certificate(stored_certificate(ledger, device)).serial_number
+    return number.to_bytes((number.bit_length() + 7) // 8 or 1, "big")
 
 
 def stored_certificate(ledger: Ledger, device: DeviceRecord) -> bytes:
@@ -71,7 +89,11 @@ def stored_certificate(ledger: Ledger, device: DeviceRecord) -> bytes:
     seq = -1 if device.issued_seq is None else device.issued_seq
     for _, entry in ledger.entries(seq, 1) if seq >= 0 else ():
         event, certificate = decode_entry(entry)
-        if isinstance(event, Issued) and event.device == device.device_serial and event.intent == device.intent:
+        if (
+            isinstance(event, Issued | Received)
+            and event.device == device.device_serial
+            and event.intent == device.intent
+        ):
             return certificate
     raise Tampered(
         "log.issued.missing",

@@ -23,7 +23,7 @@ from birthmark.model.records import DeviceRecord, OrderRecord
 from birthmark.pki.algorithms import algorithm_named, spki_of
 from birthmark.ports import Clock, Entropy, Ledger, Records, SealedChunk, Transaction
 from birthmark.wire.vault import ChunkSealer, VaultRecipient
-from birthmark.workflow.handout import known_device, record_of
+from birthmark.workflow.handout import cert_serial_of, known_device
 from birthmark.workflow.issue import issue_reserved
 from birthmark.workflow.permits import Permits
 
@@ -141,7 +141,7 @@ class Rework:
         if device.issued_seq is None or device.intent is None or device.position is None:
             return None
         intent = self._records.intent(device.intent)
-        return None if intent is None else record_of(intent, device.position)[0]
+        return None if intent is None else cert_serial_of(self._ledger, intent, device)
 
     def _end(self, tx: Transaction, device: DeviceRecord, *, reason: str, by: str) -> None:
         at = utc_text(self._clock())

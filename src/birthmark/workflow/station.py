@@ -36,7 +36,7 @@ from birthmark.wire.receipt import (
     sign_receipt,
     station_key_name,
 )
-from birthmark.workflow.handout import known_device, not_available, record_of, stored_certificate
+from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
 from birthmark.workflow.readback import check_evidence, check_handshake, check_probe, spki_hash_of
 from birthmark.workflow.stationpost import Outcome, Progress, ProvisionRequest, StationPost, new_attempt
 
@@ -303,7 +303,7 @@ class _Run:
     ) -> Outcome:
         device = known_device(self._post.records, self._serial)
         intent = None if device.intent is None else self._post.records.intent(device.intent)
-        cert_serial = b"" if intent is None or device.position is None else record_of(intent, device.position)[0]
+        cert_serial = b"" if intent is None else cert_serial_of(self._post.ledger, intent, device)
         return Outcome(
             device_serial=self._serial,
             attempt=self._attempt,

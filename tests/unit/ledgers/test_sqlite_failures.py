@@ -182,9 +182,9 @@ def test_a_writer_that_is_busy(path: Path, monkeypatch: pytest.MonkeyPatch):
 @contextmanager
 def page_limit(ledger: SqliteLedger) -> Iterator[None]:
     ((pages,),) = ledger.rows("PRAGMA page_count")
-    list(ledger.rows(f"PRAGMA max_page_count = {pages + 12}"))
+    ledger._database.execute(f"PRAGMA max_page_count = {pages + 12}")
     yield
-    list(ledger.rows("PRAGMA max_page_count = 1000000"))
+    ledger._database.execute("PRAGMA max_page_count = 1000000")
 
 
 @contextmanager
@@ -240,7 +240,7 @@ class TestReplay:
         ("revoked", "INSERT INTO revoked VALUES (x'00', 'A-00001', 'unspecified', 5)"),
         ("meta", "UPDATE meta SET value = 'other' WHERE name = 'origin'"),
         ("station", "INSERT INTO station VALUES ('line-9', 'vkey', 4)"),
-        ("ca", "INSERT INTO ca VALUES ('x', 'root', NULL, x'00', 4)"),
+        ("ca", "INSERT INTO ca VALUES ('x', 'root', NULL, x'00', 4, NULL)"),
         ("template", "INSERT INTO template VALUES ('x', 'ca', 'p', x'00', 4)"),
     )
 

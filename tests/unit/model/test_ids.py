@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark.errors import Refused
-from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_order_id, parse_station_id
+from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_order_id, parse_site_id, parse_station_id
 from birthmark.model.secret import Secret
 
 PARSERS: dict[Callable[[str], str], str] = {
     parse_device_serial: "device.serial.malformed",
     parse_order_id: "order.name.malformed",
     parse_station_id: "station.name.malformed",
+    parse_site_id: "site.name.malformed",
     parse_attempt_id: "attempt.id.malformed",
 }
 
@@ -34,8 +35,12 @@ def test_any_text_is_taken_as_it_is_or_refused_by_name(parse: Callable[[str], st
     if not refusals:
         assert text.isascii()
         assert text.isprintable()
-        assert 1 <= len(text) <= 64
-        assert not set(text) & set(" /\\\"'$;|&<>*?\n")
+        assert 1 <= len(text) <= (97 if parse is parse_station_id else 64)
+        # At an authority a station is called SITE/STATION; no other name has a slash.
+        parts = text.split("/") if parse is parse_station_id else [text]
+        assert len(parts) <= 2
+        assert all(parts)
+        assert not set("".join(parts)) & set(" /\\\"'$;|&<>*?\n")
 
 
 @pytest.mark.parametrize("text", ["A", "SN-1", "a.b_c:d-e", "x" * 64, "0"])
@@ -54,6 +59,12 @@ def test_what_is_no_device_serial(text: str):
 def test_what_is_no_name(parse: Callable[[str], str], text: str):
     with pytest.raises(Refused):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["a/b/c", "/a", "a/", "../a", "a/..", "a//b", "A/b"])
+def test_what_is_no_station(text: str):
+    with pytest.raises(Refused):
+        parse_station_id(text)
 
 
 @pytest.mark.parametrize("text", ["1234567", "a" * 65, "attempt_1", "attempt 1", "attempt-1\n"])

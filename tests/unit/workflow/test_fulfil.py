@@ -285,6 +285,8 @@ class TestBudget:
                 return super().execute(query, values)
 
         monkeypatch.setattr(store, "connect", lambda where: Counting(where, disk, connection._PRAGMAS))
+        # The disk of this test knows no shared memory: reading shares the writer's connection.
+        monkeypatch.setattr(store.SqliteLedger, "_connect_reader", lambda self, path: self._database)
         engine = ca.inline()
         signatures = count_signatures(engine.worker._issuer, monkeypatch)
         with opened(path) as ledger:

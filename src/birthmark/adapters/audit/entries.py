@@ -55,7 +55,7 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "software_changed": {"software": _text, "by": _text},
     "station_added": {"station": _text, "vkey": _text, "by": _text},
     "ca_created": {
-        "ca": _text, "kind": _one_of("root", "issuing"), "key_scheme": _text, "profile": _text,
+        "ca": _text, "kind": _one_of("root", "issuing", "access", "external"), "key_scheme": _text, "profile": _text,
         "cert_sha256": _digest, "transcript_sha256": _text, "by": _text,
     },
     "template_admitted": dict.fromkeys(("template", "ca", "profile", "profile_hash", "linter"), _text),
@@ -76,16 +76,50 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "revoked": {"device": _text, "cert_serial": _hex, "reason": _text, "by": _text},
     "scrapped": {"device": _text, "reason": _text, "by": _text},
     "rejected": {"station": _text, "code": _text},
+    "site_added": {
+        "site": _text, "origin": _text, "vkey": _text,
+        "site_prefix": _text, "mode": _one_of("online", "factory_ca", "pool"), "by": _text,
+    },
+    "site_stopped": {"site": _text, "reason": _text, "by": _text},
+    "site_resumed": {"site": _text, "reason": _text, "by": _text},
+    "access_granted": {
+        "name": _text, "role": _one_of("operator", "approver", "station", "auditor", "server"),
+        "spki_sha256": _digest, "cert_sha256": _digest, "by": _text,
+    },
+    "access_withdrawn": {"spki_sha256": _digest, "reason": _text, "by": _text},
+    "order_assigned": {"order": _text, "site": _text, "mode": _one_of("online", "factory_ca", "pool"), "by": _text},
+    "bundle_sealed": {
+        "bundle": _text, "order": _text, "site": _text,
+        "devices": _number, "suite": _text, "by": _text,
+    },
+    "consigned": {"bundle": _text, "order": _text, "chunk": _number, "count": _number},
+    "site_reported": {"site": _text, "size": _number, "root": _digest},
+    "site_settled": {"site": _text, "order": _text, "upto": _number, "count": _number},
+    "finding_raised": {"site": _text, "code": _text, "what": _text},
+    "grant_accepted": {
+        "authority": _text, "vkey": _text,
+        "mode": _one_of("online", "factory_ca", "pool"), "grant_sha256": _digest, "by": _text,
+    },
+    "bundle_opened": {"bundle": _text, "order": _text, "devices": _number, "manifest_sha256": _digest, "by": _text},
+    "bundle_closed": {"order": _text, "count": _number, "reason": _text, "by": _text},
+    "requested": {"order": _text, "count": _number, "source": _text},
+    "received": {"device": _text, "intent": _number},
+    "approvers_set": {"threshold": _number, "vkeys": _texts, "by": _text},
+    "approval_used": {"action": _text, "plan_sha256": _digest, "approvers": _texts, "by": _text},
+    "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 
 # A member that holds its default is left out: (kind, default).
 _OPTIONAL: Mapping[str, Mapping[str, tuple[Kind, object]]] = {
-    "workspace_created": {"sensitive": (_flag, False)},
-    "ca_created": {"issuer": (_text, None)},
+    "workspace_created": {"sensitive": (_flag, False), "role": (_one_of("authority", "site"), "authority")},
+    "ca_created": {"issuer": (_text, None), "site": (_text, None)},
     "template_admitted": {"findings_allowed": (_texts, [])},
     "reserved": {"chunk": (_number, None), "device": (_text, None), "attempt": (_text, None)},
     "superseded": {"cert_serial": (_hex, None)},
     "rejected": {"device": (_text, None), "attempt": (_text, None)},
+    "access_granted": {"site": (_text, None)},
+    "finding_raised": {"device": (_text, None), "station": (_text, None), "entry": (_number, None)},
+    "requested": {"chunk": (_number, None), "device": (_text, None), "attempt": (_text, None)},
 }
 _NONE: Mapping[str, tuple[Kind, object]] = {}
 

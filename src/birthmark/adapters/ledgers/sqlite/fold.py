@@ -4,58 +4,36 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from birthmark.adapters.ledgers.sqlite.keyruns import RECORD_SIZE, hashes_of
-from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY
+from birthmark.adapters.ledgers.sqlite.foldedtables import SETTLE_HINT, octets_of
+from birthmark.adapters.ledgers.sqlite.foldsites import SiteFold
+from birthmark.adapters.ledgers.sqlite.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState, next_state
-from birthmark.model.ids import CERT_SERIAL_OCTETS
 
 __all__ = ["Fold"]
 
-_SETTLE = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
-
-
-def _octets(text: str, count: int) -> bytes | None:
-    """Return ``count`` octets written in lower-case hex, None for anything else."""
-    try:
-        octets = bytes.fromhex(text)
-    except ValueError:
-        return None
-    return octets if len(octets) == count and octets.hex() == text else None
+_MAX_SERIAL_OCTETS = 20
 
 
 def _not_open(intent: int, device_serial: str | None) -> Refused:
     return Refused(
         "ledger.intent",
         f"intent {intent} is not open" + (f" for {device_serial}" if device_serial else ""),
-        hint=_SETTLE,
+        hint=SETTLE_HINT,
         intent=intent,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    order: str
-    state: DeviceState
-    intent: int | None
-    position: int | None
-    attempt: str | None
-    key_origin: str
-    chunk_open: bool
-    """Its chunk still speaks for it, and is not issued."""
-
-
-class Fold:
+class Fold(SiteFold):
     """Applies events to the tables of one connection, inside the caller's transaction."""
 
     def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
-        self._database = database
-        self._find_key = find_key
+        super().__init__(database, find_key)
         self._appliers: dict[type, Callable[[Any, bytes, int], None]] = {
+            **self.site_appliers(),
             e.WorkspaceCreated: self._workspace_created,
             e.SoftwareChanged: self._software_changed,
             e.StationAdded: self._station_added,
@@ -66,6 +44,8 @@ class Fold:
             e.Reserved: self._reserved,
             e.Abandoned: self._abandoned,
             e.Issued: self._issued,
+            e.Requested: self._requested,
+            e.Received: self._issued,
             e.Drawn: self._drawn,
             e.Installed: self._step,
             e.Verified: self._step,
@@ -92,7 +72,7 @@ class Fold:
             raise Refused(
                 "ledger.intent",
                 f"no open bulk intent {intent} of {count} certificates",
-                hint=_SETTLE,
+                hint=SETTLE_HINT,
                 intent=intent,
             )
         self._database.execute(
@@ -123,7 +103,7 @@ class Fold:
         self._insert_new("station", (event.station, event.vkey, seq), event.station)
 
     def _ca_created(self, event: e.CaCreated, attachment: bytes, seq: int) -> None:
-        self._insert_new("ca", (event.ca, event.kind, event.issuer, attachment, seq), event.ca)
+        self._insert_new("ca", (event.ca, event.kind, event.issuer, attachment, seq, event.site), event.ca)
 
     def _template_admitted(self, event: e.TemplateAdmitted, attachment: bytes, seq: int) -> None:
         self._insert_new("template", (event.template, event.ca, event.profile, attachment, seq), event.template)
@@ -173,20 +153,13 @@ class Fold:
         )
 
     def _reserved(self, event: e.Reserved, attachment: bytes, seq: int) -> None:
-        prefix = _octets(event.serial_prefix, 8)
+        prefix = octets_of(event.serial_prefix, 8)
         if len(attachment) != RECORD_SIZE * event.count or event.count < 1 or prefix is None:
-            raise Refused("ledger.records", "records and count differ", hint=_SETTLE, intent=seq)
-        if (known := self._find_key(hashes_of(attachment))) is not None:
-            raise Refused(
-                "key.reused",
-                "this key already belongs to an identity",
-                hint="Every device needs a key of its own: find out why two devices have the same one.",
-                spki_sha256=known.hex(),
-                device_serial=event.device,
-            )
+            raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
+        self._require_new_keys(hashes_of(attachment), event.device)
         try:
             self._database.execute(
-                "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL)",
+                "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL)",
                 (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
             )
         except sqlite3.IntegrityError:
@@ -196,12 +169,26 @@ class Fold:
                 hint="Run the same command again; it takes another one.",
                 serial_prefix=event.serial_prefix,
             ) from None
+        self._require_signed_here(event.order)
+        self._reserve(event, seq)
+
+    def _requested(self, event: e.Requested, attachment: bytes, seq: int) -> None:
+        if len(attachment) != REQUEST_SIZE * event.count or event.count < 1:
+            raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
+        self._require_new_keys(request_hashes_of(attachment), event.device)
+        self._database.execute(
+            "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, '', NULL, ?, 'reserved', NULL, ?)",
+            (seq, event.order, event.chunk, event.device, event.count, attachment, event.source),
+        )
+        self._reserve(event, seq)
+
+    def _reserve(self, event: e.Reserved | e.Requested, seq: int) -> None:
         if event.device is None:
             self._reserve_chunk(event, seq)
         else:
             self._reserve_device(event, event.device, seq)
 
-    def _reserve_chunk(self, event: e.Reserved, seq: int) -> None:
+    def _reserve_chunk(self, event: e.Reserved | e.Requested, seq: int) -> None:
         changed = self._database.execute(
             "UPDATE chunk SET state = 'reserved', intent = ?1"
             " WHERE \"order\" = ?2 AND chunk = ?3 AND state = 'ordered' AND count = ?4"
@@ -212,19 +199,20 @@ class Fold:
             raise Refused(
                 "ledger.chunk",
                 f"chunk {event.chunk} of {event.order} is not open",
-                hint=_SETTLE,
+                hint=SETTLE_HINT,
                 chunk=event.chunk,
             )
 
-    def _reserve_device(self, event: e.Reserved, device_serial: str, seq: int) -> None:
+    def _reserve_device(self, event: e.Reserved | e.Requested, device_serial: str, seq: int) -> None:
         device = self._device(device_serial)
-        # A device of an open chunk gets its identity with the chunk; one more would be its second.
-        in_bulk = device.chunk_open and device.key_origin == "injected"
+        # A device of an open chunk gets its identity with the chunk; one more would be its second. At a site that asks
+        # its authority online, no chunk is ever made.
+        in_bulk = device.chunk_open and device.key_origin == "injected" and isinstance(event, e.Reserved)
         if in_bulk or event.chunk is not None or event.count != 1 or event.order != device.order:
             raise Refused(
                 "ledger.chunk",
                 f"device {device_serial} of order {device.order} cannot be reserved by itself",
-                hint=_SETTLE,
+                hint=SETTLE_HINT,
                 device_serial=device_serial,
                 chunk=event.chunk,
             )
@@ -253,7 +241,7 @@ class Fold:
         state = next_state(device_serial, device.state, "abandoned")
         self._set_device(device_serial, state, intent=None, position=None, attempt=None)
 
-    def _issued(self, event: e.Issued, attachment: bytes, seq: int) -> None:
+    def _issued(self, event: e.Issued | e.Received, attachment: bytes, seq: int) -> None:
         changed = self._database.execute(
             "UPDATE certificate SET state = 'issued', issued_seq = ?"
             " WHERE intent = ? AND state = 'reserved' AND device_serial = ?",
@@ -269,6 +257,7 @@ class Fold:
     def _drawn(self, event: e.Drawn, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
         state = next_state(event.device, device.state, "drawn")
+        self._require_drawn_by(device.order, event.station)
         self._use_attempt(event.attempt, event.device, "drawn", seq)
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=event.attempt)
 
@@ -306,59 +295,15 @@ class Fold:
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=device.attempt)
 
     def _revoked(self, event: e.Revoked, attachment: bytes, seq: int) -> None:
-        cert_serial = _octets(event.cert_serial, CERT_SERIAL_OCTETS)
-        if cert_serial is None:
+        # RFC 5280, 4.1.2.2: at most 20 octets; ours have 16, those of other signers what they like.
+        cert_serial = octets_of(event.cert_serial, len(event.cert_serial) // 2)
+        if cert_serial is None or not 1 <= len(cert_serial) <= _MAX_SERIAL_OCTETS:
             raise Refused(
                 "ledger.records",
                 f"{event.cert_serial[:80]!r} is not a certificate serial",
-                hint=f"Give {CERT_SERIAL_OCTETS} octets in lower-case hex.",
+                hint=f"Give 1 to {_MAX_SERIAL_OCTETS} octets in lower-case hex.",
                 device_serial=event.device,
             )
         self._device(event.device)
         row = (cert_serial, event.device, event.reason, seq)
         self._insert_new("revoked", row, event.cert_serial)
-
-    def _device(self, device_serial: str) -> _Device:
-        row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
-        if row is None:
-            raise Refused(
-                "device.unknown",
-                f"no order contains device {device_serial}",
-                hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
-                device_serial=device_serial,
-            )
-        _, order, state, intent, position, attempt, key_origin, chunk_open = row
-        return _Device(order, DeviceState(state), intent, position, attempt, key_origin, bool(chunk_open))
-
-    def _set_device(
-        self, device_serial: str, state: DeviceState, *, intent: int | None, position: int | None, attempt: str | None
-    ) -> None:
-        self._database.execute(
-            "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?",
-            (str(state), intent, position, attempt, device_serial),
-        )
-
-    def _use_attempt(self, attempt: str, device_serial: str, kind: str, seq: int) -> None:
-        try:
-            self._database.execute("INSERT INTO attempt VALUES (?, ?, ?, ?)", (attempt, device_serial, kind, seq))
-        except sqlite3.IntegrityError:
-            raise Refused(
-                "attempt.reused",
-                f"attempt {attempt} was already used",
-                hint="Make a new attempt id for every device and every new try.",
-                attempt=attempt,
-                device_serial=device_serial,
-            ) from None
-
-    def _insert_new(self, table: str, row: tuple[object, ...], name: str) -> None:
-        marks = ", ".join("?" * len(row))
-        try:
-            self._database.execute(f'INSERT INTO "{table}" VALUES ({marks})', cast("tuple[Any, ...]", row))  # noqa: S608
-        except sqlite3.IntegrityError:
-            raise Refused(
-                "ledger.exists",
-                f"{table} {name} is already on record",
-                hint="Choose another name; what is on record is never replaced.",
-                table=table,
-                name=name,
-            ) from None

@@ -3,7 +3,7 @@
 A run is a file: magic (16), count (uint64), 65,537 bucket starts (uint32) by the first two octets of the hash, then
 ``count`` hashes of 32 octets in ascending order. Numbers are big endian on disk except the bucket starts, which are
 little endian so that they can be mapped as they are. Runs are a cache: a missing or damaged one is rebuilt from the
-``certificate`` table.
+``certificate`` and ``site_key`` tables.
 
 A crash while a run is written leaves a file without a row: it is ignored and written again.
 """
@@ -20,22 +20,32 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["RECORD_SIZE", "KeyIndex", "hashes_of"]
+__all__ = ["RECORD_SIZE", "REQUEST_SIZE", "KeyIndex", "hashes_of", "request_hashes_of"]
 
 RECORD_SIZE = 72
 """random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32): one reserved certificate."""
+REQUEST_SIZE = 64
+"""SPKI SHA-256 (32) | request SHA-256 (32): one certificate that somebody else signs."""
 
 _MAGIC = b"birthmark-keys/1"
 _BUCKETS = 65536
 _HEADER = len(_MAGIC) + 8
 _STARTS = 4 * (_BUCKETS + 1)
 _FLUSH_AT = 1 << 18
+_NEW_KEYS = """
+SELECT intent, records, serial_prefix IS NULL FROM certificate WHERE intent > :known
+UNION ALL SELECT seq, requests, 1 FROM site_key WHERE seq > :known ORDER BY 1"""
 _GROWTH = 4
 
 
 def hashes_of(records: bytes) -> list[bytes]:
     """Return the SPKI hashes of packed records."""
     return list(struct.unpack("8x32s32x" * (len(records) // RECORD_SIZE), records))
+
+
+def request_hashes_of(records: bytes) -> list[bytes]:
+    """Return the SPKI hashes of packed requests."""
+    return list(struct.unpack("32s32x" * (len(records) // REQUEST_SIZE), records))
 
 
 class _Run:
@@ -149,11 +159,8 @@ class KeyIndex:
         names = [name for (name,) in self._database.execute("SELECT file FROM key_run ORDER BY run")]
         if names != self._names or self._known < 0:
             self._load_runs()
-        rows = self._database.execute(
-            "SELECT intent, records FROM certificate WHERE intent > ? ORDER BY intent", (self._known,)
-        )
-        for intent, records in rows:
-            self.add(hashes_of(records), intent)
+        for seq, records, foreign in self._database.execute(_NEW_KEYS, {"known": self._known}):
+            self.add(request_hashes_of(records) if foreign else hashes_of(records), seq)
 
     def _load_runs(self) -> None:
         rows = self._database.execute("SELECT file, covered FROM key_run ORDER BY run").fetchall()

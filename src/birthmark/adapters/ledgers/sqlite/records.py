@@ -19,11 +19,25 @@ from birthmark.model.records import (
     OrderTotals,
     TemplateRecord,
 )
+from birthmark.model.siterecords import (
+    AccessRecord,
+    AssignmentRecord,
+    AuthorityRecord,
+    BundleRecord,
+    FindingRecord,
+    SettledRecord,
+    SiteRecord,
+)
 
 __all__ = ["DEVICE_QUERY", "SqliteRecords"]
 
 _ORDER = 'SELECT "order", product, profile, key_algorithm, key_origin, ca, quantity, chunks FROM "order"'
-_INTENT = 'SELECT intent, "order", chunk, count, state, issued_seq, template, serial_prefix, records FROM certificate'
+_INTENT = (
+    'SELECT intent, "order", chunk, count, state, issued_seq, template, serial_prefix, records, source FROM certificate'
+)
+_SITE = "SELECT site, origin, vkey, site_prefix, mode, stopped, reported, root, settled, seq FROM site"
+_ACCESS = "SELECT spki_sha256, name, role, site, withdrawn, seq FROM access"
+_BUNDLE = 'SELECT bundle, "order", site, devices, seq FROM bundle'
 # A device whose own state is NULL is where its chunk is: bulk work writes one row a chunk, not one a device.
 DEVICE_QUERY = """
 SELECT d.device_serial, d."order",
@@ -31,7 +45,7 @@ SELECT d.device_serial, d."order",
                               WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
        coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL)),
        coalesce(d.position, iif(d.state IS NULL, d.place, NULL)), d.attempt, o.key_origin,
-       d.state IS NULL AND c.state <> 'issued'
+       d.state IS NULL AND c.state IN ('ordered', 'reserved')
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
               JOIN "order" o ON o."order" = d."order"
 WHERE d.device_serial = ?"""
@@ -44,6 +58,7 @@ _COLUMN = {
     "reserved": "open",
     "issued": "in_progress",
     "pooled": "stock",
+    "consigned": "consigned",
     "drawn": "in_progress",
     "installed": "in_progress",
     "verified": "verified",
@@ -51,6 +66,9 @@ _COLUMN = {
     "scrapped": "scrapped",
 }
 """In which total a device state counts."""
+
+
+_TOTALS = ("open", "stock", "consigned", "in_progress", "verified", "failed", "scrapped")
 
 
 class SqliteRecords:
@@ -94,7 +112,7 @@ class SqliteRecords:
 
     def totals(self, order: str) -> OrderTotals:
         chunks = dict(self._all('SELECT state, sum(count) FROM chunk WHERE "order" = ? GROUP BY 1', order))
-        totals = dict.fromkeys(("open", "stock", "in_progress", "verified", "failed", "scrapped"), 0)
+        totals = dict.fromkeys(_TOTALS, 0)
         for chunk_state, state, count in self._all(_TOUCHED, order):
             chunks[chunk_state] -= count
             totals[_COLUMN[state]] += count
@@ -127,11 +145,11 @@ class SqliteRecords:
         return None if row is None else AttemptRecord(*row)
 
     def ca(self, ca: str) -> CaRecord | None:
-        row = self._one("SELECT ca, kind, issuer, certificate, seq FROM ca WHERE ca = ?", ca)
+        row = self._one("SELECT ca, kind, issuer, certificate, seq, site FROM ca WHERE ca = ?", ca)
         return None if row is None else CaRecord(*row)
 
     def cas(self) -> Sequence[CaRecord]:
-        return [CaRecord(*r) for r in self._all("SELECT ca, kind, issuer, certificate, seq FROM ca ORDER BY seq")]
+        return [CaRecord(*r) for r in self._all("SELECT ca, kind, issuer, certificate, seq, site FROM ca ORDER BY seq")]
 
     def template(self, template: str) -> TemplateRecord | None:
         row = self._one("SELECT template, ca, profile, body, seq FROM template WHERE template = ?", template)
@@ -149,3 +167,51 @@ class SqliteRecords:
 
     def is_revoked(self, cert_serial: bytes) -> bool:
         return self._one("SELECT 1 FROM revoked WHERE cert_serial = ?", cert_serial) is not None
+
+    def site(self, site: str) -> SiteRecord | None:
+        row = self._one(_SITE + " WHERE site = ?", site)
+        return None if row is None else SiteRecord(*row)
+
+    def sites(self) -> Sequence[SiteRecord]:
+        return [SiteRecord(*row) for row in self._all(_SITE + " ORDER BY seq")]
+
+    def assignment(self, order: str) -> AssignmentRecord | None:
+        row = self._one('SELECT "order", site, mode FROM assignment WHERE "order" = ?', order)
+        return None if row is None else AssignmentRecord(*row)
+
+    def assignments(self, site: str) -> Sequence[AssignmentRecord]:
+        rows = self._all('SELECT "order", site, mode FROM assignment WHERE site = ? ORDER BY seq', site)
+        return [AssignmentRecord(*row) for row in rows]
+
+    def access(self, spki_sha256: str) -> AccessRecord | None:
+        row = self._one(_ACCESS + " WHERE spki_sha256 = ?", spki_sha256)
+        return None if row is None else AccessRecord(*row)
+
+    def accesses(self) -> Sequence[AccessRecord]:
+        return [AccessRecord(*row) for row in self._all(_ACCESS + " ORDER BY seq")]
+
+    def bundle(self, bundle: str) -> BundleRecord | None:
+        row = self._one(_BUNDLE + " WHERE bundle = ?", bundle)
+        return None if row is None else BundleRecord(*row)
+
+    def bundles(self, order: str) -> Sequence[BundleRecord]:
+        return [BundleRecord(*row) for row in self._all(_BUNDLE + ' WHERE "order" = ? ORDER BY seq', order)]
+
+    def settled(self, device_serial: str) -> SettledRecord | None:
+        row = self._one("SELECT device_serial, site, site_seq FROM settled WHERE device_serial = ?", device_serial)
+        return None if row is None else SettledRecord(*row)
+
+    def findings(self, site: str) -> Sequence[FindingRecord]:
+        rows = self._all("SELECT seq, site, code, device_serial, entry FROM finding WHERE site = ? ORDER BY seq", site)
+        return [FindingRecord(*row) for row in rows]
+
+    def authority(self) -> AuthorityRecord | None:
+        meta = dict(self._all("SELECT name, value FROM meta WHERE name IN ('authority', 'authority_vkey', 'mode')"))
+        return AuthorityRecord(meta["authority"], meta["authority_vkey"], meta["mode"]) if len(meta) == 3 else None
+
+    def approvers(self) -> tuple[int, tuple[str, ...]] | None:
+        row = self._one("SELECT threshold, vkeys FROM approvers ORDER BY seq DESC LIMIT 1")
+        return None if row is None else (row[0], tuple(row[1].split("\n")))
+
+    def is_approval_used(self, plan_sha256: str) -> bool:
+        return self._one("SELECT 1 FROM approval WHERE plan_sha256 = ?", plan_sha256) is not None

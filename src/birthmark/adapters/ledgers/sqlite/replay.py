@@ -11,11 +11,14 @@ from birthmark.adapters.ledgers.sqlite.connection import create_schema, naming_f
 from birthmark.adapters.ledgers.sqlite.fold import Fold
 from birthmark.adapters.ledgers.sqlite.store import SqliteLedger
 from birthmark.errors import BirthmarkError, Tampered
-from birthmark.model.events import Event, Issued, decode_entry
+from birthmark.model.events import Event, Issued, Received, decode_entry
 
 __all__ = ["FOLDED_TABLES", "replay_ledger"]
 
-FOLDED_TABLES = ("meta", "station", "ca", "template", "order", "chunk", "certificate", "device", "attempt", "revoked")
+FOLDED_TABLES = (
+    "meta", "station", "ca", "template", "order", "chunk", "certificate", "device", "attempt", "revoked", "site",
+    "assignment", "access", "bundle", "settled", "site_key", "finding", "approvers", "approval",
+)  # fmt: skip
 """Everything but the log itself (`entry`, `head`), the key runs (a cache) and the vault (secrets)."""
 
 _STEP = 4096
@@ -34,7 +37,7 @@ def replay_ledger(ledger: SqliteLedger, *, progress: Callable[[int], None]) -> d
         for seq, event, attachment, count in _grouped(ledger):
             try:
                 if count > 1 or _is_bulk(rebuilt, event):
-                    assert isinstance(event, Issued)  # noqa: S101  only certificates are grouped
+                    assert isinstance(event, Issued | Received)  # noqa: S101  only certificates are grouped
                     fold.issued_chunk(event.intent, count=count, first=seq)
                 else:
                     fold.apply(event, attachment, seq)
@@ -55,7 +58,7 @@ def _known_nowhere(hashes: Sequence[bytes]) -> bytes | None:
 
 
 def _is_bulk(database: sqlite3.Connection, event: Event) -> bool:
-    if not isinstance(event, Issued):
+    if not isinstance(event, Issued | Received):
         return False
     row = database.execute("SELECT chunk FROM certificate WHERE intent = ?", (event.intent,)).fetchone()
     return row is not None and row[0] is not None
@@ -73,7 +76,7 @@ def _grouped(ledger: SqliteLedger) -> Iterator[tuple[int, Event, bytes, int]]:
 
     def key(item: tuple[int, Event, bytes]) -> tuple[int, int]:
         seq, event, _ = item
-        return (event.intent, -1) if isinstance(event, Issued) else (-1, seq)
+        return (event.intent, -1) if isinstance(event, Issued | Received) else (-1, seq)
 
     for _, group in groupby(decoded(), key):
         members = list(group)

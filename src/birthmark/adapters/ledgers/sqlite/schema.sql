@@ -24,7 +24,8 @@ CREATE TABLE entry (
 CREATE TABLE station (station TEXT PRIMARY KEY, vkey TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE ca (
-  ca TEXT PRIMARY KEY, kind TEXT NOT NULL, issuer TEXT, certificate BLOB NOT NULL, seq INTEGER NOT NULL
+  ca TEXT PRIMARY KEY, kind TEXT NOT NULL, issuer TEXT, certificate BLOB NOT NULL, seq INTEGER NOT NULL,
+  site TEXT
 ) WITHOUT ROWID;
 
 CREATE TABLE template (
@@ -40,21 +41,23 @@ CREATE TABLE "order" (
 CREATE TABLE chunk (
   "order" TEXT NOT NULL, chunk INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
   seq INTEGER NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('ordered', 'reserved', 'issued')),
+  state TEXT NOT NULL CHECK (state IN ('ordered', 'reserved', 'issued', 'consigned')),
   intent INTEGER,                     -- of the reservation in force
   PRIMARY KEY ("order", chunk)
 ) WITHOUT ROWID;
 
 -- The certificates: one row an intent. `records` is count x (random 8 | SPKI SHA-256 32 | TBS SHA-256 32);
 -- a certificate serial is serial_prefix | random. issued_seq is the log index of the first certificate.
+-- Certificates that somebody else signs have a `source`, no serial_prefix, and records of
+-- count x (SPKI SHA-256 32 | request SHA-256 32).
 CREATE TABLE certificate (
   intent INTEGER PRIMARY KEY,
   "order" TEXT NOT NULL, chunk INTEGER, device_serial TEXT,
   count INTEGER NOT NULL, template TEXT NOT NULL,
-  serial_prefix BLOB NOT NULL UNIQUE, -- grows, so that the index is appended to
+  serial_prefix BLOB UNIQUE,          -- grows, so that the index is appended to
   records BLOB NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('reserved', 'issued', 'abandoned')),
-  issued_seq INTEGER
+  issued_seq INTEGER, source TEXT
 );
 CREATE INDEX certificate_open ON certificate (intent) WHERE state = 'reserved';
 
@@ -84,4 +87,40 @@ CREATE TABLE vault (
   intent INTEGER PRIMARY KEY, encapsulated BLOB NOT NULL, slot_size INTEGER NOT NULL, slots BLOB NOT NULL
 );
 
-CREATE INDEX device_touched ON device ("order", state) WHERE state IS NOT NULL;
+CREATE INDEX device_touched ON device ("order", chunk, state) WHERE state IS NOT NULL;
+
+-- Authority: its sites. reported, root: the last head of the site's log that was verified; settled: entries folded.
+CREATE TABLE site (
+  site TEXT PRIMARY KEY, origin TEXT NOT NULL UNIQUE, vkey TEXT NOT NULL, site_prefix TEXT NOT NULL UNIQUE,
+  mode TEXT NOT NULL, stopped TEXT, reported INTEGER NOT NULL, root TEXT NOT NULL, settled INTEGER NOT NULL,
+  seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- At most one site makes an order.
+CREATE TABLE assignment ("order" TEXT PRIMARY KEY, site TEXT NOT NULL, mode TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Keys that the service lets in.
+CREATE TABLE access (
+  spki_sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, site TEXT, withdrawn TEXT, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Bundles: sealed here (authority) or opened here (site).
+CREATE TABLE bundle (
+  bundle TEXT PRIMARY KEY, "order" TEXT NOT NULL, site TEXT, devices INTEGER NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Authority: the entry of the site's log that brought a device to its state.
+CREATE TABLE settled (device_serial TEXT PRIMARY KEY, site TEXT NOT NULL, site_seq INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Authority: keys born at sites that sign themselves, count x (SPKI SHA-256 32 | zeros 32) an event.
+CREATE TABLE site_key (seq INTEGER PRIMARY KEY, requests BLOB NOT NULL);
+
+CREATE TABLE finding (
+  seq INTEGER PRIMARY KEY, site TEXT NOT NULL, code TEXT NOT NULL, device_serial TEXT, entry INTEGER
+);
+
+-- Whose approvals count; the last row is in force.
+CREATE TABLE approvers (seq INTEGER PRIMARY KEY, threshold INTEGER NOT NULL, vkeys TEXT NOT NULL);
+
+-- Plans that approvals were used for: each once.
+CREATE TABLE approval (plan_sha256 TEXT PRIMARY KEY, action TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;

@@ -9,122 +9,20 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 
 from birthmark import __version__
 from birthmark.adapters.durable import naming_os_errors, sync_directory
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures, read_meta
 from birthmark.adapters.ledgers.sqlite.fold import Fold
-from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex, hashes_of
+from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex
 from birthmark.adapters.ledgers.sqlite.records import SqliteRecords
-from birthmark.adapters.ledgers.sqlite.vault import SqliteVault
+from birthmark.adapters.ledgers.sqlite.transaction import SqliteTransaction
 from birthmark.errors import Refused, StationFault
 from birthmark.model import events as e
 from birthmark.model.records import LogHead, Publication
 
 __all__ = ["SqliteLedger"]
-
-_ENTRY_LIMIT = 65535
-_ROW_LIMIT = 65536
-"""Octets after which collected entries become a row of their own, so that reading one entry stays cheap."""
-
-
-class _Transaction:
-    """One open transaction; see ``ports.Transaction`` for the laws."""
-
-    def __init__(self, ledger: SqliteLedger, database: sqlite3.Connection) -> None:
-        self._ledger = ledger
-        self._database = database
-        row = database.execute("SELECT size, serial_time FROM head").fetchone()
-        self._size: int = row[0]
-        self._serial_time: int = row[1]
-        self._packed: list[bytes] = []
-        self._leaves: list[bytes] = []
-        self._octets = 0
-        self._first = self.begun_at = self._size
-        self._refusal: BaseException | None = None
-        self.new_keys: list[tuple[int, list[bytes]]] = []
-        self.vault = SqliteVault(database)
-
-    def append(self, event: e.Event, attachment: bytes = b"") -> int:
-        try:
-            entry = e.encode_entry(event, attachment)
-        except UnicodeEncodeError as problem:
-            raise Refused(
-                "log.entry.text",
-                "an event holds text that is not Unicode",
-                hint="Type the command again: an argument holds octets that are no UTF-8.",
-                text=ascii(problem.object[:80]),
-            ) from None
-        if len(entry) > _ENTRY_LIMIT:
-            raise Refused(
-                "log.entry.too_long",
-                f"an event of {len(entry)} octets does not fit into a log entry",
-                hint="Split it: an entry has at most 65,535 octets.",
-                octets=len(entry),
-            )
-        seq = self._size
-        try:
-            self._ledger.fold.apply(event, attachment, seq)
-        except BaseException as problem:
-            # Some of its rows may be changed already: whoever catches this cannot keep the transaction.
-            self._refusal = problem
-            raise
-        if isinstance(event, e.Reserved):
-            self.new_keys.append((seq, hashes_of(attachment)))
-        self._packed += (len(entry).to_bytes(2, "big"), entry)
-        self._leaves.append(hashlib.sha256(b"\0" + entry).digest())
-        self._size += 1
-        self._octets += len(entry)
-        if self._octets > _ROW_LIMIT:
-            self._flush()
-        return seq
-
-    def append_issued(self, intent: int, *, count: int, entries: bytes, leaf_hashes: bytes) -> int:
-        self._flush()
-        first = self._size
-        if len(leaf_hashes) != 32 * count or _packed_count(entries) != count:
-            raise Refused(
-                "ledger.records",
-                f"not {count} entries with their leaf hashes",
-                hint="Run the same command again; if it repeats, the key-making program is damaged.",
-                intent=intent,
-            )
-        self._ledger.fold.issued_chunk(intent, count=count, first=first)
-        self._insert(first, count, entries, leaf_hashes)
-        self._size = self._first = first + count
-        return first
-
-    def serial_prefixes(self, count: int) -> list[bytes]:
-        now = int(self._ledger.clock().timestamp() * 1000)
-        start = max(now, self._serial_time + 1)
-        self._serial_time = start + count - 1
-        return [self._ledger.site_prefix + at.to_bytes(6, "big") for at in range(start, start + count)]
-
-    def finish(self) -> None:
-        """Write what is collected and the head; a transaction with a refused event is not kept."""
-        if self._refusal is not None:
-            raise self._refusal
-        self._flush()
-        self._database.execute("UPDATE head SET size = ?, serial_time = ?", (self._size, self._serial_time))
-
-    def _flush(self) -> None:
-        if self._leaves:
-            self._insert(self._first, len(self._leaves), b"".join(self._packed), b"".join(self._leaves))
-            self._packed, self._leaves, self._octets = [], [], 0
-        self._first = self._size
-
-    def _insert(self, first: int, count: int, body: bytes, leaf_hashes: bytes) -> None:
-        self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (first, count, body, leaf_hashes))
-
-
-def _packed_count(entries: bytes) -> int:
-    """Return how many entries are packed, -1 if the last one is cut off."""
-    at, count, end = 0, 0, len(entries)
-    while at + 2 <= end:
-        at += 2 + (entries[at] << 8 | entries[at + 1])
-        count += 1
-    return count if at == end else -1
 
 
 def _offset(packed: bytes, at: int, entries: int) -> int:
@@ -155,6 +53,9 @@ def _write_first(path: Path, first: e.WorkspaceCreated) -> None:
 class SqliteLedger:
     """Implements ``ports.Ledger`` and, through ``records``, ``ports.Records``.
 
+    Reading has a connection of its own: it sees what is committed, and never waits for a writer or its fsync. A
+    transaction may be ended by another thread than began it.
+
     Power cut: a commit that returned is on disk (WAL, FULL); one that did not is gone as a whole. After an I/O error
     the object refuses further work, since the kernel may have dropped the dirty pages.
     """
@@ -166,16 +67,20 @@ class SqliteLedger:
         except BaseException:
             self._database.close()
             raise
-        self._lock = RLock()
+        self._reader = self._connect_reader(path)
+        self._writing, self._reading = Lock(), RLock()
         self._broken = False
         self.clock = clock
         self.path = path
-        self._keys = KeyIndex(self._database, path.parent / "runs")
-        self.fold = Fold(self._database, self._keys.find)
-        self.records = SqliteRecords(self._database, self._lock)
+        self.keys = KeyIndex(self._database, path.parent / "runs")
+        self.fold = Fold(self._database, self.keys.find)
+        self.records = SqliteRecords(self._reader, self._reading)
         self.site_prefix = bytes.fromhex(meta["site_prefix"])
         self.origin = meta["origin"]
         self.software = meta["software"]
+
+    def _connect_reader(self, path: Path) -> sqlite3.Connection:
+        return connect(path)
 
     @classmethod
     def create(cls, path: Path, *, first: e.WorkspaceCreated, clock: Callable[[], datetime]) -> SqliteLedger:
@@ -214,8 +119,8 @@ class SqliteLedger:
             self.software = __version__
 
     @contextmanager
-    def transaction(self) -> Iterator[_Transaction]:
-        with self._lock, naming_failures():
+    def transaction(self) -> Iterator[SqliteTransaction]:
+        with self._writing, naming_failures():
             if self._broken:
                 raise StationFault(
                     "ledger.io",
@@ -225,18 +130,18 @@ class SqliteLedger:
             self._database.execute("BEGIN IMMEDIATE")
             tx = None
             try:
-                tx = _Transaction(self, self._database)
+                tx = SqliteTransaction(self, self._database)
                 yield tx
                 tx.finish()
                 self._database.execute("COMMIT")
             except BaseException as problem:
                 if tx is not None:
-                    self._keys.forget(tx.begun_at)
+                    self.keys.forget(tx.begun_at)
                 self._roll_back(problem)
                 raise
             for intent, hashes in tx.new_keys:
-                self._keys.add(hashes, intent)
-            if self._keys.due():
+                self.keys.add(hashes, intent)
+            if self.keys.due():
                 self._flush_keys()
 
     def _roll_back(self, problem: BaseException) -> None:
@@ -253,21 +158,21 @@ class SqliteLedger:
         """Write a key run. It is a cache: if that fails the events before it stand, and it is tried again later."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            obsolete = self._keys.flush()
+            obsolete = self.keys.flush()
             self._database.execute("COMMIT")
             for path in obsolete:
                 path.unlink(missing_ok=True)
         except (sqlite3.Error, OSError) as problem:
-            self._keys.postpone()
+            self.keys.postpone()
             self._roll_back(problem)
         except BaseException as problem:
-            self._keys.forget(0)
+            self.keys.forget(0)
             self._roll_back(problem)
             raise
 
     def head(self) -> LogHead:
-        with self._lock, naming_failures():
-            size, published = self._database.execute("SELECT size, published FROM head").fetchone()
+        with self._reading, naming_failures():
+            size, published = self._reader.execute("SELECT size, published FROM head").fetchone()
         return LogHead(size=size, published=published)
 
     def entries(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
@@ -303,8 +208,8 @@ class SqliteLedger:
         """Yield (first entry, count, column) of every row that touches the range."""
         at = first
         while at < last:
-            with self._lock, naming_failures():
-                row = self._database.execute(
+            with self._reading, naming_failures():
+                row = self._reader.execute(
                     f"SELECT first, count, {column} FROM entry WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608
                     (at,),
                 ).fetchone()
@@ -316,22 +221,22 @@ class SqliteLedger:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Read one state of the ledger however long it takes; other processes go on writing."""
-        with self._lock, naming_failures():
-            self._database.execute("BEGIN")
+        with self._reading, naming_failures():
+            self._reader.execute("BEGIN")
             try:
                 yield
             finally:
-                self._database.execute("ROLLBACK")
+                self._reader.execute("ROLLBACK")
 
     def rows(self, query: str) -> Generator[tuple[object, ...], None, None]:
         """Yield the rows of a reading query (for replay and comparison)."""
-        cursor = self._database.cursor()
+        cursor = self._reader.cursor()
         yield from cursor.execute(query)
 
     def publication(self) -> Publication:
         """Return the last signed head."""
-        with self._lock, naming_failures():
-            row = self._database.execute("SELECT published, frontier, checkpoint FROM head").fetchone()
+        with self._reading, naming_failures():
+            row = self._reader.execute("SELECT published, frontier, checkpoint FROM head").fetchone()
         return Publication(size=row[0], frontier=row[1], checkpoint=row[2])
 
     def record_publication(self, publication: Publication) -> None:
@@ -352,14 +257,15 @@ class SqliteLedger:
 
     def leave_checkpoints(self) -> None:
         """Let somebody else move the write-ahead log into the database: bulk commits then never wait for it."""
-        with self._lock, naming_failures():
+        with self._writing, naming_failures():
             self._database.execute("PRAGMA wal_autocheckpoint = 0")
 
     def checkpoint(self) -> None:
         """Move what is committed from the write-ahead log into the database file, as far as nobody reads it."""
-        with self._lock, naming_failures():
+        with self._writing, naming_failures():
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        with self._lock:
+        with self._writing, self._reading:
             self._database.close()
+            self._reader.close()

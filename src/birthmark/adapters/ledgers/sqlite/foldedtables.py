@@ -1,0 +1,102 @@
+"""What every fold needs of the tables: devices, attempts, rows that stand once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY
+from birthmark.errors import Refused
+from birthmark.model.device import DeviceState
+
+__all__ = ["SETTLE_HINT", "FoldedDevice", "FoldedTables", "octets_of"]
+
+SETTLE_HINT = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
+
+
+def octets_of(text: str, count: int) -> bytes | None:
+    """Return ``count`` octets written in lower-case hex, None for anything else."""
+    try:
+        octets = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return octets if len(octets) == count and octets.hex() == text else None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedDevice:
+    """A device as the tables have it inside the transaction."""
+
+    order: str
+    state: DeviceState
+    intent: int | None
+    position: int | None
+    attempt: str | None
+    key_origin: str
+    chunk_open: bool
+    """Its chunk still speaks for it, and is not issued."""
+
+
+class FoldedTables:
+    """The tables of one connection, inside the caller's transaction."""
+
+    def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
+        self._database = database
+        self._find_key = find_key
+
+    def _require_new_keys(self, hashes: Sequence[bytes], device_serial: str | None) -> None:
+        if (known := self._find_key(hashes)) is not None:
+            raise Refused(
+                "key.reused",
+                "this key already belongs to an identity",
+                hint="Every device needs a key of its own: find out why two devices have the same one.",
+                spki_sha256=known.hex(),
+                device_serial=device_serial,
+            )
+
+    def _device(self, device_serial: str) -> FoldedDevice:
+        row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
+        if row is None:
+            raise Refused(
+                "device.unknown",
+                f"no order contains device {device_serial}",
+                hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
+                device_serial=device_serial,
+            )
+        _, order, state, intent, position, attempt, key_origin, chunk_open = row
+        return FoldedDevice(order, DeviceState(state), intent, position, attempt, key_origin, bool(chunk_open))
+
+    def _set_device(
+        self, device_serial: str, state: DeviceState, *, intent: int | None, position: int | None, attempt: str | None
+    ) -> None:
+        self._database.execute(
+            "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?",
+            (str(state), intent, position, attempt, device_serial),
+        )
+
+    def _use_attempt(self, attempt: str, device_serial: str, kind: str, seq: int) -> None:
+        try:
+            self._database.execute("INSERT INTO attempt VALUES (?, ?, ?, ?)", (attempt, device_serial, kind, seq))
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "attempt.reused",
+                f"attempt {attempt} was already used",
+                hint="Make a new attempt id for every device and every new try.",
+                attempt=attempt,
+                device_serial=device_serial,
+            ) from None
+
+    def _insert_new(self, table: str, row: tuple[object, ...], name: str) -> None:
+        marks = ", ".join("?" * len(row))
+        try:
+            self._database.execute(f'INSERT INTO "{table}" VALUES ({marks})', cast("tuple[Any, ...]", row))  # noqa: S608
+        except sqlite3.IntegrityError:
+            raise Refused(
+                "ledger.exists",
+                f"{table} {name} is already on record",
+                hint="Choose another name; what is on record is never replaced.",
+                table=table,
+                name=name,
+            ) from None

@@ -1,0 +1,33 @@
+"""What is handed in everywhere: time, entropy, secrets, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+from birthmark.model.secret import Secret
+
+__all__ = ["Clock", "Entropy", "Keys", "SecretsHandler"]
+
+Clock = Callable[[], datetime]
+"""Aware, UTC."""
+Entropy = Callable[[int], bytes]
+SecretsHandler = Callable[[str], Secret]
+"""Turns a secret reference (``env:NAME``, ``file:PATH``, ``fd:3``, ``prompt:``) into the secret."""
+
+
+class Keys(Protocol):
+    """Private keys named by a URI.
+
+    ``open`` returns a ``cryptography`` private-key object. ``generate`` never overwrites a key. Sessions
+    stay open until ``close``; closing twice is safe. No operation shows a secret.
+    """
+
+    def open(self, uri: str) -> CertificateIssuerPrivateKeyTypes: ...
+
+    def generate(self, uri: str, algorithm: str) -> CertificateIssuerPrivateKeyTypes: ...
+
+    def close(self) -> None: ...
