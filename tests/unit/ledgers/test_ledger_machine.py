@@ -155,8 +155,8 @@ class LedgerMachine(RuleBasedStateMachine):
         records = self.records(len(chunk.devices))
         arguments = {"chunk": chunk.number, "count": len(chunk.devices)}
         if reuse == 0 and len(self.model.keys) > 1:
-            records = self.model.keys.pop(0) + records[72:]
-            self.model.keys.append(records[:72])
+            self.model.keys.pop()
+            records = self.model.keys[0] + records[72:]
             self.refused("reserve", chunk.order, records=records, **arguments)
         elif chunk.state != "ordered" or chunk.origin == "device":
             self.model.keys.pop()
