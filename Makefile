@@ -23,8 +23,9 @@ $(READY): pyproject.toml requirements.lock
 demo: install
 	@$(BIN)/birthmark demo
 
+# One worker a processor; whoever is idle takes over tests of others.
 test: install lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The strace faults at every single write as well, not only at every sync: about an hour.
 faults: install
