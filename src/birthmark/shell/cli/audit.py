@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Misconfigured, StationFault, Tampered, Unavailable
+from birthmark.shell.cli.auditreport import report
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     audit.command("verify")(verify)
     audit.command("prove")(prove)
     audit.command("check-proof")(check)
+    audit.command("report")(report)
     app.add_typer(audit, name="audit")
 
 
