@@ -21,6 +21,7 @@ __all__ = ["NOUNS", "build_app", "main"]
 NOUNS: dict[str, str] = {
     "plan": "plan",
     "init": "init",
+    "approval": "approval",
     "ceremony": "ceremony",
     "profile": "profile",
     "order": "order",
