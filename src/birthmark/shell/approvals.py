@@ -13,6 +13,7 @@ from birthmark.model.events import utc_text
 from birthmark.shell.plugins import adapter
 from birthmark.workflow.approval import (
     ACTIONS,
+    Approval,
     ApprovedLedger,
     Rule,
     Wanted,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from birthmark.wire.approval import Plan
 
 __all__ = [
+    "find_approval",
     "is_guarded",
     "open_approver_key",
     "read_document",
@@ -50,16 +52,16 @@ def is_guarded(workspace: Workspace) -> bool:
     return sensitive or rule_in_force(workspace.records) is not None
 
 
-def require_approval(workspace: Workspace, action: str, facts: Mapping[str, str], approval_file: Path | None) -> Ledger:
-    """Return the ledger through which the act must be written; its approval is or comes on record with it.
+def find_approval(
+    workspace: Workspace, action: str, facts: Mapping[str, str], approval_file: Path | None
+) -> Approval | None:
+    """Return the approval of an act, not yet on record; None where the workspace asks for none.
 
-    ``facts``: exactly those of ``ACTIONS[action]``. Where the workspace asks for no approvals this is its ledger.
-    ``Refused``: ``approval.missing``, ``approval.no_rule``, and what ``check_approval`` raises. Power cut: see
-    ``workflow/approval.py``.
+    ``Refused``: ``approval.missing``, ``approval.no_rule``, and what ``check_approval`` raises.
     """
     wanted = _wanted(workspace, action, facts)
     if not is_guarded(workspace) and approval_file is None:
-        return workspace.ledger
+        return None
     rule = _rule(workspace)
     if approval_file is None:
         raise Refused(
@@ -71,7 +73,18 @@ def require_approval(workspace: Workspace, action: str, facts: Mapping[str, str]
         )
     now = present(workspace.ledger, workspace.clock)
     note = read_document(approval_file)
-    approval = check_approval(note, wanted=wanted, rule=rule, records=workspace.records, now=now)
+    return check_approval(note, wanted=wanted, rule=rule, records=workspace.records, now=now)
+
+
+def require_approval(workspace: Workspace, action: str, facts: Mapping[str, str], approval_file: Path | None) -> Ledger:
+    """Return the ledger through which the act must be written; its approval is or comes on record with it.
+
+    ``facts``: exactly those of ``ACTIONS[action]``. Where the workspace asks for no approvals this is its ledger.
+    Raises what ``find_approval`` raises. Power cut: see ``workflow/approval.py``.
+    """
+    approval = find_approval(workspace, action, facts, approval_file)
+    if approval is None:
+        return workspace.ledger
     if ACTIONS[action].resumes:
         record_approval(workspace.ledger, approval, clock=workspace.clock, by=workspace.by)
         return workspace.ledger

@@ -52,11 +52,13 @@ def create(
     from birthmark.shell.approvals import require_approval
     from birthmark.shell.wiring import open_workspace
     from birthmark.workflow.order import NewOrder, create_order, order_facts
+    from birthmark.workflow.rollover import require_current
 
     serials = list(_serials(quantity, first, devices))
     with open_workspace(workspace, publish=plan_only is None) as opened:
         settings = opened.product(product)
         opened.ca_certificate(settings.ca)
+        require_current(opened.ledger, opened.records, settings.ca)
         order = NewOrder(
             order=parse_order_id(name),
             product=product,
