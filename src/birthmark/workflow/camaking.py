@@ -89,17 +89,23 @@ class CaMaker:
             DelegateStep: self._delegate,
             RolloverStep: self._rollover,
         }
-        made = makers[type(step)](step)
-        for ca in made:
-            if self.tools.records.ca(ca.name) is not None or ca.name in self.made:
+        for name in self.names(step):
+            if self.tools.records.ca(name) is not None or name in self.made:
                 raise Refused(
                     "ceremony.ca.exists",
-                    f"CA {ca.name} is already on record",
+                    f"CA {name} is already on record",
                     hint="A ceremony never replaces a CA: give the new one another name.",
-                    ca=ca.name,
+                    ca=name,
                 )
-            self.made[ca.name] = ca
+        made = makers[type(step)](step)
+        self.made.update({ca.name: ca for ca in made})
         return made
+
+    def names(self, step: CaStep) -> tuple[str, ...]:
+        """Return the names of the CAs that a step makes: itself, and the links of a root's rollover."""
+        old = self.tools.records.ca(step.replaces) if isinstance(step, RolloverStep) else None
+        links = link_names(old.ca, step.name) if old is not None and old.kind == "root" else ()
+        return (step.name, *links)
 
     def new_key(self, uri: str, algorithm: str) -> Any:
         """Make the private key of a CA where it will stay."""
@@ -175,9 +181,9 @@ class CaMaker:
         return Issuer(x509.load_der_x509_certificate(der), key, chain)
 
     def _delegate(self, step: DelegateStep) -> list[MadeCa]:
+        request = self._reviewed_request(step)
         above = self.issuer(step.issuer)
         profile = self.tools.profile(step.profile)
-        request = self._reviewed_request(step)
         limits = profile.basic_constraints
         if limits is None or limits.path_length != 0 or profile.validity.days == "none":
             raise Refused(

@@ -11,7 +11,6 @@ start again. After it: the CAs are there, all of them; the same ceremony run aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -21,9 +20,9 @@ from birthmark.model.events import CaCreated, utc_text
 from birthmark.pki.algorithms import certified_key, spki_of
 from birthmark.workflow.camaking import CaMaker, CeremonyTools, MadeCa, key_title
 from birthmark.workflow.ceremonycheck import PlannedStep, Rehearsal, making_rows
-from birthmark.workflow.ceremonyfile import CaStep, Ceremony, RolloverStep, parse_ceremony
+from birthmark.workflow.ceremonyfile import Ceremony, parse_ceremony
 from birthmark.workflow.keydestruction import KeyDestruction
-from birthmark.workflow.rollover import created_event, link_names
+from birthmark.workflow.rollover import created_event
 from birthmark.workflow.transcript import Occasion, recorded_part, sign_transcript
 
 __all__ = [
@@ -111,15 +110,9 @@ def _made_before(ceremony: Ceremony, source: bytes, tools: CeremonyTools) -> tup
     line = f"ceremony-file-sha256: {sha256(source).hexdigest()}".encode()
     if created_event(tools.ledger, first.seq).transcript_sha256 != digest or line not in part.splitlines():
         return None
-    records = [tools.records.ca(name) for step in ceremony.making for name in _names(step, tools)]
+    maker = CaMaker(tools, tools.clock())
+    records = [tools.records.ca(name) for step in ceremony.making for name in maker.names(step)]
     return tuple((record.ca, record.certificate) for record in records if record is not None)
-
-
-def _names(step: CaStep, tools: CeremonyTools) -> Iterable[str]:
-    """Return the names of the CAs that a step makes."""
-    old = tools.records.ca(step.replaces) if isinstance(step, RolloverStep) else None
-    links = link_names(old.ca, step.name) if old is not None and old.kind == "root" else ()
-    return (step.name, *links)
 
 
 def _make_all(

