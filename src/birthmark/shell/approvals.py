@@ -156,14 +156,14 @@ def read_document(path: Path) -> bytes:
     return data
 
 
-def open_approver_key(uri: str, secrets: SecretsHandler, *, create: bool = False) -> Any:
+def open_approver_key(uri: str, secrets: SecretsHandler, *, create: bool = False, base: Path = Path()) -> Any:
     """Open (or make) a person's Ed25519 key; it belongs to the person, not to a workspace.
 
-    Relative paths start at the working directory. ``Misconfigured("approval.key")`` if it is of another algorithm.
+    Relative paths start at ``base``. ``Misconfigured("approval.key")`` if it is of another algorithm.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    keys = adapter("keys", uri)(secrets, Path.cwd())
+    keys = adapter("keys", uri)(secrets, base)
     key = keys.generate(uri, "ed25519") if create else keys.open(uri)
     if not isinstance(key, Ed25519PrivateKey):
         raise Misconfigured(

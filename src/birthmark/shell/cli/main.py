@@ -29,6 +29,7 @@ NOUNS: dict[str, str] = {
     "device": "device",
     "ledger": "ledger",
     "audit": "audit",
+    "witness": "witness",
     "bench": "bench",
     "demo": "demo",
 }
