@@ -202,7 +202,18 @@ def test_an_order_is_approved_with_its_devices_and_its_making_is_free(guarded: D
     facts = guarded.refused("approval.other", *create("NX-0002", "--approval", str(plan)))
     assert facts["differing"] == ["devices_sha256"]
     guarded.good(*create("NX-0001", "--approval", str(plan)))
-    guarded.good("order", "make", "lot2", "--processes", "1", "-C", str(guarded.fab))
+    profile = guarded.fab / "profiles" / "tls-client.toml"
+    reviewed = profile.read_text()
+    make = ("order", "make", "lot2", "--processes", "1", "-C", str(guarded.fab))
+    profile.write_text(reviewed.replace('description = "', 'description = "another '))
+    assert guarded.refused("order.terms", *make)["differing"] == ["profile_hash"]
+    profile.write_text(reviewed)
+    settings = guarded.fab / "birthmark.toml"
+    approved = settings.read_text()
+    settings.write_text(approved.replace('maker = "Example Devices"', 'maker = "Mallory"'))
+    assert guarded.refused("order.terms", *make)["differing"] == ["values_sha256"]
+    settings.write_text(approved)
+    guarded.good(*make)
 
 
 def test_an_approver_signs_with_a_key_that_stays_in_a_token(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from birthmark.adapters.durable import create_durably, naming_os_errors, write_durably
 from birthmark.errors import Misconfigured, Refused
@@ -28,14 +29,16 @@ from birthmark.workflow.approval import (
 )
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from birthmark.ports import Ledger, SecretsHandler
     from birthmark.shell.wiring import Workspace
     from birthmark.wire.approval import Plan
 
 __all__ = [
+    "approver_key",
     "find_approval",
     "is_guarded",
-    "open_approver_key",
     "read_document",
     "require_approval",
     "set_approvers",
@@ -156,28 +159,35 @@ def read_document(path: Path) -> bytes:
     return data
 
 
-def open_approver_key(uri: str, secrets: SecretsHandler, *, create: bool = False, base: Path = Path()) -> Any:
-    """Open (or make) a person's Ed25519 key; it belongs to the person, not to a workspace.
+@contextmanager
+def approver_key(
+    uri: str, secrets: SecretsHandler, *, create: bool = False, base: Path = Path()
+) -> Iterator[Ed25519PrivateKey]:
+    """Yield a person's Ed25519 key, opened or made; it belongs to the person, not to a workspace.
 
     Relative paths start at ``base``. ``Misconfigured("approval.key")`` if it is of another algorithm.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     keys = adapter("keys", uri)(secrets, base)
-    key = keys.generate(uri, "ed25519") if create else keys.open(uri)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Misconfigured(
-            "approval.key",
-            "people sign with Ed25519 keys, and this is another one",
-            hint="Make one with `birthmark approval key --new`.",
-        )
-    return key
+    try:
+        key = keys.generate(uri, "ed25519") if create else keys.open(uri)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise Misconfigured(
+                "approval.key",
+                "people and witnesses sign with Ed25519 keys, and this is another one",
+                hint="Make one with `birthmark approval key --new`.",
+            )
+        yield key
+    finally:
+        keys.close()
 
 
-def sign_file(path: Path, text: str, data: bytes, *, name: str, key: Any) -> None:
-    """Add a signature to a plan or transcript. Power cut: the file without it or with it."""
+def sign_file(path: Path, text: str, data: bytes, *, name: str, key: str, secrets: SecretsHandler) -> None:
+    """Sign a plan or transcript with the key at URI ``key``. Power cut: the file without the signature or with it."""
     from birthmark.wire.approval import add_signature
 
-    signed = add_signature(data, text, name, key)
+    with approver_key(key, secrets) as opened:
+        signed = add_signature(data, text, name, opened)
     with naming_os_errors(path):
         write_durably(path, signed, mode=0o644)

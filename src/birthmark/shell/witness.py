@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
@@ -15,8 +17,7 @@ from birthmark.adapters.logstore import FileLogStore
 from birthmark.adapters.witnessheads import FileHeads
 from birthmark.errors import Misconfigured, Refused, Tampered
 from birthmark.ports import SecretsHandler
-from birthmark.shell.approvals import open_approver_key
-from birthmark.shell.plugins import adapter
+from birthmark.shell.approvals import approver_key
 from birthmark.shell.wiring import utc_now
 from birthmark.tlog.checkpoint import Checkpoint, parse
 from birthmark.tlog.cosignature import Cosignature, encode_cosigner
@@ -65,8 +66,8 @@ def create_witness(directory: Path, name: str, secret: str, key: str | None, sec
         )
     uri = key or f"file:key.pem?secret={quote(secret, safe='/:._-')}"
     (directory / "heads").mkdir(parents=True, exist_ok=True, mode=0o700)
-    made: Any = adapter("keys", uri)(secrets, directory).generate(uri, "ed25519")
-    vkey = encode_cosigner(name, public_octets(made.public_key()))
+    with approver_key(uri, secrets, create=True, base=directory) as made:
+        vkey = encode_cosigner(name, public_octets(made))
     write_durably(directory / "vkey", vkey.encode() + b"\n", mode=0o644)
     _write(directory, _WitnessSettings(format=_FORMAT, name=name, key=uri))
     return vkey
@@ -89,12 +90,13 @@ def watch_log(directory: Path, vkey: str) -> VerifierKey:
     return key
 
 
-def open_witness(directory: Path, secrets: SecretsHandler) -> Witness:
-    """Open a witness: its key, its logs, its memory."""
+@contextmanager
+def open_witness(directory: Path, secrets: SecretsHandler) -> Iterator[Witness]:
+    """Yield a witness at work: its key, its logs, its memory."""
     settings = _read(directory)
-    key: Any = open_approver_key(settings.key, secrets, base=directory)
     logs = {parsed.name: parsed for parsed in map(parse_vkey, settings.logs)}
-    return Witness(settings.name, key, logs=logs, heads=FileHeads(directory / "heads"), clock=utc_now)
+    with approver_key(settings.key, secrets, base=directory) as key:
+        yield Witness(settings.name, key, logs=logs, heads=FileHeads(directory / "heads"), clock=utc_now)
 
 
 def cosign_log(witness: Witness, source: Path, output: Path | None) -> Cosigned:

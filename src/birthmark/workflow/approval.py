@@ -60,7 +60,17 @@ ACTIONS: Mapping[str, Action] = {
     "ceremony.run": Action(("ceremony_sha256", "title"), "make, delegate, replace or destroy CA keys", resumes=True),
     "ca.import": Action(("ca", "certificate_sha256"), "take in a CA that somebody else certified", resumes=True),
     "order.create": Action(
-        ("ca", "devices_sha256", "key_algorithm", "key_origin", "order", "product", "profile_hash", "quantity"),
+        (
+            "ca",
+            "devices_sha256",
+            "key_algorithm",
+            "key_origin",
+            "order",
+            "product",
+            "profile_hash",
+            "quantity",
+            "values_sha256",
+        ),
         "let the CA sign for the devices of an order; making and provisioning them is then free",
     ),
     "site.delegate": Action(("ca", "request_sha256", "site"), "give a site an issuing CA of its own", resumes=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -14,6 +14,7 @@ from birthmark.model.events import DevicesOrdered, KeyOrigin, OrderCreated, utc_
 from birthmark.model.ids import OrderId, parse_device_serial
 from birthmark.pki.profile import Profile
 from birthmark.ports import Clock, Ledger
+from birthmark.workflow.orderterms import values_digest
 
 __all__ = ["CHUNK_SIZE", "NewOrder", "create_order", "order_facts", "serial_range"]
 
@@ -52,8 +53,9 @@ def serial_range(first: str, quantity: int) -> Iterator[str]:
     return (f"{head}{number:0{len(digits)}}" for number in range(int(digits), int(digits) + quantity))
 
 
-def order_facts(order: NewOrder, device_serials: Sequence[str]) -> dict[str, str]:
-    """Return what a plan for this order states: the profile as it is now, and SHA-256 of the serials, one a line."""
+def order_facts(order: NewOrder, device_serials: Sequence[str], values: Mapping[str, str]) -> dict[str, str]:
+    """Return what a plan for this order states: the profile and the product's values as they are now, and SHA-256 of
+    the serials, 0x0A between two."""
     return {
         "order": order.order,
         "product": order.product,
@@ -62,6 +64,7 @@ def order_facts(order: NewOrder, device_serials: Sequence[str]) -> dict[str, str
         "key_origin": order.key_origin,
         "profile_hash": order.profile.profile_hash().hex(),
         "quantity": str(len(device_serials)),
+        "values_sha256": values_digest(values),
         "devices_sha256": sha256("\n".join(device_serials).encode("utf-8", "backslashreplace")).hexdigest(),
     }
 

@@ -37,12 +37,12 @@ def key(
     as_json: JsonOption = False,
 ) -> None:
     """Print the verifier key of your own key, for `birthmark approval set`."""
-    from birthmark.shell.approvals import open_approver_key
+    from birthmark.shell.approvals import approver_key
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.tlog.note import encode_vkey, public_octets
 
-    opened = open_approver_key(uri, SecretsResolver(), create=new)
-    vkey = encode_vkey(name, public_octets(opened.public_key()))
+    with approver_key(uri, SecretsResolver(), create=new) as opened:
+        vkey = encode_vkey(name, public_octets(opened))
     emit({"name": name, "vkey": vkey}, vkey, as_json=as_json)
 
 
@@ -126,7 +126,7 @@ def sign(
     as_json: JsonOption = False,
 ) -> None:
     """Approve a plan: read what it says, then sign it with your own key. No workspace is needed."""
-    from birthmark.shell.approvals import open_approver_key, read_document, sign_file
+    from birthmark.shell.approvals import read_document, sign_file
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.wire.approval import parse_plan, plan_text
 
@@ -134,7 +134,7 @@ def sign(
     plan = parse_plan(plan_text(data))
     if not as_json:
         emit({}, f"{plan.text()}\nSHA-256 {plan.sha256}", as_json=False)
-    sign_file(file, plan.text(), data, name=name, key=open_approver_key(key, SecretsResolver()))
+    sign_file(file, plan.text(), data, name=name, key=key, secrets=SecretsResolver())
     emit({"plan_sha256": plan.sha256, "signed_by": name}, f"{name} approved it in {file}.", as_json=as_json)
 
 

@@ -100,7 +100,7 @@ def sign(
     as_json: JsonOption = False,
 ) -> None:
     """Sign the transcript as somebody who took part. What the log recorded of it does not change."""
-    from birthmark.shell.approvals import open_approver_key, read_document, sign_file
+    from birthmark.shell.approvals import read_document, sign_file
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.wire.approval import signature_lines
     from birthmark.workflow.transcript import recorded_part, transcript_text
@@ -109,7 +109,7 @@ def sign(
     text = transcript_text(data)
     if not as_json:
         emit({}, text, as_json=False)
-    sign_file(transcript, text, data, name=name, key=open_approver_key(key, SecretsResolver()))
+    sign_file(transcript, text, data, name=name, key=key, secrets=SecretsResolver())
     document = {
         "transcript_sha256": recorded_part(data)[1],
         "signed_by": [*signature_lines(data), name],

@@ -68,7 +68,7 @@ def create(
             ca=settings.ca,
             by=opened.by,
         )
-        facts = order_facts(order, serials)
+        facts = order_facts(order, serials, settings.values)
         if plan_only is not None:
             write_plan_only(opened, "order.create", facts, plan_only, as_json=as_json)
             return

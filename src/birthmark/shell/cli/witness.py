@@ -68,7 +68,8 @@ def cosign(
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.shell.witness import cosign_log, open_witness
 
-    done = cosign_log(open_witness(directory, SecretsResolver()), source, output)
+    with open_witness(directory, SecretsResolver()) as witness:
+        done = cosign_log(witness, source, output)
     told = f"{done.origin}: {done.size:,} entries, an extension of the {done.before:,} cosigned before."
     document = {"origin": done.origin, "size": done.size, "before": done.before, "cosignature": done.line}
     emit({**document, "file": str(done.path)}, f"{told}\nwrote {done.path}", as_json=as_json)
@@ -92,11 +93,11 @@ def serve(
             "the witness service needs a web server, which is not installed",
             hint="Install it with: pip install 'birthmark[serve]'.",
         ) from problem
-    witness = open_witness(directory, SecretsResolver())
-    bound = bind(host, port)
-    url = f"http://{host}:{bound.getsockname()[1]}"
-    emit({"url": url, "witness": witness.name}, f"{witness.name} answers at {url}/add-checkpoint", as_json=as_json)
-    serve_witness(witness, bound)
+    with open_witness(directory, SecretsResolver()) as witness:
+        bound = bind(host, port)
+        url = f"http://{host}:{bound.getsockname()[1]}"
+        emit({"url": url, "witness": witness.name}, f"{witness.name} answers at {url}/add-checkpoint", as_json=as_json)
+        serve_witness(witness, bound)
 
 
 def check(
