@@ -12,7 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark.model.events import ApprovalUsed, CaCreated, CaKeyDestroyed, decode_entry
 from birthmark.shell.bench.place import make_workspace
@@ -20,7 +21,7 @@ from birthmark.shell.cli.main import main
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.setup import SetupRequest, create_workspace
 from birthmark.shell.wiring import open_workspace
-from birthmark.tlog.note import encode_vkey, public_octets
+from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 from birthmark.wire.site import RequestedCa, SiteRequest, sign_request
 from birthmark.workflow.transcript import recorded_part
 from support.approvers import Desk
@@ -236,6 +237,19 @@ def test_a_key_that_somebody_took_away_does_not_count_as_destroyed(desk: Desk) -
     assert events(desk, CaKeyDestroyed) == []
 
 
+def test_a_note_that_destruction_began_counts_only_with_the_signature_of_the_log(desk: Desk) -> None:
+    """Whoever took the key away writes that a ceremony destroyed it."""
+    key = desk.fab / "keys" / "issuing.pem"
+    key.rename(desk.place / "stolen.pem")
+    certificate = x509.load_pem_x509_certificate((desk.fab / "ca" / "issuing.pem").read_bytes())
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    text = f"birthmark-transcript/2\ndestroy: issuing\n  spki-sha256: {hashlib.sha256(spki).hexdigest()}\n"
+    forged = sign_note(text, "fab.example/birthmark", Ed25519PrivateKey.generate())
+    (desk.fab / "ca" / "transcript-issuing-destroying.txt").write_text(forged)
+    desk.refused("log.note.unsigned", *run(desk, ceremony(desk, destroy())))
+    assert events(desk, CaKeyDestroyed) == []
+
+
 def test_another_key_at_its_place_is_not_destroyed_in_its_stead(desk: Desk) -> None:
     shutil.copy(desk.fab / "keys" / "root.pem", desk.fab / "keys" / "issuing.pem")
     desk.refused("ceremony.key.other", *run(desk, ceremony(desk, destroy())))
@@ -272,8 +286,6 @@ def test_a_token_lists_its_objects_before_and_after(
 
 
 def site_request(desk: Desk, site: str = "shenzhen") -> Path:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     log, key = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     request = SiteRequest(
