@@ -22,7 +22,7 @@ from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.errors import Misconfigured, Refused
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import algorithm_of, is_software_key
-from birthmark.ports import Keys
+from birthmark.ports import DestroysKeys, Keys
 from support.softhsm import MODULE, PIN, SoftHsm
 
 _WRONG = b"canary-wrong-9999"
@@ -148,6 +148,22 @@ class TestKeys:
         with pytest.raises(Misconfigured) as raised:
             keys.open(place.uri("nobody"))
         assert raised.value.code == ("key.object.missing" if place.is_token else "key.file.missing")
+
+    def test_a_destroyed_key_is_gone_and_its_neighbour_stays(self, keys: Keys, place: Place):
+        assert isinstance(keys, DestroysKeys)
+        keys.generate(place.uri("one"), "p256")
+        other = keys.generate(place.uri("two"), "p256").public_key()
+        before = keys.inventory(place.uri("one"))
+        assert any("one" in name for name in before)
+        assert before == sorted(before)
+        assert keys.destroy(place.uri("one"))
+        with pytest.raises(Misconfigured) as raised:
+            keys.open(place.uri("one"))
+        assert raised.value.code == ("key.object.missing" if place.is_token else "key.file.missing")
+        assert not any("one" in name for name in keys.inventory(place.uri("one")))
+        assert keys.open(place.uri("two")).public_key() == other
+        assert keys.destroy(place.uri("one")), "what is gone is no error"
+        assert keys.generate(place.uri("one"), "p256").public_key() != other
 
     def test_names_of_any_script(self, keys: Keys, place: Place):
         made = keys.generate(place.uri("Schlüssel ;&?=% № 1"), "p256")

@@ -15,6 +15,7 @@ from birthmark.errors import Misconfigured, StationFault
 
 __all__ = [
     "create_durably",
+    "destroy_durably",
     "naming_os_errors",
     "read_private_file",
     "sync_directory",
@@ -105,6 +106,32 @@ def create_durably(path: Path, data: bytes, *, mode: int) -> None:
         os.link(temporary, path)
         temporary.unlink()
     sync_directory(path.parent)
+
+
+def destroy_durably(path: Path) -> bool:
+    """Overwrite a file with zeros, then remove its name; say whether there was one. Durable on return.
+
+    Power cut: the file as it was, with zeros in it, or gone; the same call again finishes. A drive that writes to other
+    cells than it read from (flash), a journal, a snapshot or a backup may keep the old content: this cannot reach it.
+    """
+    with naming_os_errors(path, passing=(FileNotFoundError,)):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a plain file")
+            written = 0
+            while written < status.st_size:
+                written += os.pwrite(descriptor, bytes(status.st_size - written), written)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        path.unlink()
+    sync_directory(path.parent)
+    return True
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class CaCreated(EventBase, frozen=True, tag="ca_created"):
 
     ``kind``: ``access`` signs TLS certificates of this workspace alone, ``external`` is a CA above ours or one whose
     key a third party uses for us, known to us by its certificate only. ``site``: it is delegated to that site, which
-    holds the key.
+    holds the key. ``replaces``: the CA that takes no new orders from now on, in favour of this one.
     """
 
     ca: str
@@ -129,6 +129,7 @@ class CaCreated(EventBase, frozen=True, tag="ca_created"):
     by: str
     issuer: str | None = None
     site: str | None = None
+    replaces: str | None = None
 
 
 class TemplateAdmitted(EventBase, frozen=True, tag="template_admitted"):

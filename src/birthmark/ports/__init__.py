@@ -1,6 +1,6 @@
 """The ports: what the workflows need from the outside. Every sentence of a docstring is a law with a contract test."""
 
-from birthmark.ports.basics import Clock, Entropy, Keys, SecretsHandler
+from birthmark.ports.basics import Clock, DestroysKeys, Entropy, Keys, SecretsHandler
 from birthmark.ports.bulk import Engine, MadeChunk, MakeTask, SignedChunk, SignTask
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
 from birthmark.ports.line import Credential, CredentialRequest, Evidence, Journal, JournalRecord, Probe, Source, Target
@@ -9,6 +9,7 @@ __all__ = [
     "Clock",
     "Credential",
     "CredentialRequest",
+    "DestroysKeys",
     "Engine",
     "Entropy",
     "Evidence",

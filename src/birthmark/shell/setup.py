@@ -184,17 +184,17 @@ def _ceremony_text(request: SetupRequest) -> str:
         }
         lines = "".join(f"{_key(key)} = {_quoted(value)}\n" for key, value in values.items())
         blocks.append(f"""
-[[ca]]
+[[step]]
+do = "{name}"
 name = "{name}"
-kind = "{name}"
 profile = "{name}-ca"
 key = {_quoted(_ca_key_uri(name, request))}
 key_algorithm = {_quoted(request.ca_key_algorithm)}
 {f'issuer = "{issuer}"' if issuer else ""}
-[ca.values]
+[step.values]
 {lines}""")
-    return f"""# The whole ceremony in one file: review this, then run `birthmark ceremony run {_CEREMONY_NAME}`.
-format = "birthmark-ceremony/1"
+    return f"""# The whole ceremony in one file: review this, rehearse it with `birthmark ceremony check`, then run it.
+format = "birthmark-ceremony/2"
 title = {_quoted(title)}
 participants = []                  # who stands here, in words
 {"".join(blocks)}"""

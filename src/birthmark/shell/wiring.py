@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import os
+import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +38,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _account() -> str:
+    """Return the name of the account that gives the command; the environment is not asked, it says what it is told."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
+
+
 @dataclass(frozen=True, slots=True)
 class Station:
     """A station of this workspace: its name, the key for its receipts and its journal."""
@@ -56,7 +64,7 @@ class Workspace:
         self.secrets = secrets
         self.clock: Callable[[], datetime] = utc_now
         self.entropy: Callable[[int], bytes] = os.urandom
-        self.by = getpass.getuser()
+        self.by = _account()
         self._keys: dict[str, Keys] = {}
 
     @cached_property

@@ -28,9 +28,11 @@ __all__ = [
     "is_key_name",
     "key_id",
     "open_note",
+    "parse_signature",
     "parse_vkey",
     "public_octets",
     "sign_note",
+    "split_note",
 ]
 
 ED25519 = 0x01
@@ -121,12 +123,12 @@ def open_note(note: str | bytes, verifiers: Iterable[VerifierKey]) -> tuple[str,
     ``log.note.signature`` when a known key's signature is wrong, ``log.note.unsigned`` when no known key
     signed.
     """
-    text, lines = _split_note(note)
+    text, lines = split_note(note)
     signed = text.encode()
     known = _by_name_and_id(verifiers)
     names: dict[str, None] = {}
     for line in lines:
-        name, identity, signature = _parse_signature(line)
+        name, identity, signature = parse_signature(line)
         key = known.get((name, identity))
         if key is None:
             continue
@@ -160,7 +162,8 @@ def decode_base64(text: str) -> bytes | None:
     return data if base64.b64encode(data).decode() == text else None
 
 
-def _split_note(note: str | bytes) -> tuple[str, list[str]]:
+def split_note(note: str | bytes) -> tuple[str, list[str]]:
+    """Return text and signature lines of a note; ``Tampered("log.note.malformed")``."""
     try:
         whole = note.decode() if isinstance(note, bytes) else note
     except UnicodeDecodeError:
@@ -178,7 +181,7 @@ def _split_note(note: str | bytes) -> tuple[str, list[str]]:
     return body + "\n", lines
 
 
-def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
+def parse_signature(line: str) -> tuple[str, bytes, bytes]:
     """Return key name, key id and signature of one line."""
     parts = line.split(" ")
     if len(parts) == 3 and parts[0] == "—" and is_key_name(parts[1]):

@@ -1,220 +1,165 @@
-"""A ceremony: one reviewed file makes root and issuing CAs, and leaves a signed transcript.
+"""A ceremony: one reviewed file makes, delegates, replaces and destroys CA keys, and leaves signed transcripts.
 
-Order: refuse whatever exists; make each key; sign each certificate and check it; record all of them in one
-transaction together with the transcript's hash; write transcript and certificates. A power cut before the transaction
-leaves keys that nobody certified on record: the next run refuses to take them over (``key.exists``), an operator
-destroys them and starts again.
+Order: rehearse everything and refuse what cannot work; make each key and certificate; write the transcript; record all
+CAs in one transaction with the transcript's hash; write the certificates; then destroy, key by key, each with a
+transcript and a record of its own (``keydestruction``).
+
+Power cut before the transaction: keys that nobody certified on record, and perhaps a transcript that the log does not
+know, which counts for nothing; the next run refuses to take such a key over (``key.exists``), people destroy it and
+start again. After it: the CAs are there, all of them; the same ceremony run again writes what is missing and goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from hashlib import sha256
 
-import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from birthmark import __version__
-from birthmark.errors import Misconfigured, Refused
+from birthmark.errors import Refused
 from birthmark.model.events import CaCreated, utc_text
-from birthmark.pki.algorithms import spki_of
-from birthmark.pki.chain import verify_chain
-from birthmark.pki.issuer import Issuer, issue_ca_certificate
-from birthmark.pki.lint import lint_certificate, refuse_findings
-from birthmark.pki.profile import Profile
-from birthmark.ports import Clock, Entropy, Keys, Ledger, Records
-from birthmark.tlog.note import sign_note
+from birthmark.pki.algorithms import certified_key, spki_of
+from birthmark.workflow.camaking import CaMaker, CeremonyTools, MadeCa, key_title
+from birthmark.workflow.ceremonycheck import PlannedStep, Rehearsal, making_rows
+from birthmark.workflow.ceremonyfile import Ceremony, parse_ceremony
+from birthmark.workflow.keydestruction import KeyDestruction
+from birthmark.workflow.rollover import created_event
+from birthmark.workflow.transcript import Occasion, recorded_part, sign_transcript
 
-__all__ = ["Ceremony", "CeremonyCa", "CeremonyResult", "CeremonyTools", "parse_ceremony", "run_ceremony"]
-
-_FORMAT = "birthmark-ceremony/1"
-
-
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class CeremonyCa(_Part, frozen=True):
-    """One CA to be made. ``values`` fill the profile's placeholders; ``key`` is a key URI."""
-
-    name: str
-    kind: Literal["root", "issuing"]
-    profile: str
-    key: str
-    key_algorithm: str
-    issuer: str | None = None
-    values: dict[str, str] = {}
-
-
-class Ceremony(_Part, frozen=True):
-    """The whole input of a ceremony: what is reviewed is what is done."""
-
-    format: str
-    title: str
-    ca: list[CeremonyCa]
-    participants: list[str] = []
+__all__ = [
+    "Ceremony",
+    "CeremonyResult",
+    "CeremonyTools",
+    "check_ceremony",
+    "parse_ceremony",
+    "run_ceremony",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class CeremonyResult:
-    """``certificates``: (CA name, DER); ``transcript``: signed note."""
+    """``certificates``: (CA name, DER); ``destroyed``: CA names; ``transcripts``: (file name, signed note)."""
 
     certificates: tuple[tuple[str, bytes], ...]
-    transcript: bytes
+    destroyed: tuple[str, ...]
+    transcripts: tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CeremonyTools:
-    """What a ceremony works with."""
+def check_ceremony(ceremony: Ceremony, *, source: bytes, tools: CeremonyTools) -> list[PlannedStep]:
+    """Rehearse what is left to do; return a row for each act. Nothing is written and no key of ours signs.
 
-    ledger: Ledger
-    records: Records
-    keys: Callable[[str], Keys]
-    profile: Callable[[str], Profile]
-    log_key: Ed25519PrivateKey
-    origin: str
-    clock: Clock
-    entropy: Entropy
-    by: str
-
-
-def parse_ceremony(data: bytes) -> Ceremony:
-    """Return a ceremony file; unknown keys and disorder are ``Misconfigured("ceremony.*")``."""
-    try:
-        ceremony = msgspec.toml.decode(data, type=Ceremony)
-    except (msgspec.MsgspecError, ValueError) as problem:
-        raise Misconfigured(
-            "ceremony.malformed",
-            f"the ceremony file cannot be used: {problem}",
-            hint="Keys: format, title, participants; [[ca]] name, kind, profile, key, key_algorithm, issuer, values.",
-        ) from None
-    if ceremony.format != _FORMAT or not ceremony.ca:
-        raise Misconfigured(
-            "ceremony.format",
-            f"format {ceremony.format[:40]!r} with {len(ceremony.ca)} CAs is not a ceremony",
-            hint=f'Write format = "{_FORMAT}" and at least one [[ca]].',
+    Raises ``Refused("ceremony.done")`` if nothing is left, and everything that the steps raise.
+    """
+    rows: list[PlannedStep] = []
+    destruction = KeyDestruction(tools, _occasion(ceremony, source, (), tools))
+    made_before = _made_before(ceremony, source, tools)
+    if made_before is None:
+        rehearsal = Rehearsal(tools, tools.clock())
+        for step in ceremony.making:
+            rows += making_rows(step, rehearsal.make(step))
+    left = [step for step in ceremony.destroying if destruction.done(step) is None]
+    rows += [destruction.check(step) for step in left]
+    unwritten = any(tools.kept(f"{name}.pem") is None for name, _ in made_before or ())
+    if not rows and not unwritten:
+        raise Refused(
+            "ceremony.done",
+            "every step of this ceremony is done and on record",
+            hint="A ceremony is held once: write another file for what is to be done next.",
         )
-    known: set[str] = set()
-    for ca in ceremony.ca:
-        if ca.name in known or (ca.kind == "root") != (ca.issuer is None):
-            raise Misconfigured(
-                "ceremony.order",
-                f"CA {ca.name}: a name stands once, a root has no issuer, an issuing CA has one",
-                hint="List the root first, then the CAs it signs.",
-                ca=ca.name,
-            )
-        known.add(ca.name)
-    return ceremony
+    return rows
 
 
-def run_ceremony(ceremony: Ceremony, *, source: bytes, tools: CeremonyTools) -> CeremonyResult:
-    """Make every CA of the ceremony. ``source``: the reviewed file, whose SHA-256 the transcript states."""
-    for ca in ceremony.ca:
-        if tools.records.ca(ca.name) is not None:
-            raise Refused(
-                "ceremony.ca.exists",
-                f"CA {ca.name} is already on record",
-                hint="A ceremony never replaces a CA: give the new one another name.",
-                ca=ca.name,
-            )
+def run_ceremony(
+    ceremony: Ceremony, *, source: bytes, tools: CeremonyTools, approved: tuple[str, ...] = ()
+) -> CeremonyResult:
+    """Hold the ceremony, or what is left of it. ``source``: the reviewed file, whose SHA-256 the transcripts state."""
+    check_ceremony(ceremony, source=source, tools=tools)
     now = tools.clock()
-    made: dict[str, _MadeCa] = {}
-    for ca in ceremony.ca:
-        made[ca.name] = _make_ca(ca, made, now, tools)
-    transcript = _transcript(ceremony, source, made, now, tools)
-    digest = hashlib.sha256(transcript).hexdigest()
-    with tools.ledger.transaction() as tx:
-        for ca in ceremony.ca:
-            event = CaCreated(
-                at=utc_text(now),
-                ca=ca.name,
-                kind=ca.kind,
-                key_scheme=ca.key.partition(":")[0],
-                profile=ca.profile,
-                cert_sha256=hashlib.sha256(made[ca.name].der).hexdigest(),
-                transcript_sha256=digest,
-                by=tools.by,
-                issuer=ca.issuer,
-            )
-            tx.append(event, made[ca.name].der)
-    return CeremonyResult(tuple((name, ca.der) for name, ca in made.items()), transcript)
+    occasion = _occasion(ceremony, source, approved, tools)
+    transcripts: list[tuple[str, bytes]] = []
+    certificates = _made_before(ceremony, source, tools)
+    if certificates is None:
+        name, transcript, made = _make_all(ceremony, occasion, now, tools)
+        certificates = tuple((ca.name, ca.der) for ca in made)
+        transcripts.append((name, transcript))
+    destruction = KeyDestruction(tools, occasion)
+    destroyed = []
+    for step in ceremony.destroying:
+        if destruction.done(step) is None:
+            transcripts.append(destruction.carry_out(step, now))
+            destroyed.append(step.ca)
+    return CeremonyResult(certificates, tuple(destroyed), tuple(transcripts))
 
 
-@dataclass(frozen=True, slots=True)
-class _MadeCa:
-    der: bytes
-    key: Any
-    chain: tuple[x509.Certificate, ...]
-    """Issuer first, root last."""
+def _occasion(ceremony: Ceremony, source: bytes, approved: tuple[str, ...], tools: CeremonyTools) -> Occasion:
+    return Occasion(ceremony.title, sha256(source).hexdigest(), tools.by, ceremony.participants, approved)
 
 
-def _make_ca(ca: CeremonyCa, made: dict[str, _MadeCa], now: datetime, tools: CeremonyTools) -> _MadeCa:
-    """Make key and certificate of one CA; the certificate is linted and its chain verified before it counts."""
-    profile = tools.profile(ca.profile)
-    issuer = _issuer(ca, made, tools)
-    key: Any = tools.keys(ca.key).generate(ca.key, ca.key_algorithm)
-    with tools.ledger.transaction() as tx:
-        (prefix,) = tx.serial_prefixes(1)
-    der = issue_ca_certificate(
-        profile,
-        subject_key=key.public_key(),
-        issuer=issuer,
-        self_key=key if issuer is None else None,
-        cert_serial=prefix + tools.entropy(8),
-        not_before=now,
-        values=ca.values,
-        lint=lambda specimen, issuer_der: lint_certificate(specimen, issuer_der=issuer_der, profile=profile),
-    )
-    ancestors = () if issuer is None else issuer.chain_der
-    refuse_findings(lint_certificate(der, issuer_der=ancestors[0] if ancestors else der, profile=profile), profile)
-    verify_chain(der, ancestors[:-1], ancestors[-1:] or (der,), at=now)
-    return _MadeCa(der, key, tuple(x509.load_der_x509_certificate(member) for member in ancestors))
+def _transcript_name(ceremony: Ceremony) -> str:
+    return f"transcript-{ceremony.making[0].name}.txt"
 
 
-def _issuer(ca: CeremonyCa, made: dict[str, _MadeCa], tools: CeremonyTools) -> Issuer | None:
-    if ca.issuer is None:
+def _made_before(ceremony: Ceremony, source: bytes, tools: CeremonyTools) -> tuple[tuple[str, bytes], ...] | None:
+    """Return the CAs (name, DER) if an earlier run of this very file recorded them; None if they are to be made."""
+    if not ceremony.making:
+        return ()
+    first = tools.records.ca(ceremony.making[0].name)
+    transcript = tools.kept(_transcript_name(ceremony))
+    if first is None or transcript is None:
         return None
-    if ca.issuer not in made:
-        raise Misconfigured(
-            "ceremony.issuer",
-            f"CA {ca.name} is to be signed by {ca.issuer}, which this ceremony does not make before it",
-            hint="List the issuer earlier in the same ceremony file.",
-            ca=ca.name,
-            issuer=ca.issuer,
-        )
-    above = made[ca.issuer]
-    return Issuer(x509.load_der_x509_certificate(above.der), above.key, above.chain)
+    part, digest = recorded_part(transcript)
+    line = f"ceremony-file-sha256: {sha256(source).hexdigest()}".encode()
+    if created_event(tools.ledger, first.seq).transcript_sha256 != digest or line not in part.splitlines():
+        return None
+    maker = CaMaker(tools, tools.clock())
+    records = [tools.records.ca(name) for step in ceremony.making for name in maker.names(step)]
+    return tuple((record.ca, record.certificate) for record in records if record is not None)
 
 
-def _transcript(
-    ceremony: Ceremony, source: bytes, made: dict[str, _MadeCa], now: datetime, tools: CeremonyTools
-) -> bytes:
-    """Return the signed record of what was done: a C2SP signed note by the key of the log."""
-    lines = [
-        "birthmark-transcript/1",
-        f"title: {ceremony.title}",
-        f"ceremony-file-sha256: {hashlib.sha256(source).hexdigest()}",
-        f"at: {utc_text(now)}",
-        f"software: birthmark {__version__}",
-        f"operator: {tools.by}",
-        *(f"participant: {name}" for name in ceremony.participants),
+def _make_all(
+    ceremony: Ceremony, occasion: Occasion, now: datetime, tools: CeremonyTools
+) -> tuple[str, bytes, list[MadeCa]]:
+    maker = CaMaker(tools, now)
+    made = [ca for step in ceremony.making for ca in maker.make(step)]
+    lines = [*occasion.lines(utc_text(now)), *(line for ca in made for line in _told(ca))]
+    transcript = sign_transcript(lines, origin=tools.origin, key=tools.log_key)
+    name, digest = _transcript_name(ceremony), sha256(transcript).hexdigest()
+    tools.keep(name, transcript)
+    with tools.ledger.transaction() as tx:
+        for ca in made:
+            tx.append(_event(ca, digest, utc_text(now), tools.by), ca.der)
+    return name, transcript, made
+
+
+def _event(ca: MadeCa, transcript_sha256: str, at: str, by: str) -> CaCreated:
+    return CaCreated(
+        at=at,
+        ca=ca.name,
+        kind=ca.kind,
+        key_scheme=ca.key_scheme,
+        profile=ca.profile,
+        cert_sha256=sha256(ca.der).hexdigest(),
+        transcript_sha256=transcript_sha256,
+        by=by,
+        issuer=ca.issuer,
+        site=ca.site,
+        replaces=ca.replaces,
+    )
+
+
+def _told(ca: MadeCa) -> list[str]:
+    """Return the lines of a transcript about one CA."""
+    certificate = ca.certificate
+    told = [
+        f"ca: {ca.name}",
+        "  before: not on record",
+        f"  kind: {ca.kind}, profile {ca.profile}, signed by {ca.issuer or 'itself'}",
+        f"  key: {key_title(certificate)}, kept in {ca.key_scheme}",
+        f"  spki-sha256: {sha256(spki_of(certified_key(certificate))).hexdigest()}",
+        f"  certificate-sha256: {sha256(ca.der).hexdigest()}",
+        f"  subject: {certificate.subject.rfc4514_string()}",
+        f"  serial: {certificate.serial_number:x}",
+        f"  not-before: {utc_text(certificate.not_valid_before_utc)}",
+        f"  not-after: {utc_text(certificate.not_valid_after_utc)}",
     ]
-    for ca in ceremony.ca:
-        certificate = x509.load_der_x509_certificate(made[ca.name].der)
-        lines += [
-            f"ca: {ca.name}",
-            f"  kind: {ca.kind}, profile {ca.profile}, signed by {ca.issuer or 'itself'}",
-            f"  key: {ca.key_algorithm}, kept in {ca.key.partition(':')[0]}",
-            f"  spki-sha256: {hashlib.sha256(spki_of(certificate.public_key())).hexdigest()}",
-            f"  certificate-sha256: {hashlib.sha256(made[ca.name].der).hexdigest()}",
-            f"  subject: {certificate.subject.rfc4514_string()}",
-            f"  serial: {certificate.serial_number:x}",
-            f"  not-before: {utc_text(certificate.not_valid_before_utc)}",
-            f"  not-after: {utc_text(certificate.not_valid_after_utc)}",
-        ]
-    text = "\n".join(line.replace("\n", " ") for line in lines) + "\n"
-    return sign_note(text, tools.origin, tools.log_key).encode()
+    told += [f"  delegated-to: site {ca.site}"] if ca.site else []
+    return told + ([f"  replaces: {ca.replaces}, which takes no new orders"] if ca.replaces else [])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 
 from birthmark.errors import Refused
@@ -13,8 +14,9 @@ from birthmark.model.events import DevicesOrdered, KeyOrigin, OrderCreated, utc_
 from birthmark.model.ids import OrderId, parse_device_serial
 from birthmark.pki.profile import Profile
 from birthmark.ports import Clock, Ledger
+from birthmark.workflow.orderterms import values_digest
 
-__all__ = ["CHUNK_SIZE", "NewOrder", "create_order", "serial_range"]
+__all__ = ["CHUNK_SIZE", "NewOrder", "create_order", "order_facts", "serial_range"]
 
 CHUNK_SIZE = 512
 """Devices that are reserved, signed and stored together: 512 reservations of 72 octets fit into one log entry."""
@@ -49,6 +51,22 @@ def serial_range(first: str, quantity: int) -> Iterator[str]:
         )
     head, digits = match[1], match[2]
     return (f"{head}{number:0{len(digits)}}" for number in range(int(digits), int(digits) + quantity))
+
+
+def order_facts(order: NewOrder, device_serials: Sequence[str], values: Mapping[str, str]) -> dict[str, str]:
+    """Return what a plan for this order states: the profile and the product's values as they are now, and SHA-256 of
+    the serials, 0x0A between two."""
+    return {
+        "order": order.order,
+        "product": order.product,
+        "ca": order.ca,
+        "key_algorithm": order.key_algorithm,
+        "key_origin": order.key_origin,
+        "profile_hash": order.profile.profile_hash().hex(),
+        "quantity": str(len(device_serials)),
+        "values_sha256": values_digest(values),
+        "devices_sha256": sha256("\n".join(device_serials).encode("utf-8", "backslashreplace")).hexdigest(),
+    }
 
 
 def create_order(ledger: Ledger, order: NewOrder, device_serials: Iterable[str], *, clock: Clock) -> int:

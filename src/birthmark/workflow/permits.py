@@ -25,6 +25,7 @@ from birthmark.pki.profile import Profile
 from birthmark.pki.specimen import FindingLike, signed_certificate
 from birthmark.pki.template import Template, compile_template
 from birthmark.ports import Clock, Ledger, Records
+from birthmark.workflow.orderterms import require_approved_terms
 
 __all__ = ["MAX_TEMPLATE_AGE", "Permits"]
 
@@ -35,7 +36,8 @@ MAX_TEMPLATE_AGE = timedelta(hours=6)
 class Permits:
     """Compiles, lints, admits and keeps permits and the issuers they belong to.
 
-    ``issuer``: CA name → its issuer; ``profile``: name → profile; ``values``: product → placeholder values.
+    ``issuer``: CA name → its issuer; ``profile``: name → profile; ``values``: product → placeholder values. An order
+    that was approved is signed on the terms of its plan alone (``order.terms``).
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class Permits:
         permit = self._latest.get(order.order)
         if permit is not None and self._still_good(permit, order, now):
             return permit
+        profile, values = self._profile(order.profile), self._values(order.product)
+        require_approved_terms(self._ledger, self._records, order, profile, values)
         found = self._admitted(order, now)
         permit = self._prepare(found, order.ca, now) if found is not None else self._admit(order, now)
         self._latest[order.order] = permit

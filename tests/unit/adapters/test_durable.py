@@ -11,6 +11,7 @@ import pytest
 
 from birthmark.adapters.durable import (
     create_durably,
+    destroy_durably,
     naming_os_errors,
     read_private_file,
     sync_directory,
@@ -158,3 +159,25 @@ def test_directory_in_place_of_a_private_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured) as caught:
         read_private_file(tmp_path)
     assert caught.value.code == "key.file.malformed"
+
+
+def test_a_destroyed_file_holds_zeros_before_its_name_is_gone(tmp_path: Path) -> None:
+    path, other = tmp_path / "key", tmp_path / "second name"
+    path.write_bytes(b"secret" * 1000)
+    os.link(path, other)
+    assert destroy_durably(path)
+    assert names(tmp_path) == ["second name"]
+    assert other.read_bytes() == bytes(6000)
+    assert not destroy_durably(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_what_is_no_plain_file_is_not_destroyed(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "victim").write_bytes(b"victim")
+    path = tmp_path / "key"
+    makers = {"link": lambda: path.symlink_to("victim"), "directory": path.mkdir, "pipe": lambda: os.mkfifo(path)}
+    makers[kind]()
+    with pytest.raises(StationFault):
+        destroy_durably(path)
+    assert (tmp_path / "victim").read_bytes() == b"victim"
+    assert "key" in names(tmp_path)

@@ -112,7 +112,7 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
 # A member that holds its default is left out: (kind, default).
 _OPTIONAL: Mapping[str, Mapping[str, tuple[Kind, object]]] = {
     "workspace_created": {"sensitive": (_flag, False), "role": (_one_of("authority", "site"), "authority")},
-    "ca_created": {"issuer": (_text, None), "site": (_text, None)},
+    "ca_created": {"issuer": (_text, None), "site": (_text, None), "replaces": (_text, None)},
     "template_admitted": {"findings_allowed": (_texts, [])},
     "reserved": {"chunk": (_number, None), "device": (_text, None), "attempt": (_text, None)},
     "superseded": {"cert_serial": (_hex, None)},

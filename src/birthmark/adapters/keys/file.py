@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from birthmark.adapters.durable import create_durably, read_private_file
+from birthmark.adapters.durable import create_durably, destroy_durably, naming_os_errors, read_private_file
 from birthmark.errors import Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import SecretsHandler
@@ -29,7 +29,10 @@ _LONGEST = 1023  # OpenSSL takes no longer passphrase
 
 
 class FileKeys:
-    """Implements ``ports.Keys``. Relative paths start at ``base``. ``secret=none``: not encrypted (for tests only)."""
+    """Implements ``ports.Keys`` and ``ports.DestroysKeys``. Relative paths start at ``base``.
+
+    ``secret=none``: not encrypted (for tests only).
+    """
 
     def __init__(self, secrets: SecretsHandler, base: Path) -> None:
         self._secrets = secrets
@@ -69,6 +72,23 @@ class FileKeys:
                 path=str(path),
             ) from None
         return key
+
+    def inventory(self, uri: str) -> list[str]:
+        """Return the names in the key's directory."""
+        path, _ = self._parse(uri)
+        with naming_os_errors(path.parent):
+            return sorted(f"file {entry.name}" for entry in path.parent.iterdir())
+
+    def destroy(self, uri: str) -> str:
+        """Overwrite the key file and remove it, with what a dead writer may have left beside it."""
+        path, _ = self._parse(uri)
+        destroy_durably(path.with_name(f".{path.name}.tmp"))
+        if not destroy_durably(path):
+            return "the file was gone when this run looked for it"
+        return (
+            "file overwritten with zeros, synced, removed, directory synced;"
+            " flash cells, snapshots and backups are out of reach of this"
+        )
 
     def close(self) -> None:
         """Nothing stays open."""

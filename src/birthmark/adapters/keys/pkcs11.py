@@ -15,7 +15,10 @@ __all__ = ["Pkcs11Keys"]
 
 
 class Pkcs11Keys:
-    """Implements ``ports.Keys``. A relative module-path starts at ``base``. Each PIN is asked for once."""
+    """Implements ``ports.Keys`` and ``ports.DestroysKeys``. A relative module-path starts at ``base``.
+
+    Each PIN is asked for once.
+    """
 
     def __init__(self, secrets: SecretsHandler, base: Path) -> None:
         self._secrets = secrets
@@ -38,6 +41,23 @@ class Pkcs11Keys:
             )
         algorithm_named(algorithm)
         return self._token(wanted).generate(wanted.label, wanted.key_id, algorithm)
+
+    def inventory(self, uri: str) -> list[str]:
+        """Return kind, label and id of every object in the token."""
+        token = self._token(parse_pkcs11_uri(uri, base=self._base))
+        return sorted(f"{one.kind} {one.label!r} id {one.key_id.hex() or 'none'}" for one in token.find())
+
+    def destroy(self, uri: str) -> str:
+        """Remove private and public key (C_DestroyObject)."""
+        wanted = parse_pkcs11_uri(uri, base=self._base)
+        if wanted.label is None:
+            raise Misconfigured(
+                "key.uri",
+                "a key to be destroyed in a token needs a name",
+                hint="Add object=NAME to the URI.",
+            )
+        count = self._token(wanted).destroy(wanted.label, wanted.key_id, kinds=("private", "public"))
+        return f"C_DestroyObject on {count} objects (private and public key)"
 
     def close(self) -> None:
         """Log out and close the sessions; keys handed out before sign no more."""

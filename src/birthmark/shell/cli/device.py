@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import DeviceRecord
+    from birthmark.ports import Ledger
     from birthmark.shell.wiring import Workspace
     from birthmark.workflow.rework import Rework
 
@@ -53,14 +55,22 @@ def show(
 def rework(
     device_serial: SerialArgument,
     reason: ReasonOption,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """End the device's identity on record, revoke its certificate, and open it for a new one."""
+    from birthmark.shell.approvals import require_approval
     from birthmark.shell.wiring import open_workspace
 
-    with open_workspace(workspace) as opened:
-        device = _rework(opened).rework(device_serial, reason=reason, by=opened.by)
+    facts = {"device": device_serial, "reason": reason}
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        if plan_only is not None:
+            write_plan_only(opened, "device.rework", facts, plan_only, as_json=as_json)
+            return
+        ledger = require_approval(opened, "device.rework", facts, approval)
+        device = _rework(opened, ledger).rework(device_serial, reason=reason, by=opened.by)
         document = _document(opened, device)
     emit(document, f"Device {device_serial} is {device.state} with a new start; its old identity is revoked.\n"
          f"Next: birthmark station provision --device-serial {device_serial} --target …", as_json=as_json)  # fmt: skip
@@ -76,16 +86,16 @@ def scrap(
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
-        device = _rework(opened).scrap(device_serial, reason=reason, by=opened.by)
+        device = _rework(opened, opened.ledger).scrap(device_serial, reason=reason, by=opened.by)
         document = _document(opened, device)
     emit(document, f"Device {device_serial} is scrapped.", as_json=as_json)
 
 
-def _rework(workspace: Workspace) -> Rework:
+def _rework(workspace: Workspace, ledger: Ledger) -> Rework:
     from birthmark.workflow.rework import Rework
 
     return Rework(
-        ledger=workspace.ledger,
+        ledger=ledger,
         records=workspace.records,
         permits=workspace.permits,
         recipient=workspace.vault_recipient,

@@ -67,8 +67,11 @@ def init(
         request = _planned(request, parse_plan(data))
     made = create_workspace(directory, request, secrets=SecretsResolver())
     lines = [f"Workspace {directory} is ready. Read these before you go on:", *(f"  {path}" for path in made)]
+    lines.append("Next:")
+    if request.sensitive:
+        lines.append(f"  birthmark approval set --threshold N --approver VKEY --approver VKEY … -C {directory}")
     lines += [
-        "Next:",
+        f"  birthmark ceremony check {directory}/ceremony.toml -C {directory}",
         f"  birthmark ceremony run {directory}/ceremony.toml -C {directory}",
         f"  birthmark order create lot-1 --product {product} --quantity 1000 --first SN-000001 -C {directory}",
     ]

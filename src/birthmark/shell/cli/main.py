@@ -21,6 +21,7 @@ __all__ = ["NOUNS", "build_app", "main"]
 NOUNS: dict[str, str] = {
     "plan": "plan",
     "init": "init",
+    "approval": "approval",
     "ceremony": "ceremony",
     "profile": "profile",
     "order": "order",
@@ -28,6 +29,7 @@ NOUNS: dict[str, str] = {
     "device": "device",
     "ledger": "ledger",
     "audit": "audit",
+    "witness": "witness",
     "bench": "bench",
     "demo": "demo",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from birthmark.errors import Misconfigured
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 
@@ -41,18 +42,23 @@ def create(
     key_origin: Annotated[str, typer.Option(help="injected: keys made here; device: keys born in the device.")] = (
         "injected"
     ),
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Record an order and its devices. Duplicate or malformed serials refuse it and are named."""
     from birthmark.model.ids import parse_order_id
+    from birthmark.shell.approvals import require_approval
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.order import NewOrder, create_order
+    from birthmark.workflow.order import NewOrder, create_order, order_facts
+    from birthmark.workflow.rollover import require_current
 
-    serials = _serials(quantity, first, devices)
-    with open_workspace(workspace) as opened:
+    serials = list(_serials(quantity, first, devices))
+    with open_workspace(workspace, publish=plan_only is None) as opened:
         settings = opened.product(product)
         opened.ca_certificate(settings.ca)
+        require_current(opened.ledger, opened.records, settings.ca)
         order = NewOrder(
             order=parse_order_id(name),
             product=product,
@@ -62,7 +68,12 @@ def create(
             ca=settings.ca,
             by=opened.by,
         )
-        count = create_order(opened.ledger, order, serials, clock=opened.clock)
+        facts = order_facts(order, serials, settings.values)
+        if plan_only is not None:
+            write_plan_only(opened, "order.create", facts, plan_only, as_json=as_json)
+            return
+        ledger = require_approval(opened, "order.create", facts, approval)
+        count = create_order(ledger, order, serials, clock=opened.clock)
     following = f"birthmark order make {name}" if key_origin == "injected" else "birthmark station provision …"
     emit(
         {"order": name, "devices": count, "key_origin": key_origin},

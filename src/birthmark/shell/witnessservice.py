@@ -1,0 +1,86 @@
+"""The witness as a service: ``POST /add-checkpoint`` of c2sp.org/tlog-witness, over plain HTTP (a proxy does TLS)."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from birthmark.errors import BirthmarkError, StationFault, Unavailable
+from birthmark.wire.addcheckpoint import parse_add_checkpoint
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from birthmark.workflow.witness import Witness
+
+__all__ = ["bind", "serve_witness", "witness_application"]
+
+_LARGEST = 64 * 1024
+_STATUS = {
+    "witness.log.unknown": 404,
+    "witness.log.signature": 403,
+    "witness.conflict": 409,
+    "witness.fork": 409,
+    "log.proof.consistency": 422,
+    "witness.head.missing": 500,
+    "witness.head.other": 500,
+}
+"""Everything else that is wrong with a request is 400."""
+
+
+def witness_application(witness: Witness) -> Starlette:
+    """Return the service of a witness."""
+
+    async def add_checkpoint(request: Request) -> Response:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _LARGEST:
+                return PlainTextResponse("the request is too long\n", 413)
+        try:
+            line = await run_in_threadpool(lambda: witness.add_checkpoint(parse_add_checkpoint(body)))
+        except BirthmarkError as problem:
+            return _refusal(problem)
+        return PlainTextResponse(line)
+
+    return Starlette(routes=[Route("/add-checkpoint", add_checkpoint, methods=["POST"])])
+
+
+def _refusal(problem: BirthmarkError) -> Response:
+    if problem.code == "witness.conflict":
+        return Response(f"{problem.facts['size']}\n", 409, media_type="text/x.tlog.size")
+    fallback = 503 if isinstance(problem, Unavailable) else 500 if isinstance(problem, StationFault) else 400
+    return PlainTextResponse(f"{problem}\n", _STATUS.get(problem.code, fallback))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. ``StationFault("witness.bind")``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(128)  # from now on callers wait rather than being turned away
+    except OSError as problem:
+        bound.close()
+        raise StationFault(
+            "witness.bind",
+            f"cannot listen on {host} port {port}: {problem.strerror or problem}",
+            hint="Choose another --port, or end the program that has it.",
+            host=host,
+            port=port,
+        ) from problem
+    return bound
+
+
+def serve_witness(witness: Witness, bound: socket.socket) -> None:
+    """Serve until the process is told to end; requests that are under way are answered."""
+    import uvicorn
+
+    config = uvicorn.Config(witness_application(witness), log_level="warning", timeout_keep_alive=30)
+    uvicorn.Server(config).run(sockets=[bound])
