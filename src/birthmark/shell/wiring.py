@@ -82,14 +82,15 @@ class Workspace:
 
     def ca_key_uri(self, ca: str) -> str:
         """Return the key URI of a CA; ``Misconfigured("settings.ca")`` if this workspace does not hold it."""
-        if ca not in self.settings.cas:
+        key = self.settings.cas[ca].key if ca in self.settings.cas else None
+        if key is None:
             raise Misconfigured(
                 "settings.ca",
                 f"this workspace has no key for a CA named {ca}",
-                hint=f"Add [cas.{ca}] to birthmark.toml; there are: {', '.join(self.settings.cas) or 'none'}.",
+                hint=f"Add [cas.{ca}] with a key to birthmark.toml; it has: {', '.join(self.settings.cas) or 'none'}.",
                 ca=ca,
             )
-        return self.settings.cas[ca].key
+        return key
 
     def ca_certificate(self, ca: str) -> bytes:
         """Return the certificate (DER) of a CA on record."""

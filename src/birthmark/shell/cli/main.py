@@ -22,6 +22,7 @@ NOUNS: dict[str, str] = {
     "plan": "plan",
     "init": "init",
     "ceremony": "ceremony",
+    "ca": "ca",
     "profile": "profile",
     "order": "order",
     "station": "station",
