@@ -78,8 +78,9 @@ class Authority:
         public_key: Any = None,
         drop: tuple[type[x509.ExtensionType], ...] = (),
         not_after: datetime | None = None,
+        extensions: list[tuple[x509.ExtensionType, bool]] | None = None,
     ) -> x509.Certificate:
-        """Sign a device's request as it is, or with what a test puts in its place."""
+        """Sign a device's request as it is, or with what a test (or a rule of the service) puts in its place."""
         now = datetime.now(UTC)
         key = public_key or csr.public_key()
         builder = _builder(
@@ -89,9 +90,10 @@ class Authority:
             now - timedelta(minutes=5),
             not_after or now + timedelta(days=days),
         )
-        for extension in csr.extensions:
-            if not isinstance(extension.value, drop):
-                builder = builder.add_extension(extension.value, extension.critical)
+        asked = [(extension.value, extension.critical) for extension in csr.extensions]
+        for value, critical in asked if extensions is None else extensions:
+            if not isinstance(value, drop):
+                builder = builder.add_extension(value, critical)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         builder = builder.add_extension(_authority_key(self.certificate), critical=False)
         return builder.sign(self.key, hashes.SHA256())

@@ -6,7 +6,7 @@ import fcntl
 import getpass
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -58,6 +58,7 @@ class Workspace:
         self.entropy: Callable[[int], bytes] = os.urandom
         self.by = getpass.getuser()
         self._keys: dict[str, Keys] = {}
+        self._closing = ExitStack()
 
     @cached_property
     def ledger(self) -> SqliteLedger:
@@ -91,6 +92,11 @@ class Workspace:
                 ca=ca,
             )
         return key
+
+    def is_external(self, ca: str) -> bool:
+        """Say whether a third party's service signs for this CA."""
+        settings = self.settings.cas.get(ca)
+        return settings is not None and settings.issuer is not None
 
     def ca_certificate(self, ca: str) -> bytes:
         """Return the certificate (DER) of a CA on record."""
@@ -238,7 +244,12 @@ class Workspace:
         finally:
             os.close(descriptor)
 
+    def close_later(self, close: Callable[[], None]) -> None:
+        """Call ``close`` when this workspace is closed."""
+        self._closing.callback(close)
+
     def close(self) -> None:
+        self._closing.close()
         for keys in self._keys.values():
             keys.close()
         if "ledger" in self.__dict__:
