@@ -1,6 +1,6 @@
 """Messages of CMP (RFC 9810) as a client needs them: p10cr, certConf, and the answers to both, MAC-protected.
 
-Protection: PasswordBasedMac (RFC 9810, 5.1.3.1) with SHA-256 and HMAC-SHA256. Everything else than what the profile of
+Protection: PasswordBasedMac (RFC 9810, 5.1.3.1) with SHA-256 and HMAC. Everything else than what the profile of
 RFC 9483 writes for these messages is refused, and nothing of an answer is believed before its MAC is verified.
 """
 
@@ -20,10 +20,10 @@ __all__ = ["CmpAnswer", "CmpSession", "read_answer"]
 
 _SEQUENCE, _OCTETS, _INTEGER, _TIME = 0x30, 0x04, 0x02, 0x18
 _PBM, _SHA256, _HMAC = "1.2.840.113533.7.66.13", "2.16.840.1.101.3.4.2.1", "1.2.840.113549.2.9"
-_IMPLICIT_CONFIRM = oid("1.3.6.1.5.5.7.4.13")
+_MACS = {_HMAC: "sha256", "1.2.840.113549.2.7": "sha1", "1.3.6.1.5.5.8.1.2": "sha1"}
+"""MACs of answers: OpenSSL's CMP answers with HMAC-SHA1, which still holds as a MAC (RFC 9481, 6.1). We send SHA-256."""
 _P10CR, _CP, _CERT_CONF, _PKI_CONF, _ERROR = 0xA4, 0xA3, 0xB8, 0xB3, 0xB7
 _ROUNDS, _MAX_ROUNDS, _SALT_OCTETS = 2048, 100_000, 16
-_NULL = b"\x05\x00"
 _NO_NAME = tlv(0xA4, tlv(_SEQUENCE, b""))
 """directoryName with an empty RDNSequence: whoever has only a shared secret has no name (RFC 9483, 3.1)."""
 
@@ -40,12 +40,11 @@ class CmpSession:
         """Return the request (DER) for a certificate by PKCS#10; ``nonce``, ``salt``: 16 random octets each."""
         return self._message(tlv(_P10CR, csr), now=now, nonce=nonce, their_nonce=b"", salt=salt)
 
-    def cert_conf(self, certificate: bytes, *, now: datetime, nonce: bytes, their_nonce: bytes, salt: bytes) -> bytes:
-        """Return the confirmation (DER) that the certificate came (RFC 9810, 5.3.18); p10cr has request id -1."""
-        minus_one = b"\x02\x01\xff"
-        status = tlv(_SEQUENCE, tlv(_OCTETS, hashlib.sha256(certificate).digest()) + minus_one)
-        body = tlv(_CERT_CONF, tlv(_SEQUENCE, status))
-        return self._message(body, now=now, nonce=nonce, their_nonce=their_nonce, salt=salt)
+    def cert_conf(self, answer: CmpAnswer, *, now: datetime, nonce: bytes, salt: bytes) -> bytes:
+        """Return the confirmation (DER) that the certificate in ``answer`` came (RFC 9810, 5.3.18)."""
+        digest = hashlib.sha256(answer.certificate or b"").digest()
+        body = tlv(_CERT_CONF, tlv(_SEQUENCE, tlv(_SEQUENCE, tlv(_OCTETS, digest) + answer.request_id)))
+        return self._message(body, now=now, nonce=nonce, their_nonce=answer.nonce, salt=salt)
 
     def _message(self, body: bytes, *, now: datetime, nonce: bytes, their_nonce: bytes, salt: bytes) -> bytes:
         algorithm = _protection(salt)
@@ -61,7 +60,6 @@ class CmpSession:
         ]
         if their_nonce:
             fields.append(tlv(0xA6, tlv(_OCTETS, their_nonce)))
-        fields.append(tlv(0xA8, tlv(_SEQUENCE, tlv(_SEQUENCE, _IMPLICIT_CONFIRM + _NULL))))
         header = tlv(_SEQUENCE, b"".join(fields))
         mac = _mac(self.secret, salt, _ROUNDS, header + body)
         return tlv(_SEQUENCE, header + body + tlv(0xA0, bit_string(mac)))
@@ -69,11 +67,14 @@ class CmpSession:
 
 @dataclass(frozen=True, slots=True)
 class CmpAnswer:
-    """``certificate`` (DER) of a cp, None of a pkiConf; ``confirmed``: the CA waits for no certConf."""
+    """``certificate`` (DER) of a cp, None of a pkiConf. ``nonce``: the CA's; ``request_id``: as the CA wrote it (DER).
+
+    RFC 9483 has -1 for p10cr, OpenSSL 3.0 writes 0; the confirmation repeats what came.
+    """
 
     certificate: bytes | None
-    confirmed: bool
     nonce: bytes
+    request_id: bytes = b""
 
 
 def read_answer(data: bytes, session: CmpSession, *, nonce: bytes) -> CmpAnswer:
@@ -103,20 +104,20 @@ def _read(data: bytes, session: CmpSession, nonce: bytes) -> CmpAnswer:
             hint="Stop: somebody between us and the CA answers with old messages.",
         )
     their_nonce = _octets(fields[0xA5])
-    confirmed = 0xA8 in fields and _IMPLICIT_CONFIRM in fields[0xA8]
     if body.tag == _ERROR:
         raise _rejected(read_members(read_der(body.content))[0])
     if body.tag == _PKI_CONF:
-        return CmpAnswer(None, True, their_nonce)
+        return CmpAnswer(None, their_nonce)
     if body.tag != _CP:
         raise _malformed(f"a body of kind {body.tag & 0x1F}")
-    return CmpAnswer(_certificate(read_der(body.content)), confirmed, their_nonce)
+    certificate, request_id = _certificate(read_der(body.content))
+    return CmpAnswer(certificate, their_nonce, request_id)
 
 
-def _certificate(message: Node) -> bytes:
-    """CertRepMessage: the last member holds the responses; there is one (RFC 9483, 4.1.4)."""
+def _certificate(message: Node) -> tuple[bytes, bytes]:
+    """Return certificate and request id. CertRepMessage: the last member holds the responses; there is one (RFC 9483, 4.1.4)."""
     (response,) = read_members(expect(read_members(message)[-1], _SEQUENCE))
-    _, status, *pair = read_members(response)
+    request_id, status, *pair = read_members(response)
     code = int.from_bytes(expect(read_members(status)[0], _INTEGER).content, "big")
     if code == 3:
         raise Unavailable(
@@ -127,7 +128,7 @@ def _certificate(message: Node) -> bytes:
     if code not in (0, 1) or not pair:
         raise _rejected(status)
     (certificate, *_) = read_members(expect(pair[0], _SEQUENCE))
-    return read_der(expect(certificate, 0xA0).content).whole
+    return read_der(expect(certificate, 0xA0).content).whole, expect(request_id, _INTEGER).whole
 
 
 def _rejected(status: Node) -> Refused:
@@ -149,10 +150,10 @@ def _verify(header: Node, body: Node, rest: list[Node], fields: dict[int, bytes]
         raise _forged("it is protected in another way than by our shared secret")
     salt, owf, rounds, mac = read_members(expect(parameters, _SEQUENCE))
     count = int.from_bytes(expect(rounds, _INTEGER).content, "big")
-    named = (oid_text(read_members(owf)[0]), oid_text(read_members(mac)[0]))
-    if named != (_SHA256, _HMAC) or not 1 <= count <= _MAX_ROUNDS:
-        raise _forged("its MAC is of another kind than SHA-256 with HMAC-SHA256")
-    expected = _mac(session.secret, expect(salt, _OCTETS).content, count, header.whole + body.whole)
+    digest = _MACS.get(oid_text(read_members(mac)[0]))
+    if oid_text(read_members(owf)[0]) != _SHA256 or digest is None or not 1 <= count <= _MAX_ROUNDS:
+        raise _forged("its MAC is of another kind than SHA-256 with HMAC")
+    expected = _mac(session.secret, expect(salt, _OCTETS).content, count, header.whole + body.whole, digest)
     if not hmac.compare_digest(bits_of(read_der(protections[0].content, 0x03)), expected):
         raise _forged("its MAC is not by our shared secret")
 
@@ -163,12 +164,12 @@ def _protection(salt: bytes) -> bytes:
     return tlv(_SEQUENCE, oid(_PBM) + parameters)
 
 
-def _mac(secret: Secret, salt: bytes, rounds: int, protected: bytes) -> bytes:
+def _mac(secret: Secret, salt: bytes, rounds: int, protected: bytes, digest: str = "sha256") -> bytes:
     """RFC 9810, 5.1.3.1: the key is the hash of secret and salt, hashed again; ProtectedPart is a SEQUENCE."""
     key = secret.reveal() + salt
     for _ in range(rounds):
         key = hashlib.sha256(key).digest()
-    return hmac.digest(key, tlv(_SEQUENCE, protected), "sha256")
+    return hmac.digest(key, tlv(_SEQUENCE, protected), digest)
 
 
 def _octets(field: bytes) -> bytes:

@@ -1,8 +1,7 @@
 """``cmp:http[s]://HOST/PATH?reference=…&shared-secret=…``: a CA that is asked by CMP over HTTP (RFC 9810, RFC 9811).
 
 Requests are p10cr, protected by a MAC of a shared secret; plain HTTP is allowed, since every message is protected.
-The certificate is confirmed (certConf) as soon as it is seen to hold the key that was asked for, unless the CA grants
-implicit confirmation.
+The certificate is confirmed (certConf) as soon as it is seen to hold the key that was asked for.
 """
 
 from __future__ import annotations
@@ -58,12 +57,9 @@ class CmpService:
                 hint="Nothing of it was kept or confirmed: find out what the CA signed.",
                 device_serial=request.device_serial,
             )
-        if not answer.confirmed:
-            nonce, theirs, salt = self._entropy(16), answer.nonce, self._entropy(16)
-            confirmed = session.cert_conf(
-                answer.certificate, now=datetime.now(UTC), nonce=nonce, their_nonce=theirs, salt=salt
-            )
-            self._send(confirmed, session, nonce)
+        nonce = self._entropy(16)
+        confirmed = session.cert_conf(answer, now=datetime.now(UTC), nonce=nonce, salt=self._entropy(16))
+        self._send(confirmed, session, nonce)
         return answer.certificate
 
     def _send(self, message: bytes, session: CmpSession, nonce: bytes) -> CmpAnswer:
