@@ -129,7 +129,7 @@ class TestCmp:
         assert raised.value.code == "cmp.protection"
         assert SECRET not in str(raised.value)
 
-    @pytest.mark.parametrize("options", [("-failure", "2"), ("-pkistatus", "2", "-statusstring", "no more devices")])
+    @pytest.mark.parametrize("options", [("-send_error",), ("-pkistatus", "2", "-statusstring", "no more devices")])
     def test_a_ca_that_rejects(self, seller: Seller, tmp_path: Path, options: tuple[str, ...]):
         asked = wanted(load_preset("tls-client"))
         certificate = seller.issuing.sign_csr(x509.load_der_x509_csr(asked.csr))

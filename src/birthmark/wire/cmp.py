@@ -21,7 +21,7 @@ __all__ = ["CmpAnswer", "CmpSession", "read_answer"]
 _SEQUENCE, _OCTETS, _INTEGER, _TIME = 0x30, 0x04, 0x02, 0x18
 _PBM, _SHA256, _HMAC = "1.2.840.113533.7.66.13", "2.16.840.1.101.3.4.2.1", "1.2.840.113549.2.9"
 _MACS = {_HMAC: "sha256", "1.2.840.113549.2.7": "sha1", "1.3.6.1.5.5.8.1.2": "sha1"}
-"""MACs of answers: OpenSSL's CMP answers with HMAC-SHA1, which still holds as a MAC (RFC 9481, 6.1). We send SHA-256."""
+"""MACs of answers: OpenSSL's CMP answers with HMAC-SHA1, which still holds as a MAC (RFC 9481, 6.1)."""
 _P10CR, _CP, _CERT_CONF, _PKI_CONF, _ERROR = 0xA4, 0xA3, 0xB8, 0xB3, 0xB7
 _ROUNDS, _MAX_ROUNDS, _SALT_OCTETS = 2048, 100_000, 16
 _NO_NAME = tlv(0xA4, tlv(_SEQUENCE, b""))
@@ -115,7 +115,7 @@ def _read(data: bytes, session: CmpSession, nonce: bytes) -> CmpAnswer:
 
 
 def _certificate(message: Node) -> tuple[bytes, bytes]:
-    """Return certificate and request id. CertRepMessage: the last member holds the responses; there is one (RFC 9483, 4.1.4)."""
+    """Return certificate and request id; the last member holds the responses, and there is one (RFC 9483, 4.1.4)."""
     (response,) = read_members(expect(read_members(message)[-1], _SEQUENCE))
     request_id, status, *pair = read_members(response)
     code = int.from_bytes(expect(read_members(status)[0], _INTEGER).content, "big")

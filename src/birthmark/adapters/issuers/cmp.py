@@ -63,7 +63,8 @@ class CmpService:
         return answer.certificate
 
     def _send(self, message: bytes, session: CmpSession, nonce: bytes) -> CmpAnswer:
-        body = self._web.post(self._url, message, content_type=_PKIXCMP, accept=_PKIXCMP)
+        # OpenSSL 3.0's server forgets the transaction when the second message comes over the same connection.
+        body = self._web.post(self._url, message, content_type=_PKIXCMP, accept=_PKIXCMP, keep_alive=False)
         return read_answer(body, session, nonce=nonce)
 
     def close(self) -> None:

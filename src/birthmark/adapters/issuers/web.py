@@ -49,8 +49,8 @@ class WebService:
             follow_redirects=False,
         )
 
-    def post(self, url: str, body: bytes, *, content_type: str, accept: str) -> bytes:
-        """Return the body of a 200 answer.
+    def post(self, url: str, body: bytes, *, content_type: str, accept: str, keep_alive: bool = True) -> bytes:
+        """Return the body of a 200 answer. Without ``keep_alive`` each message has a connection of its own.
 
         Raises ``Unavailable``: ``issuer.unreachable``, ``issuer.busy``, ``issuer.pending`` (202);
         ``Misconfigured``: ``issuer.credentials``, ``issuer.address``; ``Refused("issuer.refused")``;
@@ -59,6 +59,8 @@ class WebService:
         import httpx
 
         headers = {"content-type": content_type, "accept": accept}
+        if not keep_alive:
+            headers["connection"] = "close"
         try:
             with self._client.stream("POST", url, content=body, headers=headers) as response:
                 answer = self._bounded(response)
