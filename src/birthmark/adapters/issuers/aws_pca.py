@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.awserrors import aws_failure
+from birthmark.adapters.extras import require_extra
 from birthmark.adapters.issuers.uri import parse_issuer_uri
 from birthmark.errors import Misconfigured, Tampered, Unavailable
 from birthmark.ports import SecretsHandler, SigningRequest
@@ -41,6 +42,7 @@ class AwsPcaService:
                 unknown=[],
                 missing=[],
             )
+        require_extra("aws", "boto3")
         self._name = parsed.name
         self._arn, self._region = parsed.address, parts[3]
         self._template = parsed.options.get("template", _TEMPLATE)

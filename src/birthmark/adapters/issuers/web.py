@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from birthmark.adapters.extras import require_extra
 from birthmark.errors import Misconfigured, Refused, Tampered, Unavailable
 from birthmark.ports import SecretsHandler
 
@@ -37,6 +38,7 @@ class WebService:
                 "half of a credential stands in the URI of a service",
                 hint="Give user with secret, certificate with key.",
             )
+        require_extra("online", "httpx")
         import httpx
 
         auth = None

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from birthmark.adapters.awserrors import aws_failure
 from birthmark.adapters.cloud_key import cloud_key
+from birthmark.adapters.extras import require_extra
 from birthmark.errors import Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import SecretsHandler
@@ -30,6 +31,7 @@ class AwsKmsKeys:
     """Implements ``ports.Keys``. One client a region; AWS decides by its own policies who may do what."""
 
     def __init__(self, secrets: SecretsHandler, base: Path) -> None:
+        require_extra("aws", "boto3")
         self._clients: dict[str, Any] = {}
 
     def open(self, uri: str) -> Any:

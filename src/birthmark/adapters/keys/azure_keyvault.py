@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from birthmark.adapters.cloud_key import cloud_key
+from birthmark.adapters.extras import require_extra
 from birthmark.errors import Misconfigured, Refused, StationFault, Unavailable
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import SecretsHandler
@@ -32,6 +33,8 @@ class AzureKeyVaultKeys:
     """Implements ``ports.Keys``. One credential, one client a vault; the vault decides who may do what."""
 
     def __init__(self, secrets: SecretsHandler, base: Path) -> None:
+        for package in ("azure", "azure.identity", "azure.keyvault", "azure.keyvault.keys"):
+            require_extra("azure", package)
         self._credential: Any = None
         self._clients: dict[str, Any] = {}
         self._signers: list[Any] = []
