@@ -17,6 +17,7 @@ __all__ = [
     "OrderRecord",
     "OrderTotals",
     "Publication",
+    "RevocationRecord",
     "TemplateRecord",
 ]
 
@@ -130,6 +131,16 @@ class AttemptRecord:
     attempt: str
     device_serial: str
     kind: Literal["reserved", "drawn"]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRecord:
+    """A revoked device certificate. ``seq``: the log entry that says so, and when."""
+
+    cert_serial: bytes
+    device_serial: str
+    reason: str
     seq: int
 
 

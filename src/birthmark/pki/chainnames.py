@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 
 __all__ = ["Subtrees", "comparable_name", "first_forbidden_name"]
 
+_Named = x509.Certificate | x509.CertificateSigningRequest
 ComparableName = tuple[frozenset[tuple[str, str | bytes]], ...]
 
 
@@ -88,8 +89,8 @@ _MATCH: dict[type[x509.GeneralName], Callable[[Any, Any], bool]] = {
 }
 
 
-def first_forbidden_name(cert: x509.Certificate, constraints: Sequence[Subtrees]) -> str | None:
-    """Return why a certificate's names break the constraints above it, or None if they do not.
+def first_forbidden_name(cert: _Named, constraints: Sequence[Subtrees]) -> str | None:
+    """Return why the names of a certificate (or request) break the constraints above it, or None if they do not.
 
     A name of a type that is constrained but that this table cannot compare (otherName, x400Address,
     ediPartyName, registeredID) counts as forbidden.
@@ -115,7 +116,7 @@ def _show(name: x509.GeneralName) -> str:
     return value.rfc4514_string() if isinstance(value, x509.Name) else str(value)
 
 
-def _names_of(cert: x509.Certificate) -> list[x509.GeneralName]:
+def _names_of(cert: _Named) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
     if cert.subject.rdns:
         names.append(x509.DirectoryName(cert.subject))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from birthmark.ports.ledger import SealedChunk
 
-__all__ = ["Engine", "MadeChunk", "MakeTask", "SignTask", "SignedChunk"]
+__all__ = ["Engine", "MadeChunk", "MadeRequests", "MakeTask", "SignTask", "SignedChunk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,16 @@ class MadeChunk:
     task: int
     records: bytes
     sealed: SealedChunk
+
+
+@dataclass(frozen=True, slots=True)
+class MadeRequests(MadeChunk):
+    """A chunk that somebody else signs. ``records``: count × (SPKI hash 32 | request hash 32); nothing is kept back.
+
+    ``requests``: PKCS#10 (DER) in device order.
+    """
+
+    requests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from birthmark.model.records import (
     OrderRecord,
     OrderTotals,
     Publication,
+    RevocationRecord,
     TemplateRecord,
 )
 from birthmark.model.siterecords import (
@@ -170,6 +171,10 @@ class Records(Protocol):
         ...
 
     def is_revoked(self, cert_serial: bytes) -> bool: ...
+
+    def revocations(self, ca: str) -> Sequence[RevocationRecord]:
+        """Return the revoked certificates of devices whose orders name ``ca``, in the order of the log."""
+        ...
 
 
 class SiteRecords(Protocol):

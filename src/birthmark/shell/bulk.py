@@ -21,7 +21,7 @@ from birthmark.workflow.fulfil import Fulfilment
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
 
-__all__ = ["build_worker", "default_processes", "make_order", "start_engine"]
+__all__ = ["build_worker", "default_processes", "make_order", "signing_heads", "start_engine"]
 
 _DEPTH_PER_WORKER = 8
 _SIGN_EVERY_S = 0.5
@@ -96,7 +96,7 @@ def make_order(
                 depth=_DEPTH_PER_WORKER * processes,
             )
             ready()
-            with _signing_heads(workspace), _no_collector():
+            with signing_heads(workspace), _no_collector():
                 made = fulfilment.run(progress)
             finished(sum(_peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
             return made
@@ -125,7 +125,7 @@ def _no_collector() -> Iterator[None]:
 
 
 @contextmanager
-def _signing_heads(workspace: Workspace) -> Iterator[None]:
+def signing_heads(workspace: Workspace) -> Iterator[None]:
     """Sign a head every half second in a thread of its own, on its own connection, while work goes on."""
     workspace.ledger.leave_checkpoints()
     stop = threading.Event()

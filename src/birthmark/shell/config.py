@@ -27,9 +27,20 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class CaSettings(_Settings, frozen=True):
-    """A CA whose key this workspace can use. ``key``: key URI; a secret in it is a reference, never the secret."""
+    """A CA that signs for this workspace: with a ``key`` of its own, or as the service ``issuer`` of a third party.
 
-    key: _Text
+    ``key``: key URI; ``issuer``: issuer URI; a secret in either is a reference, never the secret. ``rate``: how many
+    requests a second the service gets at most; ``outstanding``: how many at once.
+    """
+
+    key: _Text | None = None
+    issuer: _Text | None = None
+    rate: Annotated[float, msgspec.Meta(gt=0, le=10_000)] = 10.0
+    outstanding: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+
+    def __post_init__(self) -> None:
+        if (self.key is None) == (self.issuer is None):
+            raise ValueError("a CA has either a key or an issuer")
 
 
 class LogSettings(_Settings, frozen=True):

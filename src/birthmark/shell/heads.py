@@ -261,7 +261,7 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
 
 
 def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
-    from birthmark.workflow.localsource import LocalSource
+    from birthmark.workflow.localsource import ByCaSource, LocalSource
 
     def pool() -> Source:
         from birthmark.workflow.draw import PoolSource
@@ -285,7 +285,15 @@ def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
             entropy=workspace.entropy,
         )
 
-    return LocalSource(pool=_Later(pool), issue=_Later(issue))
+    def acquire() -> Source:
+        from birthmark.shell.procurement import acquire_source
+
+        return acquire_source(workspace, ledger)
+
+    born = ByCaSource(
+        own=_Later(issue), external=_Later(acquire), records=workspace.records, is_external=workspace.is_external
+    )
+    return LocalSource(pool=_Later(pool), issue=born)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import fcntl
 import os
 import pwd
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -66,6 +66,7 @@ class Workspace:
         self.entropy: Callable[[int], bytes] = os.urandom
         self.by = _account()
         self._keys: dict[str, Keys] = {}
+        self._closing = ExitStack()
 
     @cached_property
     def ledger(self) -> SqliteLedger:
@@ -90,14 +91,20 @@ class Workspace:
 
     def ca_key_uri(self, ca: str) -> str:
         """Return the key URI of a CA; ``Misconfigured("settings.ca")`` if this workspace does not hold it."""
-        if ca not in self.settings.cas:
+        key = self.settings.cas[ca].key if ca in self.settings.cas else None
+        if key is None:
             raise Misconfigured(
                 "settings.ca",
                 f"this workspace has no key for a CA named {ca}",
-                hint=f"Add [cas.{ca}] to birthmark.toml; there are: {', '.join(self.settings.cas) or 'none'}.",
+                hint=f"Add [cas.{ca}] with a key to birthmark.toml; it has: {', '.join(self.settings.cas) or 'none'}.",
                 ca=ca,
             )
-        return self.settings.cas[ca].key
+        return key
+
+    def is_external(self, ca: str) -> bool:
+        """Say whether a third party's service signs for this CA."""
+        settings = self.settings.cas.get(ca)
+        return settings is not None and settings.issuer is not None
 
     def ca_certificate(self, ca: str) -> bytes:
         """Return the certificate (DER) of a CA on record."""
@@ -245,7 +252,12 @@ class Workspace:
         finally:
             os.close(descriptor)
 
+    def close_later(self, close: Callable[[], None]) -> None:
+        """Call ``close`` when this workspace is closed."""
+        self._closing.callback(close)
+
     def close(self) -> None:
+        self._closing.close()
         for keys in self._keys.values():
             keys.close()
         if "ledger" in self.__dict__:

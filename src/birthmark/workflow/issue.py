@@ -23,7 +23,7 @@ from birthmark.workflow.handout import (
 )
 from birthmark.workflow.permits import Permits
 
-__all__ = ["IssueSource", "issue_reserved"]
+__all__ = ["IssueSource", "accepted_request", "device_order", "issue_reserved", "require_open"]
 
 _RANDOM_OCTETS = 8
 
@@ -52,8 +52,8 @@ class IssueSource:
         parse_device_serial(request.device_serial)
         with recording_refusals(self._ledger, request, clock=self._clock):
             device = known_device(self._records, request.device_serial)
-            order = _device_order(self._records, device)
-            csr = _accepted(request)
+            order = device_order(self._records, device)
+            csr = accepted_request(request)
             if self._records.attempt(request.attempt) is None:
                 try:
                     self._reserve(request, device, order, csr)
@@ -65,7 +65,7 @@ class IssueSource:
         return self._finish(request, order, csr, intent)
 
     def _reserve(self, request: CredentialRequest, device: DeviceRecord, order: OrderRecord, csr: Csr) -> None:
-        _require_open(device)
+        require_open(device)
         permit = self._permits.for_order(order)
         _check_request(csr, permit, order, request.device_serial)
         random = self._entropy(_RANDOM_OCTETS)
@@ -154,7 +154,8 @@ def _tbs(permit: Permit, cert_serial: bytes, device_serial: str, spki: bytes) ->
     return template.filler(len(name)).checked_fill(cert_serial, name, spki, template.key_algorithm.key_id(spki))
 
 
-def _accepted(request: CredentialRequest) -> Csr:
+def accepted_request(request: CredentialRequest) -> Csr:
+    """Return the request of the device; ``issue.csr.missing`` or ``csr.*``."""
     if request.csr is None:
         raise Refused(
             "issue.csr.missing",
@@ -165,7 +166,8 @@ def _accepted(request: CredentialRequest) -> Csr:
     return parse_csr(request.csr)
 
 
-def _device_order(records: Records, device: DeviceRecord) -> OrderRecord:
+def device_order(records: Records, device: DeviceRecord) -> OrderRecord:
+    """Return the order of a device whose key it bears itself; else ``issue.key_origin``."""
     order = records.order(device.order)
     if order is None or order.key_origin != "device":
         raise Refused(
@@ -191,7 +193,8 @@ def _check_request(csr: Csr, permit: Permit, order: OrderRecord, device_serial: 
         )
 
 
-def _require_open(device: DeviceRecord) -> None:
+def require_open(device: DeviceRecord) -> None:
+    """Return if the device may get an identity now."""
     if device.state is DeviceState.ORDERED:
         return
     if (ended := not_available(device)) is not None:

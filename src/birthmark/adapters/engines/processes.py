@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Protocol
 
-from birthmark.adapters.engines.worker import BulkWorker
 from birthmark.errors import BirthmarkError, Fact, StationFault
 from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
-__all__ = ["ProcessEngine", "WorkerStart"]
+__all__ = ["ChunkWorker", "ProcessEngine", "WorkerStart"]
 
 _PIPE_OCTETS = 1 << 20
 _GATHER, _GATHER_S = 4, 0.02
@@ -31,11 +31,19 @@ _LARGEST_TASK = 40_000
 """Octets of a chunk to make with the longest device serials, pickled."""
 
 
+class ChunkWorker(Protocol):
+    """What works in a process: ``BulkWorker``, or ``RequestWorker`` where somebody else signs."""
+
+    def make(self, task: MakeTask) -> MadeChunk: ...
+
+    def sign(self, task: SignTask) -> SignedChunk: ...
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
     """How a worker comes into being: ``build(secret_values)`` is importable and returns the worker."""
 
-    build: Callable[..., BulkWorker]
+    build: Callable[..., ChunkWorker]
     arguments: tuple[object, ...]
     secrets: dict[str, bytes]
 
@@ -201,7 +209,7 @@ def _failed(problem: Exception) -> _Failure:
 
 
 def _serve(
-    tasks: Connection, results: Connection, build: Callable[..., BulkWorker], arguments: tuple[object, ...]
+    tasks: Connection, results: Connection, build: Callable[..., ChunkWorker], arguments: tuple[object, ...]
 ) -> None:
     # The parent handles Ctrl-C; a worker ends when its pipe does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,6 +23,7 @@ NOUNS: dict[str, str] = {
     "init": "init",
     "approval": "approval",
     "ceremony": "ceremony",
+    "ca": "ca",
     "profile": "profile",
     "order": "order",
     "station": "station",

@@ -121,6 +121,7 @@ def _key_origin(text: str) -> KeyOrigin:
 def make(
     name: Annotated[str, typer.Argument(help="Name of the order.")],
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second to a service that signs; see its CA.")] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -130,7 +131,7 @@ def make(
 
     with open_workspace(workspace) as opened:
         order = _order(opened, name)
-        made = _make_with_progress(opened, order, processes or default_processes(), quiet=as_json)
+        made = _make_with_progress(opened, order, processes or default_processes(), rate, quiet=as_json)
         totals = opened.records.totals(name)
     emit(
         {"order": name, "made": made, "stock": totals.stock, "open": totals.open},
@@ -140,12 +141,17 @@ def make(
     )
 
 
-def _make_with_progress(workspace: Workspace, order: OrderRecord, processes: int, *, quiet: bool) -> int:
+def _make_with_progress(
+    workspace: Workspace, order: OrderRecord, processes: int, rate: float | None, *, quiet: bool
+) -> int:
     from birthmark.shell.bulk import make_order
     from birthmark.shell.cli.screen import progress_bar
+    from birthmark.shell.procurement import procure_order
 
     open_now = workspace.records.totals(order.order).open
     with progress_bar("making identities", total=open_now, quiet=quiet) as advance:
+        if workspace.is_external(order.ca):
+            return procure_order(workspace, order, processes=processes, rate=rate, progress=advance)
         return make_order(workspace, order, processes=processes, progress=advance)
 
 

@@ -17,6 +17,7 @@ from birthmark.model.records import (
     IntentRecord,
     OrderRecord,
     OrderTotals,
+    RevocationRecord,
     TemplateRecord,
 )
 from birthmark.model.siterecords import (
@@ -167,6 +168,15 @@ class SqliteRecords:
 
     def is_revoked(self, cert_serial: bytes) -> bool:
         return self._one("SELECT 1 FROM revoked WHERE cert_serial = ?", cert_serial) is not None
+
+    def revocations(self, ca: str) -> Sequence[RevocationRecord]:
+        rows = self._all(
+            "SELECT r.cert_serial, r.device_serial, r.reason, r.seq FROM revoked r"
+            " JOIN device d ON d.device_serial = r.device_serial"
+            ' JOIN "order" o ON o."order" = d."order" WHERE o.ca = ? ORDER BY r.seq',
+            ca,
+        )
+        return [RevocationRecord(*row) for row in rows]
 
     def site(self, site: str) -> SiteRecord | None:
         row = self._one(_SITE + " WHERE site = ?", site)

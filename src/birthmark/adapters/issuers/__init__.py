@@ -1,0 +1,1 @@
+"""Third parties that sign for us: one protocol a file."""
