@@ -23,6 +23,8 @@ NOUNS: dict[str, str] = {
     "init": "init",
     "ceremony": "ceremony",
     "profile": "profile",
+    "access": "access",
+    "site": "site",
     "order": "order",
     "station": "station",
     "device": "device",

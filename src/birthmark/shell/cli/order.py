@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this noun."""
     orders = typer.Typer(help="Orders: which devices shall exist.", no_args_is_help=True)
     orders.command("create")(create)
+    orders.command("assign")(assign)
     orders.command("make")(make)
     orders.command("show")(show)
     orders.command("list")(list_orders)
@@ -129,6 +130,27 @@ def make(
     )
 
 
+def assign(
+    name: Annotated[str, typer.Argument(help="Name of the order.")],
+    site: Annotated[str, typer.Option(help="The one site where its devices are made.")],
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Give an order to a site: its devices are made there and nowhere else, and its quantity is the site's quota."""
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.workflow.site import assign_order
+
+    with open_workspace(workspace) as opened:
+        order = _order(opened, name)
+        mode = assign_order(opened.ledger, opened.records, order, site, clock=opened.clock, by=opened.by)
+    emit(
+        {"order": name, "site": site, "mode": mode, "devices": order.quantity},
+        f"Order {name}: its {order.quantity:,} devices are made at site {site}, mode {mode}.\n"
+        f"Next: birthmark bundle seal --order {name} --site {site}",
+        as_json=as_json,
+    )
+
+
 def _make_with_progress(workspace: Workspace, order: OrderRecord, processes: int, *, quiet: bool) -> int:
     from birthmark.shell.bulk import make_order
     from birthmark.shell.cli.screen import progress_bar
@@ -162,7 +184,10 @@ def show(
 
     with open_workspace(workspace, publish=False) as opened:
         order, totals = _order(opened, name), opened.records.totals(name)
+        assigned = opened.records.assignment(name)
     document = {**msgspec.to_builtins(order), **msgspec.to_builtins(totals)}
+    if assigned is not None:
+        document |= {"site": assigned.site, "mode": assigned.mode}
     emit(document, table(f"Order {name}", ["", ""], [[k, f"{v}"] for k, v in document.items()]), as_json=as_json)
 
 
