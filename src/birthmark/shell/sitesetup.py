@@ -13,6 +13,7 @@ from birthmark.model.events import StationAdded, WorkspaceCreated, utc_text
 from birthmark.model.ids import parse_site_id, parse_station_id
 from birthmark.model.siteevents import SiteMode
 from birthmark.pki.request import unnamed_request
+from birthmark.shell.access import require_role
 from birthmark.shell.config import CONFIG_NAME, PART_FORMAT, PARTS_NAME, parse_part, parse_settings
 from birthmark.shell.settingstext import ca_key_uri, file_key_uri, toml_key, toml_text
 from birthmark.shell.workspacefiles import (
@@ -124,6 +125,7 @@ def make_station_request(workspace: Workspace, name: str) -> tuple[str, bytes]:
     Power cut: the settings of the station come last; a key without them is never taken over (``key.exists``), so the
     station gets another name.
     """
+    require_role(workspace, "site")
     parse_station_id(name)
     if name in workspace.settings.stations or "/" in name:
         raise Refused(
@@ -148,6 +150,8 @@ def make_ca_request(workspace: Workspace, name: str, *, algorithm: str, token: t
 
     Power cut: as of ``make_station_request``. ``Refused("site.ca.exists")`` if the site has a CA of that name.
     """
+    require_role(workspace, "site")
+    parse_site_id(name)
     if name in workspace.settings.cas or workspace.records.ca(name) is not None:
         raise Refused(
             "site.ca.exists",
