@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import ssl
 import stat
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from birthmark.pki.algorithms import spki_of
 from birthmark.pki.request import unnamed_request
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.wiring import open_workspace
+from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.document import document_text
 from birthmark.wire.site import Grant, SiteRequest, open_grant, open_request, sign_grant, sign_request
 from support.siteworld import SiteWorld, make_authority, openssl, run
@@ -120,10 +123,6 @@ def test_a_station_and_the_service_shake_hands(world: SiteWorld) -> None:
     assert shown is not None
     key = x509.load_der_x509_certificate(shown).public_key()
     with open_workspace(world.hq, publish=False) as hq:
-        from hashlib import sha256
-
-        from birthmark.pki.algorithms import spki_of
-
         record = hq.records.access(sha256(spki_of(key)).hexdigest())
     assert (record.name, record.role, record.site) == ("fab/line1", "station", "fab")
 
@@ -291,8 +290,6 @@ def test_a_grant_with_other_terms_is_refused(world: SiteWorld, member: str, valu
         evil = open_grant(grant.read_bytes(), None)
         path = world.place / "changed.note"
         with open_workspace(world.hq, publish=False) as hq:
-            from birthmark.tlog.note import encode_vkey, public_octets
-
             key = hq.private_key(hq.settings.log.key)
             renamed = msgspec.structs.replace(evil, authority=value, vkey=encode_vkey(value, public_octets(key)))
             path.write_bytes(sign_grant(renamed, key))
