@@ -66,13 +66,15 @@ class VaultSettings(_Settings, frozen=True):
 class StationSettings(_Settings, frozen=True):
     """A station of this site: the key that signs its receipts and its journal file.
 
-    ``tls_key``: key URI, and ``tls_certificate``: file (PEM, the station's first), with which it calls the authority.
+    ``tls_certificate`` (chain), ``tls_key``: PEM files of its client certificate; ``tls_secret``: reference to the
+    key's passphrase.
     """
 
     key: _Text
     journal: _Text
-    tls_key: _Text | None = None
     tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    tls_secret: _Text | None = None
 
 
 class ProductSettings(_Settings, frozen=True):
@@ -92,12 +94,10 @@ class SiteSettings(_Settings, frozen=True):
 
 
 class AuthoritySettings(_Settings, frozen=True):
-    """At a site, from its grant: ``vkey`` of the authority's log, ``url`` of its service, ``service_ca`` (PEM file)."""
+    """At a site in mode ``online``: the service of its authority. ``service_ca``: PEM file of its TLS root."""
 
-    origin: _Origin
-    vkey: _Text
-    url: _Text | None = None
-    service_ca: _Text | None = None
+    url: _Text
+    service_ca: _Text
 
 
 class SettingsPart(_Settings, frozen=True):

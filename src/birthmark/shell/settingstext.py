@@ -6,7 +6,7 @@ import json
 import re
 from urllib.parse import quote
 
-__all__ = ["ca_key_uri", "file_key_uri", "toml_key", "toml_text"]
+__all__ = ["ca_key_uri", "file_key_uri", "file_uri", "toml_key", "toml_text"]
 
 _PLAIN = "/:._-"
 """What stands in a URI as it is; everything else is percent-encoded (RFC 3986, 2.1)."""
@@ -24,7 +24,12 @@ def toml_key(text: str) -> str:
 
 def file_key_uri(name: str, secret: str) -> str:
     """Return the URI of an encrypted key file of the workspace. ``secret``: reference to its passphrase."""
-    return f"file:keys/{name}.pem?secret={quote(secret, safe=_PLAIN)}"
+    return file_uri(f"keys/{name}.pem", secret)
+
+
+def file_uri(path: str, secret: str) -> str:
+    """Return the URI of an encrypted key file; ``path`` relative to the workspace."""
+    return f"file:{quote(path, safe=_PLAIN)}?secret={quote(secret, safe=_PLAIN)}"
 
 
 def ca_key_uri(name: str, secret: str, token: tuple[str, str] | None) -> str:

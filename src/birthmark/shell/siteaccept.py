@@ -14,6 +14,7 @@ from birthmark.errors import Misconfigured
 from birthmark.shell.access import certificate_pem, require_role
 from birthmark.shell.config import PART_FORMAT, PARTS_NAME, parse_part
 from birthmark.shell.settingstext import toml_key, toml_text
+from birthmark.shell.sitesetup import station_tls_uri
 from birthmark.wire.site import Grant, GrantedProduct, open_grant
 from birthmark.workflow.siteaccept import AcceptTools, SiteTerms, accept_grant, check_grant
 
@@ -72,7 +73,7 @@ def _tools(workspace: Workspace) -> AcceptTools:
         records=workspace.records,
         ca_key=lambda name: public(settings.cas[name].key if name in settings.cas else None),
         ca_key_scheme=lambda name: settings.cas[name].key.partition(":")[0],
-        tls_key=lambda name: public(settings.stations[name].tls_key if name in settings.stations else None),
+        tls_key=lambda name: public(station_tls_uri(settings.stations[name]) if name in settings.stations else None),
         clock=workspace.clock,
         by=workspace.by,
     )
@@ -112,13 +113,9 @@ def _part_text(grant: Grant) -> bytes:
     lines = [
         f"# Written by `birthmark site accept` from the grant of {grant.at}.",
         f'format = "{PART_FORMAT}"',
-        "",
-        "[authority]",
-        f"origin = {toml_text(grant.authority)}",
-        f"vkey = {toml_text(grant.vkey)}",
     ]
     if grant.url is not None:
-        lines += [f"url = {toml_text(grant.url)}", f"service_ca = {toml_text(_SERVICE_CA)}"]
+        lines += ["", "[authority]", f"url = {toml_text(grant.url)}", f"service_ca = {toml_text(_SERVICE_CA)}"]
     for product in grant.products:
         table = f"products.{toml_key(product.name)}"
         lines += [

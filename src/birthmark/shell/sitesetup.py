@@ -15,7 +15,7 @@ from birthmark.model.siteevents import SiteMode
 from birthmark.pki.request import unnamed_request
 from birthmark.shell.access import require_role
 from birthmark.shell.config import CONFIG_NAME, PART_FORMAT, PARTS_NAME, parse_part, parse_settings
-from birthmark.shell.settingstext import ca_key_uri, file_key_uri, toml_key, toml_text
+from birthmark.shell.settingstext import ca_key_uri, file_key_uri, file_uri, toml_key, toml_text
 from birthmark.shell.workspacefiles import (
     begin_log,
     lay_out,
@@ -28,11 +28,18 @@ from birthmark.shell.workspacefiles import (
 from birthmark.wire.site import RequestedCa, RequestedStation, SiteRequest, sign_request
 
 if TYPE_CHECKING:
-    from birthmark.shell.config import SettingsPart
+    from birthmark.shell.config import SettingsPart, StationSettings
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["REQUEST_NAME", "NewSite", "create_site_workspace", "make_ca_request", "make_station_request"]
+__all__ = [
+    "REQUEST_NAME",
+    "NewSite",
+    "create_site_workspace",
+    "make_ca_request",
+    "make_station_request",
+    "station_tls_uri",
+]
 
 REQUEST_NAME = "site-request.note"
 _TLS_KEYS = "p256"
@@ -106,8 +113,15 @@ def create_site_workspace(root: Path, site: NewSite, *, secrets: SecretsResolver
     return data
 
 
+def station_tls_uri(station: StationSettings) -> str | None:
+    """Return the URI of the key of a station's TLS certificate, None if it has none."""
+    if station.tls_key is None or station.tls_secret is None:
+        return None
+    return file_uri(station.tls_key, station.tls_secret)
+
+
 def _tls_request(workspace: Workspace, station: str) -> bytes:
-    uri = workspace.settings.stations[station].tls_key or ""
+    uri = station_tls_uri(workspace.settings.stations[station]) or ""
     return unnamed_request(workspace.keys(uri).generate(uri, _TLS_KEYS))
 
 
@@ -136,7 +150,7 @@ def make_station_request(workspace: Workspace, name: str) -> tuple[str, bytes]:
         )
     table = _station_table(name, workspace.settings.vault.secret)
     station = _read_part(f"station-{name}", table).stations[name]
-    tls_uri = station.tls_key or ""
+    tls_uri = station_tls_uri(station) or ""
     vkey = station_vkey(workspace, name, workspace.keys(station.key).generate(station.key, "ed25519"))
     csr = unnamed_request(workspace.keys(tls_uri).generate(tls_uri, _TLS_KEYS))
     with workspace.ledger.transaction() as tx:
@@ -185,8 +199,9 @@ def _station_table(name: str, secret: str) -> str:
     return f"""[stations.{toml_key(name)}]
 key = {toml_text(file_key_uri(f"station-{name}", secret))}
 journal = {toml_text(f"journal/{name}.jsonl")}
-tls_key = {toml_text(file_key_uri(f"tls-{name}", secret))}
 tls_certificate = {toml_text(f"tls/{name}.pem")}
+tls_key = {toml_text(f"keys/tls-{name}.pem")}
+tls_secret = {toml_text(secret)}
 """
 
 

@@ -45,12 +45,12 @@ def code_of(root: Path) -> str:
 def test_parts_add_to_the_settings(tmp_path: Path) -> None:
     product = '[products.device]\nprofile = "p"\nca = "own"\nkey_algorithm = "p256"\n'
     station = '[stations.line9]\nkey = "file:keys/s.pem?secret=none"\njournal = "journal/line9.jsonl"\n'
-    authority = '[authority]\norigin = "hq.example/log"\nvkey = "x"\n'
+    authority = '[authority]\nurl = "https://hq.example"\nservice_ca = "tls/service-ca.pem"\n'
     settings = load_settings(workspace(tmp_path, grant=authority + product, station=station))
     assert settings.products["device"].ca == "own"
     assert settings.stations["line9"].tls_key is None
     assert settings.authority is not None
-    assert settings.authority.url is None
+    assert settings.authority.url == "https://hq.example"
     assert list(settings.cas) == ["own"]
 
 
@@ -60,7 +60,7 @@ def test_two_files_never_say_the_same_thing(tmp_path: Path) -> None:
 
 
 def test_an_authority_stands_once(tmp_path: Path) -> None:
-    authority = '[authority]\norigin = "hq.example/log"\nvkey = "x"\n'
+    authority = '[authority]\nurl = "https://hq.example"\nservice_ca = "tls/service-ca.pem"\n'
     assert code_of(workspace(tmp_path, a=authority, b=authority)) == "settings.twice"
 
 

@@ -144,5 +144,12 @@ def server(
 
     with open_workspace(workspace) as opened:
         made = [str(path) for path in make_server_certificate(opened, name, days=days)]
-    lines = [f"The service is {', '.join(name)}.", *(f"wrote {path}" for path in made), "Next: birthmark serve"]
+    lines = [f"The service is {', '.join(name)}.", *(f"wrote {path}" for path in made)]
+    lines += [
+        "In birthmark.toml:",
+        "  [serve]",
+        '  tls_certificate = "serve/server.pem"',
+        '  tls_key = "serve/server.key"',
+    ]
+    lines.append("Next: birthmark serve")
     emit({"hosts": name, "files": made}, "\n".join(lines), as_json=as_json)
