@@ -337,17 +337,23 @@ def test_an_older_grant_does_not_come_back(world: SiteWorld) -> None:
 
 def test_a_stopped_site_gets_nothing(world: SiteWorld) -> None:
     site = world.join("fab", "factory_ca")
-    world.good("order", "create", "lot", "--product", "device", "--quantity", "5", "--first", "TH-1", "-C", world.hq)
+    create = ("--product", "device", "--quantity", "5", "-C", world.hq)
+    world.good("order", "create", "lot", "--first", "TH-1", *create)
+    assert world.refused("order", "assign", "lot", "--site", "fab", "-C", world.hq) == "order.assignment.ca"
     world.good("site", "stop", "fab", "--reason", "a receipt was forged", "-C", world.hq)
-    assert world.refused("order", "assign", "lot", "--site", "fab", "-C", world.hq) == "site.stopped"
+    assert world.refused("order", "create", "lot3", "--first", "TJ-1", "--site", "fab", *create) == "site.stopped"
+    assert len(world.good("order", "list", "-C", world.hq)["orders"]) == 1
     assert world.refused("site", "grant", "fab", "-C", world.hq) == "site.stopped"
     new = world.good("site", "ca", "fab-ca-2", "--output", world.place / "c2.csr", "-C", site)
     ask = ("site", "delegate", "fab", "--name", "fab-ca-2", "--csr", new["csr"], "-C", world.hq)
-    assert world.refused(*ask) == "site.mode"
+    assert world.refused(*ask) == "site.stopped"
     assert world.good("site", "list", "-C", world.hq)["sites"][0]["stopped"] == "a receipt was forged"
     world.good("site", "resume", "fab", "--reason", "it was a test", "-C", world.hq)
-    assert world.good("order", "assign", "lot", "--site", "fab", "-C", world.hq)["mode"] == "factory_ca"
-    assert world.good("site", "show", "fab", "-C", world.hq)["orders"] == ["lot"]
+    world.good("order", "create", "lot2", "--first", "TI-1", "--site", "fab", *create)
+    shown = world.good("order", "show", "lot2", "-C", world.hq)
+    assert (shown["ca"], shown["site"], shown["mode"]) == ("fab-ca-1", "fab", "factory_ca")
+    assert world.good("site", "show", "fab", "-C", world.hq)["orders"] == ["lot2"]
+    assert world.refused("order", "make", "lot2", "--processes", "1", "-C", world.hq) == "settings.ca"
 
 
 def test_an_order_is_made_at_one_site(world: SiteWorld) -> None:
@@ -364,8 +370,7 @@ def test_an_order_is_made_at_one_site(world: SiteWorld) -> None:
     assert entries(world.hq) == size
     assert world.refused(*assign, "fab2") == "order.assigned"
     assert world.good("order", "show", "lot", "-C", world.hq)["site"] == "fab"
-    world.good("order", "make", "lot2", "--processes", "1", "-C", world.hq)
-    assert world.refused("order", "assign", "lot2", "--site", "fab2", "-C", world.hq) == "order.assignment"
+    assert world.refused("order", "assign", "lot2", "--site", "fab2", "-C", world.hq) == "order.assignment.ca"
 
 
 def test_commands_of_one_role_are_refused_by_the_other(world: SiteWorld) -> None:

@@ -26,8 +26,8 @@ from birthmark.workflow.site import (
     add_station,
     check_request,
     is_site_recorded,
-    known_site,
     make_grant,
+    working_site,
 )
 
 if TYPE_CHECKING:
@@ -114,13 +114,12 @@ def delegate_to_site(
     require_role(workspace, "authority")
     with workspace.lock("access"):
         tools = access_tools(workspace)
-        record = known_site(tools.records, site)
-        if record.mode != "factory_ca" or record.stopped is not None:
+        record = working_site(tools.records, site)
+        if record.mode != "factory_ca":
             raise Refused(
                 "site.mode",
-                f"site {site} gets no CA: its mode is {record.mode}"
-                + (f", and it is stopped: {record.stopped}" if record.stopped is not None else ""),
-                hint="Only a site of mode factory_ca that is not stopped signs for itself.",
+                f"site {site} gets no CA: its mode is {record.mode}",
+                hint="Only a site of mode factory_ca signs for itself.",
                 site=site,
                 mode=record.mode,
             )
@@ -136,14 +135,7 @@ def write_grant(workspace: Workspace, site: str, wishes: GrantWishes) -> Written
     """
     require_role(workspace, "authority")
     tools = access_tools(workspace)
-    record = known_site(tools.records, site)
-    if record.stopped is not None:
-        raise Refused(
-            "site.stopped",
-            f"site {site} is stopped: {record.stopped}",
-            hint="Look at its findings; `birthmark site resume` lets it work again.",
-            site=site,
-        )
+    record = working_site(tools.records, site)
     kept = _kept(workspace, site, wishes)
     log_key = workspace.private_key(workspace.settings.log.key)
     origin = workspace.settings.origin

@@ -56,7 +56,9 @@ __all__ = [
     "known_site",
     "make_grant",
     "resume_site",
+    "signing_ca",
     "stop_site",
+    "working_site",
 ]
 
 
@@ -124,6 +126,19 @@ def known_site(records: AuthorityRecords, site: str) -> SiteRecord:
             f"there is no site {site[:60]}",
             hint="`birthmark site list` shows all; `birthmark site add` adds one.",
             site=ascii(site[:60]),
+        )
+    return record
+
+
+def working_site(records: AuthorityRecords, site: str) -> SiteRecord:
+    """Return a site that is not stopped; ``Refused``: ``site.unknown``, ``site.stopped``."""
+    record = known_site(records, site)
+    if record.stopped is not None:
+        raise Refused(
+            "site.stopped",
+            f"site {site} is stopped: {record.stopped}",
+            hint="Look at its findings; `birthmark site resume` lets it work again.",
+            site=site,
         )
     return record
 
@@ -212,14 +227,7 @@ def add_station(tools: AccessTools, *, site: str, name: str, vkey: str, csr: byt
     Return its name here, SITE/STATION. Raises ``Refused``: ``site.unknown``, ``site.stopped``, ``station.vkey``,
     ``ledger.exists`` (the TLS key is known already), ``csr.*``.
     """
-    record = known_site(tools.records, site)
-    if record.stopped is not None:
-        raise Refused(
-            "site.stopped",
-            f"site {site} is stopped: {record.stopped}",
-            hint="Look at its findings; `birthmark site resume` lets it work again.",
-            site=site,
-        )
+    record = working_site(tools.records, site)
     full = f"{site}/{name}"
     known = tools.records.stations().get(full)
     if parse_vkey(vkey).name != station_key_name(record.origin, name) or known not in (None, vkey):
@@ -259,9 +267,10 @@ def assign_order(
     """Give an order to one site and return the site's mode; the same again changes nothing.
 
     Raises ``Refused``: ``site.unknown``, ``site.stopped``, ``order.assigned`` (to another site), ``order.assignment``
-    (a site that signs for itself gets no order of which something is made here).
+    (a site that signs for itself gets no order of which something is made here), ``order.assignment.ca`` (nor one
+    that names another CA than one of its own).
     """
-    record = known_site(records, site)
+    record = working_site(records, site)
     assigned = records.assignment(order.order)
     if assigned is not None and assigned.site == site:
         return assigned.mode
@@ -273,9 +282,25 @@ def assign_order(
             order=order.order,
             site=assigned.site,
         )
+    ca = records.ca(order.ca)
+    if record.mode == "factory_ca" and (ca is None or ca.site != site):
+        raise Refused(
+            "order.assignment.ca",
+            f"order {order.order} is to be signed by {order.ca}, and site {site} signs with a CA of its own",
+            hint=f"Create the order with `birthmark order create --site {site}`.",
+            order=order.order,
+            site=site,
+            ca=order.ca,
+        )
     with ledger.transaction() as tx:
         tx.append(OrderAssigned(at=utc_text(clock()), order=order.order, site=site, mode=record.mode, by=by))
     return record.mode
+
+
+def signing_ca(records: AuthorityRecords, site: str) -> str | None:
+    """Return the CA that was delegated to a site last, None if there is none."""
+    delegated = [record.ca for record in records.cas() if record.site == site]
+    return delegated[-1] if delegated else None
 
 
 def make_grant(tools: AccessTools, site: SiteRecord, terms: GrantTerms) -> Grant:
@@ -292,11 +317,11 @@ def make_grant(tools: AccessTools, site: SiteRecord, terms: GrantTerms) -> Grant
             hint="Add --url https://HOST:PORT.",
             site=site.site,
         )
-    delegated = [record.ca for record in records.cas() if record.site == site.site]
+    own_ca = signing_ca(records, site.site)
     access_ca = records.ca(ACCESS_CA)
     access_der = None if access_ca is None else access_ca.certificate
-    products = tuple(product if not delegated else _made_by(product, delegated[-1]) for product in terms.products)
-    wanted = dict.fromkeys([*delegated[-1:], *(product.ca for product in products)])
+    products = tuple(product if own_ca is None else _made_by(product, own_ca) for product in terms.products)
+    wanted = dict.fromkeys([*([own_ca] if own_ca else []), *(product.ca for product in products)])
     return Grant(
         authority=terms.origin,
         vkey=terms.vkey,

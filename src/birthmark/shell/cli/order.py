@@ -42,6 +42,9 @@ def create(
     key_origin: Annotated[str, typer.Option(help="injected: keys made here; device: keys born in the device.")] = (
         "injected"
     ),
+    site: Annotated[
+        str | None, typer.Option(help="Assign it to this site at once; a site's own CA then signs.")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -49,27 +52,38 @@ def create(
     from birthmark.model.ids import parse_order_id
     from birthmark.shell.wiring import open_workspace
     from birthmark.workflow.order import NewOrder, create_order
+    from birthmark.workflow.site import assign_order
 
     serials = _serials(quantity, first, devices)
     with open_workspace(workspace) as opened:
         settings = opened.product(product)
-        opened.ca_certificate(settings.ca)
+        ca = settings.ca if site is None else _ca_at(opened, site) or settings.ca
+        opened.ca_certificate(ca)
         order = NewOrder(
             order=parse_order_id(name),
             product=product,
             profile=opened.profile(settings.profile),
             key_algorithm=settings.key_algorithm,
             key_origin=_key_origin(key_origin),
-            ca=settings.ca,
+            ca=ca,
             by=opened.by,
         )
         count = create_order(opened.ledger, order, serials, clock=opened.clock)
+        if site is not None:
+            assign_order(opened.ledger, opened.records, _order(opened, name), site, clock=opened.clock, by=opened.by)
     following = f"birthmark order make {name}" if key_origin == "injected" else "birthmark station provision …"
     emit(
         {"order": name, "devices": count, "key_origin": key_origin},
         f"Order {name}: {count:,} devices on record.\nNext: {following}",
         as_json=as_json,
     )
+
+
+def _ca_at(workspace: Workspace, site: str) -> str | None:
+    """Return the CA with which a site signs for itself, None where it does not; a stopped site is refused."""
+    from birthmark.workflow.site import signing_ca, working_site
+
+    return signing_ca(workspace.records, working_site(workspace.records, site).site)
 
 
 def _serials(quantity: int | None, first: str | None, devices: str | None) -> Iterable[str]:
