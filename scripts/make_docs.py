@@ -114,9 +114,12 @@ def settings_page() -> str:
         ("birthmark.toml", config.WorkspaceSettings),
         ("[log]", config.LogSettings),
         ("[vault]", config.VaultSettings),
+        ("[site]", config.SiteSettings),
+        ("[authority]", config.AuthoritySettings),
         ("[cas.NAME]", config.CaSettings),
         ("[stations.NAME]", config.StationSettings),
         ("[products.NAME]", config.ProductSettings),
+        ("settings.d/*.toml", config.SettingsPart),
     ]
     lines = [_MADE, "# Settings\n", "`birthmark.toml` of a workspace; unknown keys are errors. A secret is a reference"]
     lines[-1] += " (`env:NAME`, `file:PATH`, `fd:N`, `prompt:LABEL`), never a value.\n"

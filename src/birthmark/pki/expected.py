@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -97,6 +98,8 @@ def _general_name(name: GeneralName, device_serial: str | None, values: Mapping[
             return x509.DNSName(value)
         if name.type == "uri":
             return x509.UniformResourceIdentifier(value)
+        if name.type == "ip":
+            return x509.IPAddress(ip_address(value))
         x509.ObjectIdentifier(hw_type)
     except ValueError:
         return _NO_NAME

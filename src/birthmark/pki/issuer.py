@@ -21,6 +21,7 @@ from birthmark.errors import Misconfigured, Refused, Tampered
 from birthmark.pki.algorithms import KeyAlgorithm, algorithm_of, certified_key, is_software_key, spki_of
 from birthmark.pki.filler import assemble
 from birthmark.pki.profile import Profile
+from birthmark.pki.signingtime import signing_window
 from birthmark.pki.specimen import FindingLike, Lint, check_result, lint_specimen, signed_certificate
 from birthmark.pki.template import Template, compile_root_template, compile_template
 
@@ -88,12 +89,13 @@ class Issuer:
         """Return the permit to sign fillings of ``template``, after a specimen of it passed ``lint``.
 
         Raises ``Refused``: ``issuer.template.foreign``, ``issuer.not_yet_valid``, ``issuer.expired``,
-        ``issuer.validity.nesting``, ``issuer.path_length``, ``profile.lint`` (fact ``findings``);
-        ``Tampered("issuer.template.altered")`` if the template is not what its profile compiles to.
+        ``issuer.signing_period``, ``issuer.validity.nesting``, ``issuer.path_length``, ``profile.lint`` (fact
+        ``findings``); ``Tampered("issuer.template.altered")`` if the template is not what its profile compiles to.
         """
         self._check_origin(template)
         for member in (self.certificate, *self._ancestors):
             _check_moment(member, now)
+        _check_signing_period(self.certificate, now)
         self._check_nesting(template)
         issuer_der = self.certificate.public_bytes(Encoding.DER)
         specimen, allowed = lint_specimen(template, issuer_der, lint)
@@ -224,6 +226,21 @@ def _check_moment(certificate: x509.Certificate, now: datetime) -> None:
             hint="Make a new issuing CA in a ceremony, or check the clock of this machine.",
             issuer=name,
             not_after=certificate.not_valid_after_utc.isoformat(),
+            now=now.isoformat(),
+        )
+
+
+def _check_signing_period(certificate: x509.Certificate, now: datetime) -> None:
+    first, last = signing_window(certificate)
+    if not first <= now <= last:
+        name = certificate.subject.rfc4514_string()
+        raise Refused(
+            "issuer.signing_period",
+            f"the CA {name} may sign only from {first:%F %T} to {last:%F %T} UTC",
+            hint="Ask the authority for a new CA (`birthmark site delegate`), or check the clock of this machine.",
+            issuer=name,
+            signs_from=first.isoformat(),
+            signs_until=last.isoformat(),
             now=now.isoformat(),
         )
 

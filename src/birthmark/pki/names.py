@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from birthmark.errors import Misconfigured
 from birthmark.pki.der import Hole, Part, nested, oid, sequence, tlv
@@ -38,8 +39,9 @@ _DNS = re.compile(r"[A-Za-z0-9.-]*")
 _URI = re.compile(r"[A-Za-z0-9._~:/?#@!$&'()*+,;=%\[\]-]*")
 _UTF8 = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 _CHARACTERS: Mapping[StringType, re.Pattern[str]] = {"utf8": _UTF8, "printable": _PRINTABLE, "ia5": _IA5}
-_GENERAL_CHARACTERS = {"hardware-module": _IA5, "dns": _DNS, "uri": _URI}
-_GENERAL_TAGS = {"dns": 0x82, "uri": 0x86}
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]*")
+_GENERAL_CHARACTERS = {"hardware-module": _IA5, "dns": _DNS, "uri": _URI, "ip": _ADDRESS}
+_GENERAL_TAGS = {"dns": 0x82, "uri": 0x86, "ip": 0x87}
 _MAX_SERIAL = 64
 
 
@@ -93,6 +95,8 @@ def general_name(name: GeneralName, values: Mapping[str, str]) -> Part:
     """Return one GeneralName (RFC 5280, 4.2.1.6)."""
     parts = fill_text(name.value, values)
     _check_parts(name.value, parts, _GENERAL_CHARACTERS[name.type], None, 253)
+    if name.type == "ip":
+        return tlv(_GENERAL_TAGS["ip"], _packed_address(name.value, parts))
     if name.hw_type is None:
         return nested(_GENERAL_TAGS[name.type], *parts)
     module = sequence(oid(_hardware_type(name.hw_type, values)), nested(0x04, *parts))
@@ -166,6 +170,14 @@ def _rdn(attribute: SubjectAttribute, values: Mapping[str, str]) -> Part:
     parts = fill_text(attribute.value, values)
     _check_parts(attribute.value, parts, _CHARACTERS[string], kind.pattern, kind.max_length)
     return nested(0x31, sequence(oid(kind.oid), nested(_TAGS[string], *parts)))
+
+
+def _packed_address(text: str, parts: tuple[Part, ...]) -> bytes:
+    """Return 4 or 16 octets (RFC 5280, 4.2.1.6)."""
+    try:
+        return ip_address(b"".join(part for part in parts if isinstance(part, bytes)).decode()).packed
+    except ValueError as error:
+        raise _wrong_value(text, "it is no IP address") from error
 
 
 def _hardware_type(text: str, values: Mapping[str, str]) -> str:

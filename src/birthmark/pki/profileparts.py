@@ -86,10 +86,11 @@ class GeneralName(ProfilePart, frozen=True):
     """One entry of the subject alternative name.
 
     ``hardware-module`` (RFC 4108, section 5) takes ``hw_type`` (an OID or a placeholder) and ``value`` (the
-    octets of hwSerialNum); ``dns`` and ``uri`` take ``value`` alone.
+    octets of hwSerialNum); ``dns``, ``uri`` and ``ip`` (an address in text, no placeholder for a device) take
+    ``value`` alone.
     """
 
-    type: Literal["hardware-module", "dns", "uri"]
+    type: Literal["hardware-module", "dns", "uri", "ip"]
     value: Text
     hw_type: Text | None = None
 

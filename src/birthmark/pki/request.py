@@ -1,4 +1,5 @@
-"""Requests that we make ourselves (PKCS#10, RFC 2986): for a device by its profile, for a CA by its subject."""
+"""Requests that we make ourselves (PKCS#10, RFC 2986): for a device by its profile, for a CA by its subject, or for a
+key alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from birthmark.pki.extensions import extension_parts
 from birthmark.pki.names import subject_name
 from birthmark.pki.profile import Profile, Urls
 
-__all__ = ["DeviceRequests", "ca_request"]
+__all__ = ["DeviceRequests", "ca_request", "unnamed_request"]
 
 _SEQUENCE, _SET, _ATTRIBUTES = 0x30, 0x31, 0xA0
 _EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
@@ -101,6 +102,13 @@ def ca_request(subject: str, private_key: Any, *, path_length: int | None) -> by
             "the key of the CA returned a signature that its public key does not verify",
             hint="Stop: the token signs with another key than it shows, so check its objects and labels.",
         )
+    return request.public_bytes(Encoding.DER)
+
+
+def unnamed_request(private_key: Any) -> bytes:
+    """Return a request (DER) that proves the possession of a key and asks for nothing else: who signs decides."""
+    digest: Any = _DIGESTS.get(algorithm_of(private_key.public_key()).name)
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(private_key, digest)
     return request.public_bytes(Encoding.DER)
 
 

@@ -6,19 +6,37 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from birthmark.errors import Misconfigured
+from birthmark.model.siteevents import SiteMode
 
-__all__ = ["CONFIG_NAME", "CaSettings", "StationSettings", "WorkspaceSettings", "load_settings", "parse_settings"]
+__all__ = [
+    "CONFIG_NAME",
+    "PARTS_NAME",
+    "PART_FORMAT",
+    "AuthoritySettings",
+    "CaSettings",
+    "SettingsPart",
+    "SiteSettings",
+    "StationSettings",
+    "WorkspaceSettings",
+    "load_settings",
+    "parse_part",
+    "parse_settings",
+]
 
 CONFIG_NAME = "birthmark.toml"
+PARTS_NAME = "settings.d"
+"""Directory of further settings that commands write, so that a file that people edit is never rewritten."""
+PART_FORMAT = "birthmark-settings/1"
 _FORMAT = "birthmark-workspace/1"
 _MAX_OCTETS = 1 << 20
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")]
+_Origin = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}\Z")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -57,10 +75,17 @@ class VaultSettings(_Settings, frozen=True):
 
 
 class StationSettings(_Settings, frozen=True):
-    """A station of this site: the key that signs its receipts and its journal file."""
+    """A station of this site: the key that signs its receipts and its journal file.
+
+    ``tls_certificate`` (chain), ``tls_key``: PEM files of its client certificate; ``tls_secret``: reference to the
+    key's passphrase.
+    """
 
     key: _Text
     journal: _Text
+    tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    tls_secret: _Text | None = None
 
 
 class ProductSettings(_Settings, frozen=True):
@@ -72,24 +97,67 @@ class ProductSettings(_Settings, frozen=True):
     values: dict[str, str] = {}
 
 
-class WorkspaceSettings(_Settings, frozen=True):
-    """All settings. ``origin``: name of the log, for ever. ``site_prefix``: 2 octets in hex, 0100 to 7fff."""
+class SiteSettings(_Settings, frozen=True):
+    """A site: the origin of its authority's log, and where its credentials come from."""
+
+    authority: _Origin
+    mode: SiteMode
+
+
+class AuthoritySettings(_Settings, frozen=True):
+    """At a site in mode ``online``: the service of its authority. ``service_ca``: PEM file of its TLS root."""
+
+    url: _Text
+    service_ca: _Text
+
+
+class SettingsPart(_Settings, frozen=True):
+    """A file of ``settings.d``: what a command adds to ``birthmark.toml``."""
 
     format: _Text
-    name: _Name
-    origin: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}\Z")]
-    site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}\Z")]
-    log: LogSettings
-    vault: VaultSettings
-    sensitive: bool = False
+    authority: AuthoritySettings | None = None
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}
 
 
+class WorkspaceSettings(_Settings, frozen=True):
+    """All settings. ``origin``: name of the log, for ever. ``site_prefix``: 2 octets in hex, 0100 to 7fff.
+
+    ``role``: ``authority`` (default) decides for itself, ``site`` works for one and has a table ``[site]``.
+    """
+
+    format: _Text
+    name: _Name
+    origin: _Origin
+    site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}\Z")]
+    log: LogSettings
+    vault: VaultSettings
+    role: Literal["authority", "site"] = "authority"
+    sensitive: bool = False
+    site: SiteSettings | None = None
+    authority: AuthoritySettings | None = None
+    cas: dict[_Name, CaSettings] = {}
+    stations: dict[_Name, StationSettings] = {}
+    products: dict[_Name, ProductSettings] = {}
+
+
+_S = TypeVar("_S", WorkspaceSettings, SettingsPart)
+
+
 def load_settings(workspace: Path) -> WorkspaceSettings:
-    """Read ``birthmark.toml`` of a workspace; ``Misconfigured("workspace.missing")`` if there is none."""
+    """Read ``birthmark.toml`` and the files of ``settings.d`` of a workspace.
+
+    ``Misconfigured("workspace.missing")`` if there is none, ``settings.twice`` if two files say the same thing.
+    """
     path = workspace / CONFIG_NAME
+    settings = parse_settings(_read(path), str(path))
+    for part in sorted((workspace / PARTS_NAME).glob("*.toml")):
+        settings = _with_part(settings, parse_part(_read(part), str(part)), part)
+    return settings
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -97,7 +165,7 @@ def load_settings(workspace: Path) -> WorkspaceSettings:
     except OSError as problem:
         raise Misconfigured(
             "workspace.missing",
-            f"{workspace} is not a birthmark workspace: {problem.strerror}",
+            f"{path.parent} is not a birthmark workspace: {problem.strerror}",
             hint="Make one with `birthmark init DIR`, or name yours with --workspace.",
             path=str(path),
         ) from problem
@@ -109,7 +177,32 @@ def load_settings(workspace: Path) -> WorkspaceSettings:
             hint="Name the right directory with --workspace.",
             path=str(path),
         )
-    return parse_settings(data, str(path))
+    return data
+
+
+def _with_part(settings: WorkspaceSettings, part: SettingsPart, path: Path) -> WorkspaceSettings:
+    for table in ("cas", "stations", "products"):
+        twice = sorted(getattr(settings, table).keys() & getattr(part, table).keys())
+        if twice:
+            raise _said_twice(path, f"[{table}.{twice[0]}]")
+    if settings.authority is not None and part.authority is not None:
+        raise _said_twice(path, "[authority]")
+    return msgspec.structs.replace(
+        settings,
+        authority=settings.authority or part.authority,
+        cas={**settings.cas, **part.cas},
+        stations={**settings.stations, **part.stations},
+        products={**settings.products, **part.products},
+    )
+
+
+def _said_twice(path: Path, what: str) -> Misconfigured:
+    return Misconfigured(
+        "settings.twice",
+        f"{path} has {what}, which another file of this workspace has as well",
+        hint=f"Keep it in one of them; the files of {PARTS_NAME} are written by commands.",
+        path=str(path),
+    )
 
 
 def _require_ours(path: Path, status: os.stat_result) -> None:
@@ -126,8 +219,25 @@ def _require_ours(path: Path, status: os.stat_result) -> None:
 
 def parse_settings(data: bytes, where: str) -> WorkspaceSettings:
     """Return the settings in a TOML document; unknown keys and wrong values are ``Misconfigured("settings.*")``."""
+    settings = _decode(data, where, WorkspaceSettings, _FORMAT)
+    if (settings.role == "site") != (settings.site is not None):
+        raise Misconfigured(
+            "settings.role",
+            f"{where}: a workspace has a table [site] if and only if its role is site",
+            hint='Make a site\'s workspace with `birthmark site init`, or take [site] and role = "site" out together.',
+            path=where,
+        )
+    return settings
+
+
+def parse_part(data: bytes, where: str) -> SettingsPart:
+    """Return the settings in a file of ``settings.d``; errors as of ``parse_settings``."""
+    return _decode(data, where, SettingsPart, PART_FORMAT)
+
+
+def _decode(data: bytes, where: str, kind: type[_S], wanted: str) -> _S:
     try:
-        settings = msgspec.toml.decode(data, type=WorkspaceSettings)
+        settings = msgspec.toml.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError) as problem:
         raise Misconfigured(
             "settings.malformed",
@@ -135,11 +245,11 @@ def parse_settings(data: bytes, where: str) -> WorkspaceSettings:
             hint=f"Keys of this table: {_allowed(str(problem))}. See docs/reference/settings.md.",
             path=where,
         ) from None
-    if settings.format != _FORMAT:
+    if settings.format != wanted:
         raise Misconfigured(
             "settings.format",
             f"{where} has the format {settings.format[:60]!r}",
-            hint=f"This program reads {_FORMAT}.",
+            hint=f"This program reads {wanted}.",
             path=where,
         )
     return settings
@@ -148,6 +258,8 @@ def parse_settings(data: bytes, where: str) -> WorkspaceSettings:
 _TABLES: dict[str, type[_Settings]] = {
     "log": LogSettings,
     "vault": VaultSettings,
+    "site": SiteSettings,
+    "authority": AuthoritySettings,
     "cas": CaSettings,
     "stations": StationSettings,
     "products": ProductSettings,

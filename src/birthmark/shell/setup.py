@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from birthmark import __version__
 from birthmark.adapters.durable import write_durably
-from birthmark.errors import Refused
-from birthmark.model.events import StationAdded, WorkspaceCreated, utc_text
+from birthmark.model.events import WorkspaceCreated, utc_text
 from birthmark.shell.config import CONFIG_NAME, parse_settings
+from birthmark.shell.settingstext import ca_key_uri, file_key_uri, toml_key, toml_text
+from birthmark.shell.workspacefiles import (
+    begin_log,
+    lay_out,
+    make_log_key,
+    make_station_keys,
+    make_vault_key,
+    require_no_workspace,
+)
 
 if TYPE_CHECKING:
     from birthmark.shell.secrets import SecretsResolver
 
 __all__ = ["SetupRequest", "create_workspace"]
 
-_PLAIN = "/:._-"
-"""What stands in a URI as it is; everything else is percent-encoded (RFC 3986, 2.1)."""
 _CEREMONY_NAME = "ceremony.toml"
 
 
@@ -59,42 +63,25 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     Power cut: ``birthmark.toml`` is written last but one, the ledger last; a directory without a ledger is not a
     workspace yet, and is to be removed by hand.
     """
-    from birthmark.adapters.ledgers.sqlite import SqliteLedger
     from birthmark.shell.wiring import Workspace
-    from birthmark.tlog.note import encode_vkey, public_octets
-    from birthmark.wire.vault import VaultKey
 
-    if (root / CONFIG_NAME).exists() or (root / "ledger").exists():
-        raise Refused(
-            "workspace.exists",
-            f"{root} already holds a workspace",
-            hint="Choose an empty directory; a workspace is never overwritten.",
-            path=str(root),
-        )
+    require_no_workspace(root)
     config = _settings_text(request)
     settings = parse_settings(config.encode(), str(root / CONFIG_NAME))
     secrets(request.secret)  # whoever has to be asked is asked before anything is made
-    root.mkdir(parents=True, exist_ok=True, mode=0o755)
-    for directory in ("profiles", "keys", "ca", "ledger", "log", "journal"):
-        (root / directory).mkdir(parents=True, mode=0o755 if directory in ("ca", "log", "profiles") else 0o700)
+    lay_out(root)
     workspace = Workspace(root, settings, secrets)
-    log_key: Any = workspace.keys(settings.log.key).generate(settings.log.key, "ed25519")
-    station = settings.stations[request.station]
-    station_key: Any = workspace.keys(station.key).generate(station.key, "ed25519")
-    vault = VaultKey.generate().to_pem(secrets(request.secret))
-    write_durably(root / settings.vault.file, vault, mode=0o600)
+    make_log_key(workspace)
+    stations = make_station_keys(workspace)
+    make_vault_key(workspace)
     for name in ("root-ca", "issuing-ca", request.preset):
         write_durably(root / "profiles" / f"{name}.toml", _profile_text(name, request).encode(), mode=0o644)
     write_durably(root / _CEREMONY_NAME, _ceremony_text(request).encode(), mode=0o644)
     if request.plan is not None:
         write_durably(root / "plan.toml", request.plan, mode=0o644)
-    write_durably(
-        root / "log" / "vkey", encode_vkey(request.origin, public_octets(log_key)).encode() + b"\n", mode=0o644
-    )
     write_durably(root / CONFIG_NAME, config.encode(), mode=0o644)
-    now = workspace.clock()
     first = WorkspaceCreated(
-        at=utc_text(now),
+        at=utc_text(workspace.clock()),
         workspace=request.name,
         origin=request.origin,
         site_prefix=request.site_prefix,
@@ -102,71 +89,43 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
         by=workspace.by,
         sensitive=request.sensitive,
     )
-    ledger = SqliteLedger.create(root / "ledger" / "ledger.db", first=first, clock=workspace.clock)
-    vkey = encode_vkey(f"{request.origin}/station/{request.station}", public_octets(station_key))
-    with ledger.transaction() as tx:
-        tx.append(StationAdded(at=utc_text(now), station=request.station, vkey=vkey, by=workspace.by))
-    ledger.close()
-    workspace.publish()
-    workspace.close()
+    begin_log(workspace, first, stations)
     return [root / CONFIG_NAME, root / _CEREMONY_NAME, root / "profiles" / f"{request.preset}.toml"]
 
 
-def _quoted(text: str) -> str:
-    """Return a TOML basic string; JSON's escapes are TOML's."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(text: str) -> str:
-    """Return a TOML key: bare where it can be, else quoted."""
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _quoted(text)
-
-
-def _key_uri(name: str, request: SetupRequest) -> str:
-    return f"file:keys/{name}.pem?secret={quote(request.secret, safe=_PLAIN)}"
-
-
-def _ca_key_uri(name: str, request: SetupRequest) -> str:
-    if request.token is None:
-        return _key_uri(name, request)
-    module, token = request.token
-    where = f"module-path={quote(module, safe=_PLAIN)}&pin-source={quote(request.secret, safe=_PLAIN)}"
-    return f"pkcs11:token={quote(token, safe='')};object={name}?{where}"
-
-
 def _settings_text(request: SetupRequest) -> str:
-    values = "".join(f"{_key(name)} = {_quoted(value)}\n" for name, value in _values(request).items())
+    values = "".join(f"{toml_key(name)} = {toml_text(value)}\n" for name, value in _values(request).items())
     return f"""# Settings of this workspace. Unknown keys are errors; docs/reference/settings.md explains each.
 format = "birthmark-workspace/1"
-name = {_quoted(request.name)}
-origin = {_quoted(request.origin)}          # name of the log, for ever
-site_prefix = {_quoted(request.site_prefix)}             # first two octets of every certificate serial made here
+name = {toml_text(request.name)}
+origin = {toml_text(request.origin)}          # name of the log, for ever
+site_prefix = {toml_text(request.site_prefix)}             # first two octets of every certificate serial made here
 sensitive = {"true" if request.sensitive else "false"}
 
 # A secret is named, never written: env:NAME, file:PATH, fd:3 or prompt:
 [log]
-key = {_quoted(_key_uri("log", request))}
+key = {toml_text(file_key_uri("log", request.secret))}
 
 [vault]
 file = "keys/vault.pem"
-secret = {_quoted(request.secret)}
+secret = {toml_text(request.secret)}
 
 [cas.root]
-key = {_quoted(_ca_key_uri("root", request))}
+key = {toml_text(ca_key_uri("root", request.secret, request.token))}
 
 [cas.issuing]
-key = {_quoted(_ca_key_uri("issuing", request))}
+key = {toml_text(ca_key_uri("issuing", request.secret, request.token))}
 
-[stations.{_key(request.station)}]
-key = {_quoted(_key_uri(f"station-{request.station}", request))}
-journal = {_quoted(f"journal/{request.station}.jsonl")}
+[stations.{toml_key(request.station)}]
+key = {toml_text(file_key_uri(f"station-{request.station}", request.secret))}
+journal = {toml_text(f"journal/{request.station}.jsonl")}
 
-[products.{_key(request.product)}]
-profile = {_quoted(request.preset)}
+[products.{toml_key(request.product)}]
+profile = {toml_text(request.preset)}
 ca = "issuing"
-key_algorithm = {_quoted(request.key_algorithm)}
+key_algorithm = {toml_text(request.key_algorithm)}
 
-[products.{_key(request.product)}.values]
+[products.{toml_key(request.product)}.values]
 {values}"""
 
 
@@ -182,20 +141,20 @@ def _ceremony_text(request: SetupRequest) -> str:
             **_values(request),
             "ca_name": f"{request.maker} {'Device Root' if issuer is None else 'Issuing'} CA 1",
         }
-        lines = "".join(f"{_key(key)} = {_quoted(value)}\n" for key, value in values.items())
+        lines = "".join(f"{toml_key(key)} = {toml_text(value)}\n" for key, value in values.items())
         blocks.append(f"""
 [[step]]
 do = "{name}"
 name = "{name}"
 profile = "{name}-ca"
-key = {_quoted(_ca_key_uri(name, request))}
-key_algorithm = {_quoted(request.ca_key_algorithm)}
+key = {toml_text(ca_key_uri(name, request.secret, request.token))}
+key_algorithm = {toml_text(request.ca_key_algorithm)}
 {f'issuer = "{issuer}"' if issuer else ""}
 [step.values]
 {lines}""")
     return f"""# The whole ceremony in one file: review this, rehearse it with `birthmark ceremony check`, then run it.
 format = "birthmark-ceremony/2"
-title = {_quoted(title)}
+title = {toml_text(title)}
 participants = []                  # who stands here, in words
 {"".join(blocks)}"""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from birthmark.adapters.durable import naming_os_errors
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
-from birthmark.errors import BirthmarkError, Misconfigured, Unavailable
+from birthmark.errors import BirthmarkError, Misconfigured, Refused, Unavailable
 from birthmark.shell.config import ProductSettings, WorkspaceSettings, load_settings
 from birthmark.shell.plugins import adapter
 from birthmark.shell.secrets import SecretsResolver
@@ -128,10 +128,19 @@ class Workspace:
         return tuple(found)
 
     def issuer(self, ca: str) -> Issuer:
-        """Return the CA ready to sign."""
+        """Return a CA for devices, ready to sign; ``Refused("ca.access")`` for the one that signs TLS certificates."""
         from cryptography import x509
 
         from birthmark.pki.issuer import Issuer
+
+        record = self.records.ca(ca)
+        if record is not None and record.kind == "access":
+            raise Refused(
+                "ca.access",
+                f"the CA {ca} signs the TLS certificates of this workspace, never devices or their CAs",
+                hint="Name an issuing CA in the product of birthmark.toml.",
+                ca=ca,
+            )
 
         certificates = [x509.load_der_x509_certificate(der) for der in self.chain(ca)]
         return Issuer(certificates[0], self.private_key(self.ca_key_uri(ca)), certificates[1:])

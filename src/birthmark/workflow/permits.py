@@ -7,7 +7,7 @@ was made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -22,6 +22,7 @@ from birthmark.pki.algorithms import algorithm_named
 from birthmark.pki.issuer import Issuer, Permit
 from birthmark.pki.lint import lint_certificate, refuse_findings
 from birthmark.pki.profile import Profile
+from birthmark.pki.signingtime import signing_window
 from birthmark.pki.specimen import FindingLike, signed_certificate
 from birthmark.pki.template import Template, compile_template
 from birthmark.ports import Clock, Ledger, Records
@@ -190,10 +191,14 @@ class Permits:
         return permit
 
 
-def _window(chain: Iterable[bytes]) -> tuple[datetime, datetime]:
-    """Return the first and the last moment at which every certificate (DER) is valid."""
+def _window(chain: Sequence[bytes]) -> tuple[datetime, datetime]:
+    """Return the first and the last moment at which every certificate (DER) is valid and the first of them may sign."""
     members = [x509.load_der_x509_certificate(der) for der in chain]
-    return max(m.not_valid_before_utc for m in members), min(m.not_valid_after_utc for m in members)
+    first, last = signing_window(members[0])
+    return (
+        max(first, *(member.not_valid_before_utc for member in members)),
+        min(last, *(member.not_valid_after_utc for member in members)),
+    )
 
 
 def _is_recent(template: Template, now: datetime) -> bool:

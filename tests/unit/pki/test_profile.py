@@ -224,7 +224,7 @@ def test_any_value_in_any_place_is_accepted_or_named(key: str, value: Any) -> No
 
 
 def test_presets_are_listed_and_parse() -> None:
-    wanted = "aws-iot azure-dps idevid issuing-ca matter-dac matter-paa matter-pai root-ca tls-client"
+    wanted = "aws-iot azure-dps idevid issuing-ca matter-dac matter-paa matter-pai root-ca site-ca tls-client"
     assert list(preset_names()) == wanted.split()
     for name in preset_names():
         assert load_preset(name).name == name

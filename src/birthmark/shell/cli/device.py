@@ -112,6 +112,9 @@ def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
         "attempt": device.attempt,
         "log_entry": device.issued_seq,
     }
+    settled = workspace.records.settled(device.device_serial)
+    if settled is not None:
+        document |= {"site": settled.site, "site_log_entry": settled.site_seq}
     if device.issued_seq is None:
         return document
     from hashlib import sha256

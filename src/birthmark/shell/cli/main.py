@@ -25,6 +25,8 @@ NOUNS: dict[str, str] = {
     "ceremony": "ceremony",
     "ca": "ca",
     "profile": "profile",
+    "access": "access",
+    "site": "site",
     "order": "order",
     "station": "station",
     "device": "device",

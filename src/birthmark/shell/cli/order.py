@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this noun."""
     orders = typer.Typer(help="Orders: which devices shall exist.", no_args_is_help=True)
     orders.command("create")(create)
+    orders.command("assign")(assign)
     orders.command("make")(make)
     orders.command("show")(show)
     orders.command("list")(list_orders)
@@ -42,6 +43,9 @@ def create(
     key_origin: Annotated[str, typer.Option(help="injected: keys made here; device: keys born in the device.")] = (
         "injected"
     ),
+    site: Annotated[
+        str | None, typer.Option(help="Assign it to this site at once; a site's own CA then signs.")
+    ] = None,
     approval: ApprovalOption = None,
     plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
@@ -53,19 +57,21 @@ def create(
     from birthmark.shell.wiring import open_workspace
     from birthmark.workflow.order import NewOrder, create_order, order_facts
     from birthmark.workflow.rollover import require_current
+    from birthmark.workflow.site import assign_order
 
     serials = list(_serials(quantity, first, devices))
     with open_workspace(workspace, publish=plan_only is None) as opened:
         settings = opened.product(product)
-        opened.ca_certificate(settings.ca)
-        require_current(opened.ledger, opened.records, settings.ca)
+        ca = settings.ca if site is None else _ca_at(opened, site) or settings.ca
+        opened.ca_certificate(ca)
+        require_current(opened.ledger, opened.records, ca)
         order = NewOrder(
             order=parse_order_id(name),
             product=product,
             profile=opened.profile(settings.profile),
             key_algorithm=settings.key_algorithm,
             key_origin=_key_origin(key_origin),
-            ca=settings.ca,
+            ca=ca,
             by=opened.by,
         )
         facts = order_facts(order, serials, settings.values)
@@ -74,12 +80,21 @@ def create(
             return
         ledger = require_approval(opened, "order.create", facts, approval)
         count = create_order(ledger, order, serials, clock=opened.clock)
+        if site is not None:
+            assign_order(opened.ledger, opened.records, _order(opened, name), site, clock=opened.clock, by=opened.by)
     following = f"birthmark order make {name}" if key_origin == "injected" else "birthmark station provision …"
     emit(
         {"order": name, "devices": count, "key_origin": key_origin},
         f"Order {name}: {count:,} devices on record.\nNext: {following}",
         as_json=as_json,
     )
+
+
+def _ca_at(workspace: Workspace, site: str) -> str | None:
+    """Return the CA with which a site signs for itself, None where it does not; a stopped site is refused."""
+    from birthmark.workflow.site import signing_ca, working_site
+
+    return signing_ca(workspace.records, working_site(workspace.records, site).site)
 
 
 def _serials(quantity: int | None, first: str | None, devices: str | None) -> Iterable[str]:
@@ -141,6 +156,27 @@ def make(
     )
 
 
+def assign(
+    name: Annotated[str, typer.Argument(help="Name of the order.")],
+    site: Annotated[str, typer.Option(help="The one site where its devices are made.")],
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Give an order to a site: its devices are made there and nowhere else, and its quantity is the site's quota."""
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.workflow.site import assign_order
+
+    with open_workspace(workspace) as opened:
+        order = _order(opened, name)
+        mode = assign_order(opened.ledger, opened.records, order, site, clock=opened.clock, by=opened.by)
+    emit(
+        {"order": name, "site": site, "mode": mode, "devices": order.quantity},
+        f"Order {name}: its {order.quantity:,} devices are made at site {site}, mode {mode}.\n"
+        f"Next: birthmark bundle seal --order {name} --site {site}",
+        as_json=as_json,
+    )
+
+
 def _make_with_progress(
     workspace: Workspace, order: OrderRecord, processes: int, rate: float | None, *, quiet: bool
 ) -> int:
@@ -179,7 +215,10 @@ def show(
 
     with open_workspace(workspace, publish=False) as opened:
         order, totals = _order(opened, name), opened.records.totals(name)
+        assigned = opened.records.assignment(name)
     document = {**msgspec.to_builtins(order), **msgspec.to_builtins(totals)}
+    if assigned is not None:
+        document |= {"site": assigned.site, "mode": assigned.mode}
     emit(document, table(f"Order {name}", ["", ""], [[k, f"{v}"] for k, v in document.items()]), as_json=as_json)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Misconfigured
-from birthmark.shell.cli.options import WorkspaceOption
+from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
@@ -33,9 +33,31 @@ LinesOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout,
 def register(app: typer.Typer) -> None:
     """Add the commands of this noun."""
     station = typer.Typer(help="The line: install identities and prove them.", no_args_is_help=True)
+    station.command("add")(add)
     station.command("provision")(provision)
     station.command("run")(run)
     app.add_typer(station, name="station")
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the station at its site.")],
+    site: Annotated[str, typer.Option(help="The site it belongs to.")],
+    csr: Annotated[Path, typer.Option(help="CSR of its TLS key, made by `birthmark site station`.")],
+    vkey: Annotated[str, typer.Option(help="Verifier key of its receipts, as that command printed it.")],
+    days: Annotated[int, typer.Option(min=1, max=7000, help="How many days its TLS certificate is valid.")] = 730,
+    output: Annotated[Path | None, typer.Option(help="Put the site's new grant there as well.")] = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """At the authority: add a station to a site, or give a known one a certificate for a new TLS key."""
+    from birthmark.shell.cli.access import read_file
+    from birthmark.shell.cli.site import show_grant
+    from birthmark.shell.siteadmin import grant_station
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace) as opened:
+        written = grant_station(opened, site, name, vkey=vkey, csr=read_file(csr), days=days)
+    show_grant(written, output, [f"Station {site}/{name} is on record."], as_json)
 
 
 def provision(
