@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from birthmark.errors import Refused
-from birthmark.pki.derread import Node, bits_of, expect, oid_text, read_der, read_members
+from birthmark.pki.derread import SEQUENCE, Node, bits_of, expect, oid_text, read_der, read_members
 
 __all__ = [
     "UNREADABLE",
     "CertificateParts",
+    "certificate_spki",
     "name_faults",
     "open_parts",
     "parse_certificate",
@@ -32,6 +33,7 @@ UNREADABLE = (
 """What ``cryptography`` raises for certificates and requests it cannot read."""
 
 _MAX_SERIAL_OCTETS = 20
+_VERSION = 0xA0
 _LENGTHS = {"2.5.4.3": range(1, 65), "2.5.4.6": range(2, 3), "1.3.6.1.4.1.311.60.2.1.3": range(2, 3)}
 _BMP_STRING, _UTF8_STRING = 0x1E, 0x0C
 
@@ -82,6 +84,45 @@ def open_parts(der: bytes) -> CertificateParts:
         same_algorithm=inner.whole == algorithm.whole,
         signature=bits_of(bits),
     )
+
+
+def certificate_spki(der: bytes) -> bytes:
+    """Return the SubjectPublicKeyInfo (DER) of a certificate, by the shortest way (RFC 5280, 4.1).
+
+    ``Refused("der.malformed")`` where the way is lost; everything else about the certificate is for others to check.
+    """
+    try:
+        tbs, end = _contents(der, 0)
+        if der[0] != SEQUENCE or end != len(der) or der[tbs] != SEQUENCE:
+            raise ValueError("no certificate")
+        at, _ = _contents(der, tbs)
+        if der[at] == _VERSION:
+            at = _contents(der, at)[1]
+        for _ in range(5):  # serial, signature algorithm, issuer, validity, subject
+            at = _contents(der, at)[1]
+        _, end = _contents(der, at)
+        if der[at] != SEQUENCE or end > len(der):
+            raise ValueError("no key")
+    except (ValueError, IndexError):
+        raise Refused(
+            "der.malformed",
+            "this does not have the parts of a certificate",
+            hint="Send one X.509 certificate in DER.",
+        ) from None
+    return der[at:end]
+
+
+def _contents(der: bytes, at: int) -> tuple[int, int]:
+    """Return where the contents of the value at ``at`` begin and end."""
+    length = der[at + 1]
+    if length < 0x80:
+        return at + 2, at + 2 + length
+    if length == 0x82:
+        return at + 4, at + 4 + (der[at + 2] << 8 | der[at + 3])
+    begin = at + 2 + (length & 0x7F)
+    if not 0x81 <= length <= 0x84:
+        raise ValueError("length")
+    return begin, begin + int.from_bytes(der[at + 2 : begin], "big")
 
 
 def parse_certificate(parts: CertificateParts) -> x509.Certificate:

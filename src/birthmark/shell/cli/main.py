@@ -24,6 +24,7 @@ NOUNS: dict[str, str] = {
     "ceremony": "ceremony",
     "profile": "profile",
     "order": "order",
+    "bundle": "bundle",
     "station": "station",
     "device": "device",
     "ledger": "ledger",
