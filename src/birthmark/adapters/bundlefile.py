@@ -41,7 +41,6 @@ class BundleOutput:
 
     def cut(self, octets: int) -> None:
         with naming_os_errors(self._path):
-            self._file.flush()
             self._file.seek(octets)
             self._file.truncate()
 

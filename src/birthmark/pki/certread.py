@@ -6,7 +6,9 @@ characters) is told here before it is asked, so that nothing ever depends on war
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from cryptography import x509
 
@@ -16,7 +18,7 @@ from birthmark.pki.derread import SEQUENCE, Node, bits_of, expect, oid_text, rea
 __all__ = [
     "UNREADABLE",
     "CertificateParts",
-    "certificate_spki",
+    "SpkiReader",
     "name_faults",
     "open_parts",
     "parse_certificate",
@@ -86,30 +88,50 @@ def open_parts(der: bytes) -> CertificateParts:
     )
 
 
-def certificate_spki(der: bytes) -> bytes:
-    """Return the SubjectPublicKeyInfo (DER) of a certificate, by the shortest way (RFC 5280, 4.1).
+class SpkiReader:
+    """Finds the SubjectPublicKeyInfo in certificate after certificate (RFC 5280, 4.1).
 
-    ``Refused("der.malformed")`` where the way is lost; everything else about the certificate is for others to check.
+    Where it is follows from the tags and lengths before it alone. Those of the last certificate are remembered: one
+    that has the same at the same places, as all of one template do, is not walked through again.
     """
-    try:
-        tbs, end = _contents(der, 0)
-        if der[0] != SEQUENCE or end != len(der) or der[tbs] != SEQUENCE:
-            raise ValueError("no certificate")
-        at, _ = _contents(der, tbs)
-        if der[at] == _VERSION:
-            at = _contents(der, at)[1]
-        for _ in range(5):  # serial, signature algorithm, issuer, validity, subject
-            at = _contents(der, at)[1]
-        _, end = _contents(der, at)
-        if der[at] != SEQUENCE or end > len(der):
+
+    def __init__(self) -> None:
+        self._headers: Callable[[bytes], tuple[int, ...]] = lambda der: ()
+        self._known: tuple[int, ...] = (0,)
+        self._at = self._end = 0
+
+    def spki(self, der: bytes) -> bytes:
+        """Return the SubjectPublicKeyInfo (DER) of a certificate; ``Refused("der.malformed")`` if there is none.
+
+        Everything else about the certificate is for others to check.
+        """
+        try:
+            if der[0] != SEQUENCE or der[1] != 0x82 or 4 + (der[2] << 8 | der[3]) != len(der):
+                return open_parts(der).spki
+            if self._headers(der) != self._known:
+                self._walk(der)
+        except (ValueError, IndexError):
+            raise Refused(
+                "der.malformed",
+                "this does not have the parts of a certificate",
+                hint="Send one X.509 certificate in DER.",
+            ) from None
+        return der[self._at : self._end]
+
+    def _walk(self, der: bytes) -> None:
+        self._known = (0,)  # matches nothing if the way is lost
+        tbs, _ = _contents(der, 4)
+        seen = [*range(4, tbs)]
+        at = start = end = tbs
+        skipped = 6 if der[at] == _VERSION else 5  # version, serial, signature algorithm, issuer, validity, subject
+        for _ in range(skipped + 1):
+            begin, end = _contents(der, at)
+            seen += range(at, begin)
+            start, at = at, end
+        if der[4] != SEQUENCE or der[start] != SEQUENCE or end > len(der):
             raise ValueError("no key")
-    except (ValueError, IndexError):
-        raise Refused(
-            "der.malformed",
-            "this does not have the parts of a certificate",
-            hint="Send one X.509 certificate in DER.",
-        ) from None
-    return der[at:end]
+        self._headers, self._at, self._end = itemgetter(*seen), start, end
+        self._known = self._headers(der)
 
 
 def _contents(der: bytes, at: int) -> tuple[int, int]:
@@ -117,11 +139,9 @@ def _contents(der: bytes, at: int) -> tuple[int, int]:
     length = der[at + 1]
     if length < 0x80:
         return at + 2, at + 2 + length
-    if length == 0x82:
-        return at + 4, at + 4 + (der[at + 2] << 8 | der[at + 3])
     begin = at + 2 + (length & 0x7F)
     if not 0x81 <= length <= 0x84:
-        raise ValueError("length")
+        raise ValueError("an indefinite or oversized length")
     return begin, begin + int.from_bytes(der[at + 2 : begin], "big")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 
 import msgspec
@@ -117,12 +118,19 @@ def bits_of_places(places: Iterable[int], count: int) -> bytes:
     return bytes(bits)
 
 
+@cache
+def _bits_of_all(count: int) -> bytes:
+    """Return ``count`` bits, all of them set (at most 512 different ones)."""
+    return bits_of_places(range(count), count)
+
+
 def encode_chunk(chunk: BundleChunk, *, sealed: bool) -> bytes:
     """Return the payload of frame ``C``; ``sealed``: the mode is ``pool``."""
     facts = _Facts(chunk=chunk.chunk, first=chunk.first, count=chunk.count, present=len(chunk.places))
     parts = [_encoder.encode(facts), chunk.device_serials, b"", b"", b"", b""]
     if sealed:
-        parts[2] = bits_of_places(chunk.places, chunk.count)
+        whole = len(chunk.places) == chunk.count
+        parts[2] = _bits_of_all(chunk.count) if whole else bits_of_places(chunk.places, chunk.count)
     if chunk.certificates:
         packed: list[bytes] = []
         for certificate in chunk.certificates:
@@ -133,17 +141,14 @@ def encode_chunk(chunk: BundleChunk, *, sealed: bool) -> bytes:
     return b"".join(octets for part in parts for octets in (len(part).to_bytes(4, "big"), part))
 
 
-def decode_chunk(payload: bytes, header: BundleHeader) -> BundleChunk:
-    """Return a chunk; ``Tampered("bundle.malformed")`` for everything that is not spelled as the format says."""
+def decode_chunk(payload: bytes, header: BundleHeader, *, seen: bool = False) -> BundleChunk:
+    """Return a chunk; ``Tampered("bundle.malformed")`` for everything that is not spelled as the format says.
+
+    ``seen``: the same octets were decoded before, so that only what is needed of them is looked at.
+    """
     told, device_serials, bits, certificates, key, slots = _parts(payload)
-    try:
-        facts = _facts.decode(told)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        raise _malformed(f"a chunk: {problem}") from None
+    facts = _facts_of(told, device_serials)
     count = facts.count
-    named = _SERIALS.fullmatch(device_serials) is not None and device_serials.count(b"\n") == count - 1
-    if _encoder.encode(facts) != told or not 1 <= count <= CHUNK_LIMIT or not named:
-        raise _malformed(f"chunk {facts.chunk} does not name its {count} devices")
     if header.suite is None:
         if facts.present != count or bits or certificates or key or slots:
             raise _malformed(f"chunk {facts.chunk} of a work order has identities")
@@ -155,15 +160,30 @@ def decode_chunk(payload: bytes, header: BundleHeader) -> BundleChunk:
         if certificates or key or slots:
             raise _malformed(f"chunk {facts.chunk} has keys for nobody")
         return BundleChunk(facts.chunk, facts.first, count, device_serials, places)
-    _check_slots(slots, places, count, header.slot_octets)
-    encapsulated = key[_HASH:]
-    expected = SUITES[header.suite].sealed_octets
-    if len(encapsulated) != expected or sha256(encapsulated).digest() != key[:_HASH]:
-        raise _malformed(f"the content key of chunk {facts.chunk} is damaged")
+    if not seen:
+        _check_slots(slots, places, count, header.slot_octets)
+        _check_key(key, header.suite, facts.chunk)
     found = _unpack(certificates)
     if len(found) != len(places):
         raise _malformed(f"chunk {facts.chunk} has {len(found)} certificates for {len(places)} devices")
-    return BundleChunk(facts.chunk, facts.first, count, device_serials, places, found, encapsulated, slots)
+    return BundleChunk(facts.chunk, facts.first, count, device_serials, places, found, key[_HASH:], slots)
+
+
+def _facts_of(told: bytes, device_serials: bytes) -> _Facts:
+    try:
+        facts = _facts.decode(told)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise _malformed(f"a chunk: {problem}") from None
+    named = _SERIALS.fullmatch(device_serials) is not None and device_serials.count(b"\n") == facts.count - 1
+    if _encoder.encode(facts) != told or not 1 <= facts.count <= CHUNK_LIMIT or not named:
+        raise _malformed(f"chunk {facts.chunk} does not name its {facts.count} devices")
+    return facts
+
+
+def _check_key(key: bytes, suite: SuiteName, chunk: int) -> None:
+    encapsulated = key[_HASH:]
+    if len(encapsulated) != SUITES[suite].sealed_octets or sha256(encapsulated).digest() != key[:_HASH]:
+        raise _malformed(f"the content key of chunk {chunk} is damaged")
 
 
 def _parts(payload: bytes) -> list[bytes]:
@@ -178,8 +198,10 @@ def _parts(payload: bytes) -> list[bytes]:
     return parts
 
 
-def _places(bits: bytes, count: int) -> list[int]:
+def _places(bits: bytes, count: int) -> Sequence[int]:
     octets = -(-count // 8)
+    if bits == _bits_of_all(count):
+        return range(count)
     marks = f"{int.from_bytes(bits[:octets], 'big'):0{8 * octets}b}"
     places = [place for place, mark in enumerate(marks[:count]) if mark == "1"]
     if bits_of_places(places, count) != bits:
@@ -190,7 +212,7 @@ def _places(bits: bytes, count: int) -> list[int]:
 def _check_slots(slots: bytes, places: Sequence[int], count: int, slot_octets: int) -> None:
     if len(slots) != count * slot_octets:
         raise _malformed("the slots of a chunk are not of the size that the header tells")
-    empty, present = bytes(slot_octets), set(places)
+    empty, present = bytes(slot_octets), frozenset(places)
     for place in range(count):
         is_empty = slots[place * slot_octets : (place + 1) * slot_octets] == empty
         if is_empty is (place in present):

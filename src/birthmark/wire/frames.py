@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from birthmark.errors import Tampered
+
+if TYPE_CHECKING:
+    import hashlib
 
 __all__ = ["END_KIND", "FRAME_LIMIT", "FrameWriter", "read_frames", "read_whole_frames"]
 
@@ -40,9 +44,11 @@ class FrameWriter:
         """Count a frame that is in the file already."""
         self._count(_framed(kind, payload))
 
-    def end(self) -> None:
-        """Write the last frame."""
-        self._put(_framed(END_KIND, self._hash.digest()))
+    def end(self) -> bytes:
+        """Write the last frame; return the SHA-256 of everything before it."""
+        digest = self._hash.digest()
+        self._put(_framed(END_KIND, digest))
+        return digest
 
     def _put(self, data: bytes) -> None:
         self._count(data)
@@ -60,18 +66,20 @@ def _framed(kind: bytes, payload: bytes) -> bytes:
 
 
 def read_frames(
-    read: Callable[[int], bytes], magic: bytes, *, limit: int = FRAME_LIMIT
+    read: Callable[[int], bytes], magic: bytes, *, limit: int = FRAME_LIMIT, digest: hashlib._Hash | None = None
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield (kind, payload) of every frame but the last, which must fit what came before.
 
     ``read`` returns exactly so many octets, fewer only at the end. Whoever acts on a frame before the iteration ended
-    acts on something that may yet turn out to be cut off. ``Tampered``: ``frames.magic``, ``frames.truncated``,
+    acts on something that may yet turn out to be cut off. ``digest``: a new SHA-256 object; it holds everything before
+    the last frame when the iteration ended. ``Tampered``: ``frames.magic``, ``frames.truncated``,
     ``frames.too_long``, ``frames.digest``, ``frames.trailing``.
     """
+    digest = sha256() if digest is None else digest
     line = magic + b"\n"
     if read(len(line)) != line:
         raise _bad("frames.magic", f"this is no file of the format {magic.decode()}")
-    digest = sha256(line)
+    digest.update(line)
     while True:
         head = read(_HEAD)
         if len(head) != _HEAD:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from hashlib import sha256
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from birthmark.model.siteevents import SiteMode
 from birthmark.wire.document import Digest, DocumentPart, Moment, Text, open_document, sign_document
 
-__all__ = ["BundleId", "Count", "Manifest", "Name", "digest_of_chunks", "open_manifest", "sign_manifest"]
+__all__ = ["BundleId", "Count", "Manifest", "Name", "open_manifest", "sign_manifest"]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")]
 BundleId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -28,7 +26,6 @@ class Manifest(DocumentPart, frozen=True, kw_only=True):
     site: Name
     order: Name
     mode: SiteMode
-    header_sha256: Digest
     product: Text
     profile: Text
     key_algorithm: Text
@@ -37,13 +34,9 @@ class Manifest(DocumentPart, frozen=True, kw_only=True):
     quantity: Count
     chunks: Count
     devices: Count
-    chunks_sha256: Digest
+    bundle_sha256: Digest
+    """Of the file, up to its last frame."""
     created_at: Moment
-
-
-def digest_of_chunks(digests: Iterable[bytes]) -> str:
-    """Return ``chunks_sha256`` of the SHA-256 (32 octets each) of the chunks' payloads, in their order."""
-    return sha256(b"".join(digests)).hexdigest()
 
 
 def sign_manifest(manifest: Manifest, log_key: Ed25519PrivateKey) -> bytes:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from birthmark.errors import Tampered
 from birthmark.wire.bundle import BUNDLE_MAGIC, CHUNK, HEADER, BundleHeader, decode_chunk, decode_header
 from birthmark.wire.frames import read_frames
-from birthmark.wire.manifest import digest_of_chunks, open_manifest
+from birthmark.wire.manifest import open_manifest
 
 __all__ = ["look_at_bundle"]
 
@@ -20,13 +20,14 @@ def look_at_bundle(read: Callable[[int], bytes], note: bytes | None, vkey: str |
     ``bundle.manifest``.
     """
     header: BundleHeader | None = None
-    payload, digests, devices, present = b"", [], 0, 0
-    for kind, data in read_frames(read, BUNDLE_MAGIC):
+    chunks = devices = present = 0
+    digest = sha256()
+    for kind, data in read_frames(read, BUNDLE_MAGIC, digest=digest):
         if kind == HEADER and header is None:
-            header, payload = decode_header(data), data
+            header = decode_header(data)
         elif kind == CHUNK and header is not None:
             chunk = decode_chunk(data, header)
-            digests.append(sha256(data).digest())
+            chunks += 1
             devices += chunk.count
             present += len(chunk.places)
     if header is None:
@@ -38,8 +39,7 @@ def look_at_bundle(read: Callable[[int], bytes], note: bytes | None, vkey: str |
         )
     if note is not None and vkey is not None:
         manifest = open_manifest(note, vkey)
-        told = (manifest.header_sha256, manifest.chunks_sha256, manifest.quantity, manifest.devices)
-        if told != (sha256(payload).hexdigest(), digest_of_chunks(digests), devices, present):
+        if manifest.bundle_sha256 != digest.hexdigest():
             raise Tampered(
                 "bundle.manifest",
                 "this file is not the bundle of the manifest",
@@ -53,7 +53,7 @@ def look_at_bundle(read: Callable[[int], bytes], note: bytes | None, vkey: str |
         "order": header.order,
         "mode": header.mode,
         "suite": header.suite,
-        "chunks": len(digests),
+        "chunks": chunks,
         "quantity": devices,
         "devices": present,
         "created_at": header.created_at,

@@ -8,13 +8,14 @@ to its site without the manifest, which is written last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+from msgspec import structs
+
 from birthmark.errors import Refused, Tampered
-from birthmark.model.events import Issued, Received, decode_entry
+from birthmark.model.events import Issued, Received, decode_entry, encode_entry
 from birthmark.model.records import ChunkRecord, OrderRecord
 from birthmark.ports import Ledger, SealedChunk, Transaction
 from birthmark.wire.bundle import (
@@ -30,7 +31,7 @@ from birthmark.wire.bundle import (
 )
 from birthmark.wire.frames import FrameWriter, read_whole_frames
 from birthmark.wire.hpke import SUITES, KeySuite, SealingKeys, SuiteName, seal_anew
-from birthmark.wire.manifest import Manifest, digest_of_chunks
+from birthmark.wire.manifest import Manifest
 from birthmark.wire.vault import VaultKey, open_content_key
 from birthmark.workflow.chunks import ANY_STATE, chunks_in, device_serials_of
 from birthmark.workflow.consign import Packing, consign
@@ -74,7 +75,7 @@ class _Bundle:
     payload: bytes
     order: OrderRecord
     keys: _Keys | None = None
-    digests: list[bytes] = field(default_factory=list)
+    digest: bytes = b""
     devices: int = 0
 
 
@@ -123,7 +124,6 @@ def _write(packing: Packing, bundle: _Bundle, file: BundleFile, progress: Callab
     for source in _sources(packing, bundle):
         found = None if appending else next(kept, None)
         payload = _payload(packing, bundle, source, found)
-        bundle.digests.append(sha256(payload).digest())
         bundle.devices += len(source.places)
         if payload == found:
             writer.keep(CHUNK, payload)
@@ -135,7 +135,7 @@ def _write(packing: Packing, bundle: _Bundle, file: BundleFile, progress: Callab
         progress(source.chunk.count)
     if not appending:
         file.cut(writer.octets)
-    writer.end()
+    bundle.digest = writer.end()
     file.finish()
 
 
@@ -259,15 +259,19 @@ def _encapsulated_in(payload: bytes, header: BundleHeader) -> bytes | None:
 
 def _certificates(ledger: Ledger, source: _Source) -> list[bytes]:
     """Return the certificates of the present devices; they stand one after another in the log."""
-    serials = source.device_serials.decode("ascii").split("\n")
+    serials = source.device_serials.split(b"\n")
     entries = [entry for _, entry in ledger.entries(source.issued_seq, source.chunk.count)]
+    # The entries of a chunk differ in their device alone: the first one is decoded, it shows how the others begin.
+    first, _ = decode_entry(entries[source.places[0]])
+    if not isinstance(first, Issued | Received) or first.intent != source.intent:
+        raise _inconsistent(source.chunk, "its certificates are not where they belong")
+    head, tail = encode_entry(structs.replace(first, device="|")).split(b"|")
     found: list[bytes] = []
     for place in source.places:
-        event, certificate = decode_entry(entries[place])
-        fits = isinstance(event, Issued | Received) and event.intent == source.intent
-        if not fits or event.device != serials[place]:  # type: ignore[union-attr]
-            raise _inconsistent(source.chunk, f"the certificate of {serials[place]} is not where it belongs")
-        found.append(certificate)
+        entry, beginning = entries[place], b"".join((head, serials[place], tail))
+        if not entry.startswith(beginning):
+            raise _inconsistent(source.chunk, f"the certificate of {serials[place].decode()} is not where it belongs")
+        found.append(entry[len(beginning) :])
     return found
 
 
@@ -279,7 +283,6 @@ def _manifest(bundle: _Bundle) -> Manifest:
         site=header.site,
         order=header.order,
         mode=header.mode,
-        header_sha256=sha256(bundle.payload).hexdigest(),
         product=order.product,
         profile=order.profile,
         key_algorithm=order.key_algorithm,
@@ -288,7 +291,7 @@ def _manifest(bundle: _Bundle) -> Manifest:
         quantity=order.quantity,
         chunks=order.chunks,
         devices=bundle.devices,
-        chunks_sha256=digest_of_chunks(bundle.digests),
+        bundle_sha256=bundle.digest.hex(),
         created_at=header.created_at,
     )
 

@@ -4,8 +4,10 @@ A chunk that is whole is one ``requested`` entry and its ``received`` entries, i
 sealed anew, for the site's vault. Of a chunk that lost devices before it was sealed every device is taken in by itself:
 its key is sealed anew at position 0.
 
-Every certificate's key is bound to its device by the SPKI hash in the record. That certificates and keys are good is
-guarded by a sample: the first identity of every chunk is verified with the CA and its key opened and compared.
+Every certificate's key is bound to its device by the SPKI hash in the record, and no key opens for another one. That
+certificates and keys are good is guarded by samples, as when they were made: one identity of every transaction is
+verified with its CA and its key opened and compared. All of them stand under the authority's signature of the manifest,
+each key is compared again when it is drawn, and each signature is verified by ``audit verify``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from hashlib import sha256
 from birthmark.errors import Refused, Tampered
 from birthmark.model.events import Received, Requested, encode_entry
 from birthmark.model.secret import Secret
-from birthmark.pki.certread import CertificateParts, certificate_spki, open_parts
+from birthmark.pki.certread import CertificateParts, SpkiReader, open_parts
 from birthmark.pki.sigcheck import SIGNATURES, verify_signature
 from birthmark.ports import Entropy, SealedChunk, Transaction
 from birthmark.wire.bundle import BundleChunk, BundleHeader, content_key_info
@@ -52,18 +54,23 @@ class ChunkTaker:
         self._key = keys.key_for(header.suite)
         self._algorithm = key_algorithm
         self._ca = open_parts(ca_certificate)
+        self._reader = SpkiReader()
         self._recipient = recipient
         self._entropy = entropy
         self._at = at
         self._source = f"bundle:{header.bundle}"
 
-    def prepare(self, chunk: BundleChunk) -> _PreparedChunk | _PreparedDevices:
-        """Return what is to be appended; ``Tampered``: ``vault.content_key``, ``vault.slot``, ``bundle.identity``."""
+    def prepare(self, chunk: BundleChunk, *, sample: bool) -> _PreparedChunk | _PreparedDevices:
+        """Return what is to be appended; ``sample``: verify the first identity wholly.
+
+        ``Tampered``: ``vault.content_key``, ``vault.slot``, ``bundle.identity``, ``pool.inconsistent``.
+        """
         serials = chunk.device_serials.decode("ascii").split("\n")
         info = content_key_info(self._payload, chunk.chunk)
         content_key = self._suite.open(self._key, chunk.encapsulated, info)
         hashes = self._key_hashes(chunk)
-        self._check_first(chunk, serials, content_key, hashes[0])
+        if sample:
+            self._check_first(chunk, serials, content_key, hashes[0])
         request = Requested(
             at=self._at, order=self._header.order, count=chunk.count, source=self._source, chunk=chunk.chunk
         )
@@ -80,8 +87,9 @@ class ChunkTaker:
         return _PreparedDevices(request, devices)
 
     def _key_hashes(self, chunk: BundleChunk) -> list[bytes]:
+        spki = self._reader.spki
         try:
-            return [sha256(certificate_spki(certificate)).digest() for certificate in chunk.certificates]
+            return [sha256(spki(certificate)).digest() for certificate in chunk.certificates]
         except Refused:
             raise _bad_identity(chunk, "a certificate cannot be read") from None
 

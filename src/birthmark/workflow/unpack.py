@@ -12,9 +12,12 @@ again takes in the rest, none of them twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
+from hmac import compare_digest
 from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import DeviceState
@@ -31,7 +34,7 @@ from birthmark.wire.bundle import (
 )
 from birthmark.wire.frames import read_frames, read_whole_frames
 from birthmark.wire.hpke import OpeningKeys
-from birthmark.wire.manifest import Manifest, digest_of_chunks, open_manifest
+from birthmark.wire.manifest import Manifest, open_manifest
 from birthmark.wire.vault import VaultRecipient, slot_octets
 from birthmark.workflow.chunks import ANY_STATE, chunks_in, device_serials_of
 from birthmark.workflow.consign import BundleRecords
@@ -76,14 +79,36 @@ class Opened:
     before: bool
 
 
+class _Tags:
+    """Tells in the second pass that a chunk is what it was in the first.
+
+    AES-GMAC under a key that nobody else has: several times faster than a hash. The nonce is the chunk's place, and a
+    tag is never shown.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._encrypt = AESGCM(key).encrypt
+        self._tags: list[bytes] = []
+
+    def _tag(self, place: int, payload: bytes) -> bytes:
+        return self._encrypt(place.to_bytes(12, "big"), b"", payload)
+
+    def add(self, payload: bytes) -> None:
+        self._tags.append(self._tag(len(self._tags), payload))
+
+    def fits(self, place: int, payload: bytes) -> bool:
+        return place < len(self._tags) and compare_digest(self._tag(place, payload), self._tags[place])
+
+
 @dataclass(slots=True)
 class _Work:
     manifest: Manifest
     note: bytes
     at: str
+    tags: _Tags
     header: BundleHeader | None = None
     payload: bytes = b""
-    digests: list[bytes] = field(default_factory=list)
+    read: int = 0
     devices: int = 0
     places: int = 0
 
@@ -96,7 +121,7 @@ def open_bundle(
     Raises ``Refused``: ``bundle.no_authority``, ``bundle.foreign``, ``bundle.order_exists``, ``bundle.ca``;
     ``Tampered``: ``document.*``, ``frames.*``, ``bundle.*``, ``vault.content_key``.
     """
-    work = _Work(_verified(unpacking, manifest), manifest, utc_text(unpacking.clock()))
+    work = _Work(_verified(unpacking, manifest), manifest, utc_text(unpacking.clock()), _Tags(unpacking.entropy(32)))
     if unpacking.records.bundle(work.manifest.bundle) is not None:
         return Opened(work.manifest, 0, before=True)
     known = unpacking.records.order(work.manifest.order) is not None
@@ -148,30 +173,30 @@ def _check_whole(
 ) -> None:
     """Read the file to its end; ``take`` every chunk. Only what returns from here is what the authority signed."""
     manifest = work.manifest
-    for kind, payload in read_frames(file.read, BUNDLE_MAGIC):
+    digest = sha256()
+    for kind, payload in read_frames(file.read, BUNDLE_MAGIC, digest=digest):
         if kind == HEADER and work.header is None:
             work.header, work.payload = _header(unpacking, manifest, payload), payload
             continue
         if kind != CHUNK or work.header is None:
             raise _differs("a frame stands where none of its kind belongs", manifest)
         chunk = decode_chunk(payload, work.header)
-        if chunk.chunk != len(work.digests) or chunk.first != work.devices:
+        if chunk.chunk != work.read or chunk.first != work.devices:
             raise _differs(f"chunk {chunk.chunk} is not in its place", manifest)
-        work.digests.append(sha256(payload).digest())
+        work.tags.add(payload)
+        work.read += 1
         work.devices += chunk.count
         work.places += len(chunk.places)
         if work.devices > manifest.quantity:
             raise _differs(f"it names more than {manifest.quantity} devices", manifest)
         take(chunk)
         progress(chunk.count)
-    told = (manifest.chunks, manifest.quantity, manifest.devices, manifest.chunks_sha256)
-    if told != (len(work.digests), work.devices, work.places, digest_of_chunks(work.digests)):
-        raise _differs("its chunks are not those that were signed", manifest)
+    told = (manifest.bundle_sha256, manifest.chunks, manifest.quantity, manifest.devices)
+    if told != (digest.hexdigest(), work.read, work.devices, work.places):
+        raise _differs("its octets are not those that were signed", manifest)
 
 
 def _header(unpacking: Unpacking, manifest: Manifest, payload: bytes) -> BundleHeader:
-    if sha256(payload).hexdigest() != manifest.header_sha256:
-        raise _differs("its header is not the one that was signed", manifest)
     header = decode_header(payload)
     named = (header.bundle, header.authority, header.site, header.order, header.mode, header.created_at)
     if named != (
@@ -200,7 +225,7 @@ def _ordering(unpacking: Unpacking, tx: Transaction, work: _Work) -> Callable[[B
     def take(chunk: BundleChunk) -> None:
         nonlocal tried
         if not tried and chunk.places:
-            _taker(unpacking, work).prepare(chunk)
+            _taker(unpacking, work).prepare(chunk, sample=True)
             tried = True
         event = DevicesOrdered(
             at=work.at, order=work.manifest.order, chunk=chunk.chunk, first=chunk.first, count=chunk.count
@@ -270,11 +295,11 @@ def _chunks_again(work: _Work, file: BundleReader) -> Iterator[BundleChunk]:
     for kind, payload in read_whole_frames(file.read, BUNDLE_MAGIC):
         if kind != CHUNK:
             continue
-        if seen == len(work.digests) or sha256(payload).digest() != work.digests[seen]:
+        if not work.tags.fits(seen, payload):
             raise _differs("it changed while it was read", work.manifest)
         seen += 1
-        yield decode_chunk(payload, work.header)
-    if seen != len(work.digests):
+        yield decode_chunk(payload, work.header, seen=True)
+    if seen != work.read:
         raise _differs("it changed while it was read", work.manifest)
 
 
@@ -293,7 +318,7 @@ def _is_new(unpacking: Unpacking, manifest: Manifest, chunk: BundleChunk) -> boo
 
 
 def _commit(unpacking: Unpacking, taker: ChunkTaker, batch: list[BundleChunk]) -> int:
-    ready = [taker.prepare(chunk) for chunk in batch]
+    ready = [taker.prepare(chunk, sample=chunk is batch[0]) for chunk in batch]
     with unpacking.ledger.transaction() as tx:
         for prepared in ready:
             prepared.append(tx)

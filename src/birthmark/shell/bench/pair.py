@@ -1,4 +1,4 @@
-"""An authority and a site side by side on one machine, introduced to each other without people, for benches and tests."""
+"""An authority and a site side by side on one machine, introduced without people, for benches and tests."""
 
 from __future__ import annotations
 
