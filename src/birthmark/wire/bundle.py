@@ -213,6 +213,8 @@ def _check_slots(slots: bytes, places: Sequence[int], count: int, slot_octets: i
     if len(slots) != count * slot_octets:
         raise _malformed("the slots of a chunk are not of the size that the header tells")
     empty, present = bytes(slot_octets), frozenset(places)
+    if len(places) == count and bytes(min(slot_octets, 16)) not in slots:
+        return  # the usual case, and a hot path
     for place in range(count):
         is_empty = slots[place * slot_octets : (place + 1) * slot_octets] == empty
         if is_empty is (place in present):

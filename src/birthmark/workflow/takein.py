@@ -65,7 +65,7 @@ class ChunkTaker:
 
         ``Tampered``: ``vault.content_key``, ``vault.slot``, ``bundle.identity``, ``pool.inconsistent``.
         """
-        serials = chunk.device_serials.decode("ascii").split("\n")
+        serials = chunk.device_serials.split(b"\n")
         info = content_key_info(self._payload, chunk.chunk)
         content_key = self._suite.open(self._key, chunk.encapsulated, info)
         hashes = self._key_hashes(chunk)
@@ -81,9 +81,10 @@ class ChunkTaker:
         devices = []
         for place, certificate, spki_hash in zip(chunk.places, chunk.certificates, hashes, strict=True):
             opened = open_slot_with(content_key, self._slot(chunk, place), place, spki_hash)
-            require_pair(serials[place], certificate, opened, spki_hash)
+            device_serial = serials[place].decode("ascii")
+            require_pair(device_serial, certificate, opened, spki_hash)
             kept, slot = keep_slot(self._recipient, self._entropy, self._algorithm, spki_hash, opened)
-            devices.append((serials[place], certificate, spki_hash, SealedChunk(kept, len(slot), slot)))
+            devices.append((device_serial, certificate, spki_hash, SealedChunk(kept, len(slot), slot)))
         return _PreparedDevices(request, devices)
 
     def _key_hashes(self, chunk: BundleChunk) -> list[bytes]:
@@ -93,12 +94,13 @@ class ChunkTaker:
         except Refused:
             raise _bad_identity(chunk, "a certificate cannot be read") from None
 
-    def _check_first(self, chunk: BundleChunk, serials: Sequence[str], content_key: Secret, spki_hash: bytes) -> None:
+    def _check_first(self, chunk: BundleChunk, serials: Sequence[bytes], content_key: Secret, spki_hash: bytes) -> None:
         place, der = chunk.places[0], chunk.certificates[0]
+        device_serial = serials[place].decode("ascii")
         if not _is_issued_by(open_parts(der), self._ca):
-            raise _bad_identity(chunk, f"the certificate of {serials[place]} is not of its CA")
+            raise _bad_identity(chunk, f"the certificate of {device_serial} is not of its CA")
         opened = open_slot_with(content_key, self._slot(chunk, place), place, spki_hash)
-        require_pair(serials[place], der, opened, spki_hash)
+        require_pair(device_serial, der, opened, spki_hash)
 
     def _slot(self, chunk: BundleChunk, place: int) -> bytes:
         size = self._header.slot_octets
@@ -110,23 +112,23 @@ class _PreparedChunk:
     """A whole chunk."""
 
     request: Requested
-    serials: Sequence[str]
+    serials: Sequence[bytes]
     certificates: Sequence[bytes]
     hashes: Sequence[bytes]
     sealed: SealedChunk
 
     def append(self, tx: Transaction) -> None:
         """Append the intent, all certificates and the keys."""
-        intent = tx.append(self.request, b"".join(octets for key in self.hashes for octets in (key, _NO_REQUEST)))
+        intent = tx.append(self.request, _NO_REQUEST.join(self.hashes) + _NO_REQUEST)
         entries: list[bytes] = []
         leaf_hashes: list[bytes] = []
         # As ``encode_entry`` writes it; serials hold nothing that JSON escapes, and the first entry shows it.
         head, tail = b'{"at":"%s","device":"' % self.request.at.encode(), b'","intent":%d,"type":"received"}\n' % intent
         for device_serial, certificate in zip(self.serials, self.certificates, strict=True):
-            entry = b"".join((head, device_serial.encode(), tail, certificate))
+            entry = b"".join((head, device_serial, tail, certificate))
             entries += (len(entry).to_bytes(2, "big"), entry)
             leaf_hashes.append(sha256(b"\0" + entry).digest())
-        first = Received(at=self.request.at, device=self.serials[0], intent=intent)
+        first = Received(at=self.request.at, device=self.serials[0].decode("ascii"), intent=intent)
         assert entries[1] == encode_entry(first, self.certificates[0]), "one spelling"  # noqa: S101
         tx.append_issued(intent, count=self.request.count, entries=b"".join(entries), leaf_hashes=b"".join(leaf_hashes))
         tx.vault.put(intent, self.sealed)
