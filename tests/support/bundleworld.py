@@ -90,8 +90,8 @@ def build_pair(
 
 
 def _use_some(root: Path, options: tuple[str, ...]) -> None:
-    (root / "dut").mkdir()
-    where = ("--device-serial", "TH-0003", "--target", f"files:{root}/dut")
+    (root / "dut" / "TH-0003").mkdir(parents=True)
+    where = ("--device-serial", "TH-0003", "--target", f"files:{root}/dut/TH-0003")
     assert main(["station", "provision", *where, *options]) == 0
     assert main(["device", "rework", "TH-0005", "--reason", "wrong label", *options]) == 0
     assert main(["device", "scrap", "TH-0008", "--reason", "fell down", *options]) == 0
