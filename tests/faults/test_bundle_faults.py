@@ -27,7 +27,9 @@ BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 CALLS = ("fdatasync", "fsync", "pwrite64", "write", "rename")
 EVERY = ("fdatasync", "fsync", "rename")
 """Calls of which each one is struck; of the writes a few are."""
-WRITES = 5
+WRITES = 3
+KINDS = ("kill", "EIO", "kill", "ENOSPC")
+"""They take turns."""
 SEAL = ("bundle", "seal", "--order", ORDER, "--site", SITE, "-o", "stick/lot.bundle", "-C", "hq", "--json")
 OPEN = ("bundle", "open", "stick/lot.bundle", "-C", "site", "--json")
 
@@ -66,7 +68,7 @@ def copied(source: Pair, to: Path) -> Pair:
 
 
 def faults_of(place: Path, command: tuple[str, ...]) -> list[Fault]:
-    """Rehearse the command; return a fault for each sync and some writes, the kinds taking turns."""
+    """Rehearse the command; return a fault for each sync and some writes."""
     log = place / "trace"
     assert run(place, command, "-o", str(log)).returncode == 0
     counts = Counter(re.findall(r"\b(\w+)\(", log.read_text()))
@@ -74,9 +76,7 @@ def faults_of(place: Path, command: tuple[str, ...]) -> list[Fault]:
     for call in CALLS:
         step = 1 if call in EVERY else max(1, counts[call] // WRITES)
         for number in range(1, counts[call] + 1, step):
-            found.append(Fault(call, number, ("kill", "EIO", "ENOSPC")[len(found) % 3]))
-            if call in EVERY and found[-1].what != "kill":
-                found.append(Fault(call, number, "kill"))
+            found.append(Fault(call, number, KINDS[len(found) % len(KINDS)]))
     return found
 
 

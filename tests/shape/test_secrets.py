@@ -19,6 +19,7 @@ MAY_REVEAL = {
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/handshake.py": "hands the device's key to the TLS library",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
+    "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/draw.py": "checks that a drawn key belongs to its certificate",
     "workflow/station.py": "checks that the credential's key belongs to its certificate",
