@@ -462,3 +462,10 @@ def test_authority_forgets_only_what_is_known_to_have_arrived(pair: Pair, capsys
     assert call(capsys, *forget)[1]["erased"] == 0
     assert call(capsys, "ledger", "replay", "-C", pair.authority)[0] == 0
     assert main(["bundle", "forget", "nothing", "-C", str(pair.authority), "--json"]) == 3
+
+
+def test_bench_measures_product_and_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = call(capsys, "bench", "bundle", "--count", "600", "--parent", tmp_path)
+    assert (code, told["bench"], told["count"]) == (0, "bundle", 600)
+    assert min(told[name] for name in ("rate", "floor", "ratio", "seal_per_core", "open_per_core", "peak_mb")) > 0
+    assert list(tmp_path.iterdir()) == []
