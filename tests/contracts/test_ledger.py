@@ -445,6 +445,15 @@ class TestLine:
             assert tx.vault.read(intent, 2) is None
             assert tx.vault.read(intent, 1) == (b"capsule-%d" % intent, slot_of(intent, 1))
 
+    def test_devices_with_a_state_of_their_own_are_told_by_place(self, author: Author):
+        author.make("a", serials("A", 8))
+        author.draw("A-00006", "attempt-1")
+        author.scrap("A-00004")
+        records = author.ledger.records
+        assert list(records.touched("a", 0)) == []
+        assert list(records.touched("a", 1)) == [0, 2]
+        assert list(records.touched("none", 0)) == []
+
     def test_nobody_draws_twice(self, author: Author):
         author.make("a", serials("A", 4))
         author.draw("A-00000", "attempt-1")
@@ -586,6 +595,16 @@ class TestVault:
                 tx.vault.erase(*where)
                 assert tx.vault.read(*where) is None
             assert tx.vault.read(intent, 3) is not None
+
+    def test_a_chunk_is_read_whole_with_zeros_where_it_was_erased(self, author: Author):
+        from birthmark.ports import SealedChunk
+
+        (intent,) = author.make("a", serials("A", 4))
+        with author.ledger.transaction() as tx:
+            tx.vault.erase(intent, 2)
+            slots = b"".join(bytes(SLOT) if place == 2 else slot_of(intent, place) for place in range(4))
+            assert tx.vault.chunk(intent) == SealedChunk(b"capsule-%d" % intent, SLOT, slots)
+            assert tx.vault.chunk(intent + 1) is None
 
     def test_keys_are_never_put_over_keys(self, author: Author):
         from birthmark.ports import SealedChunk

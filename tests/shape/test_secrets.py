@@ -21,6 +21,7 @@ MAY_REVEAL = {
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
+    "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/draw.py": "checks that a drawn key belongs to its certificate",
     "workflow/station.py": "checks that the credential's key belongs to its certificate",

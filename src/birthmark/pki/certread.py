@@ -6,16 +6,19 @@ characters) is told here before it is asked, so that nothing ever depends on war
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from cryptography import x509
 
 from birthmark.errors import Refused
-from birthmark.pki.derread import Node, bits_of, expect, oid_text, read_der, read_members
+from birthmark.pki.derread import SEQUENCE, Node, bits_of, expect, oid_text, read_der, read_members
 
 __all__ = [
     "UNREADABLE",
     "CertificateParts",
+    "SpkiReader",
     "name_faults",
     "open_parts",
     "parse_certificate",
@@ -32,6 +35,7 @@ UNREADABLE = (
 """What ``cryptography`` raises for certificates and requests it cannot read."""
 
 _MAX_SERIAL_OCTETS = 20
+_VERSION = 0xA0
 _LENGTHS = {"2.5.4.3": range(1, 65), "2.5.4.6": range(2, 3), "1.3.6.1.4.1.311.60.2.1.3": range(2, 3)}
 _BMP_STRING, _UTF8_STRING = 0x1E, 0x0C
 
@@ -82,6 +86,63 @@ def open_parts(der: bytes) -> CertificateParts:
         same_algorithm=inner.whole == algorithm.whole,
         signature=bits_of(bits),
     )
+
+
+class SpkiReader:
+    """Finds the SubjectPublicKeyInfo in certificate after certificate (RFC 5280, 4.1).
+
+    Where it is follows from the tags and lengths before it alone. Those of the last certificate are remembered: one
+    that has the same at the same places, as all of one template do, is not walked through again.
+    """
+
+    def __init__(self) -> None:
+        self._headers: Callable[[bytes], tuple[int, ...]] = lambda der: ()
+        self._known: tuple[int, ...] = (0,)
+        self._at = self._end = 0
+
+    def spki(self, der: bytes) -> bytes:
+        """Return the SubjectPublicKeyInfo (DER) of a certificate; ``Refused("der.malformed")`` if there is none.
+
+        Everything else about the certificate is for others to check.
+        """
+        try:
+            if der[0] != SEQUENCE or der[1] != 0x82 or 4 + (der[2] << 8 | der[3]) != len(der):
+                return open_parts(der).spki
+            if self._headers(der) != self._known:
+                self._walk(der)
+        except (ValueError, IndexError):
+            raise Refused(
+                "der.malformed",
+                "this does not have the parts of a certificate",
+                hint="Send one X.509 certificate in DER.",
+            ) from None
+        return der[self._at : self._end]
+
+    def _walk(self, der: bytes) -> None:
+        self._known = (0,)  # matches nothing if the way is lost
+        tbs, _ = _contents(der, 4)
+        seen = [*range(4, tbs)]
+        at = start = end = tbs
+        skipped = 6 if der[at] == _VERSION else 5  # version, serial, signature algorithm, issuer, validity, subject
+        for _ in range(skipped + 1):
+            begin, end = _contents(der, at)
+            seen += range(at, begin)
+            start, at = at, end
+        if der[4] != SEQUENCE or der[start] != SEQUENCE or end > len(der):
+            raise ValueError("no key")
+        self._headers, self._at, self._end = itemgetter(*seen), start, end
+        self._known = self._headers(der)
+
+
+def _contents(der: bytes, at: int) -> tuple[int, int]:
+    """Return where the contents of the value at ``at`` begin and end."""
+    length = der[at + 1]
+    if length < 0x80:
+        return at + 2, at + 2 + length
+    begin = at + 2 + (length & 0x7F)
+    if not 0x81 <= length <= 0x84:
+        raise ValueError("an indefinite or oversized length")
+    return begin, begin + int.from_bytes(der[at + 2 : begin], "big")
 
 
 def parse_certificate(parts: CertificateParts) -> x509.Certificate:

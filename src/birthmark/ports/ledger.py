@@ -64,6 +64,10 @@ class Vault(Protocol):
         """Return (encapsulated, slot)."""
         ...
 
+    def chunk(self, intent: int) -> SealedChunk | None:
+        """Return all slots of an intent, erased ones as zeros; None if there are none."""
+        ...
+
     def erase(self, intent: int, position: int) -> None: ...
 
 
@@ -148,6 +152,10 @@ class Records(Protocol):
 
     def chunks(self, order: str, state: str, after: int, limit: int) -> Sequence[ChunkRecord]:
         """Return chunks in ``state`` with a number greater than ``after``, ascending."""
+        ...
+
+    def touched(self, order: str, chunk: int) -> Sequence[int]:
+        """Return the places (0-based, ascending) of a chunk's devices that have a state of their own."""
         ...
 
     def intent(self, intent: int) -> IntentRecord | None: ...

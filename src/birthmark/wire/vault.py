@@ -1,7 +1,7 @@
 """Sealed private keys (docs/formats/vault.md): HPKE once per chunk, AES-256-GCM once per key.
 
 The recipient is a hybrid of ML-KEM-768 and X25519: what is recorded today stays closed as long as either of them
-holds. HPKE: RFC 9180, single shot, base mode, KEM 0x647A (MLKEM768-X25519), HKDF-SHA256, AES-256-GCM.
+holds. In the vault its suite is the hybrid one (``hpke.py``); in a bundle it may be its X25519 half alone.
 """
 
 from __future__ import annotations
@@ -15,14 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hpke import (
-    AEAD,
-    KDF,
-    KEM,
-    MLKEM768X25519PrivateKey,
-    MLKEM768X25519PublicKey,
-    Suite,
-)
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -32,24 +25,27 @@ from cryptography.hazmat.primitives.serialization import (
 
 from birthmark.errors import Misconfigured, Refused, Tampered
 from birthmark.model.secret import Secret
+from birthmark.wire.hpke import CONTENT_KEY_OCTETS, DEFAULT_SUITE, SUITES, PrivateKey, PublicKey, SuiteName
 
 __all__ = [
-    "CONTENT_KEY_OCTETS",
     "ENCAPSULATED_OCTETS",
     "PKCS8_OCTETS",
     "VAULT_INFO",
     "ChunkSealer",
     "VaultKey",
     "VaultRecipient",
+    "keep_content_key",
+    "keep_slot",
     "open_content_key",
     "open_slot",
+    "open_slot_with",
     "seal_content_key",
     "slot_octets",
 ]
 
-CONTENT_KEY_OCTETS = 32
-_KEM_OCTETS, _MLKEM_PUBLIC, _X25519_PUBLIC, _TAG = 1120, 1184, 32, 16
-ENCAPSULATED_OCTETS = _KEM_OCTETS + CONTENT_KEY_OCTETS + _TAG
+_MLKEM_PUBLIC, _X25519_PUBLIC, _TAG = 1184, 32, 16
+_SUITE = SUITES[DEFAULT_SUITE]
+ENCAPSULATED_OCTETS = _SUITE.sealed_octets
 """HPKE encapsulated key | sealed content key | tag."""
 VAULT_INFO = b"birthmark-vault/1"
 """HPKE ``info`` of a chunk of device keys."""
@@ -65,7 +61,6 @@ PKCS8_OCTETS = {
 }
 """The longest PKCS#8 DER of each algorithm. RSA: every number at its full size plus a sign octet."""
 
-_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _LABEL = rb"ENCRYPTED PRIVATE KEY"
 _PEM_BLOCK = re.compile(rb"-----BEGIN %b-----\n[A-Za-z0-9+/=\n]+-----END %b-----\n" % (_LABEL, _LABEL))
 
@@ -96,6 +91,13 @@ class VaultRecipient:
             ) from None
         return MLKEM768X25519PublicKey(mlkem, x25519)
 
+    def key_for(self, suite: SuiteName) -> PublicKey:
+        """Return the key of a suite: the hybrid, or its X25519 half (``SealingKeys``)."""
+        if suite == "x25519":
+            return X25519PublicKey.from_public_bytes(self.public[_MLKEM_PUBLIC:])
+        _require_hybrid(suite)
+        return self.hpke_key
+
     def __reduce__(self) -> tuple[type[VaultRecipient], tuple[bytes]]:
         return VaultRecipient, (self.public,)
 
@@ -118,6 +120,13 @@ class VaultKey:
     @property
     def hpke_key(self) -> MLKEM768X25519PrivateKey:
         """The key as HPKE takes it."""
+        return self._hpke
+
+    def key_for(self, suite: SuiteName) -> PrivateKey:
+        """Return the key of a suite: the hybrid, or its X25519 half (``OpeningKeys``)."""
+        if suite == "x25519":
+            return self._x25519
+        _require_hybrid(suite)
         return self._hpke
 
     def recipient(self) -> VaultRecipient:
@@ -168,20 +177,17 @@ def slot_octets(algorithm: str) -> int:
 
 def seal_content_key(recipient: VaultRecipient, content_key: bytes, info: bytes) -> bytes:
     """Return ``content_key`` (32 octets) sealed to ``recipient``: HPKE enc (1120) | ciphertext | tag."""
-    return _SUITE.encrypt(content_key, recipient.hpke_key, info)
+    return _SUITE.seal(recipient.hpke_key, content_key, info)
 
 
-def open_content_key(key: VaultKey, encapsulated: bytes, info: bytes) -> Secret:
+def open_content_key(key: VaultKey, encapsulated: bytes, info: bytes = VAULT_INFO) -> Secret:
     """Return a sealed content key; ``Tampered("vault.content_key")`` if it was not sealed so for this key."""
-    try:
-        return Secret(_SUITE.decrypt(encapsulated, key.hpke_key, info))
-    except (InvalidTag, ValueError):
-        raise Tampered(
-            "vault.content_key",
-            "a sealed content key does not open with this vault key",
-            hint="Check that the vault key is the one of this site; if it is, the sealed data was changed.",
-            octets=len(encapsulated),
-        ) from None
+    return _SUITE.open(key.hpke_key, encapsulated, info)
+
+
+def keep_content_key(recipient: VaultRecipient, content_key: Secret) -> bytes:
+    """Return a content key that came in a bundle, sealed for the vault."""
+    return seal_content_key(recipient, content_key.reveal(), VAULT_INFO)
 
 
 class ChunkSealer:
@@ -218,17 +224,39 @@ def _sealing(encrypt: Callable[[bytes, bytes, bytes], bytes], octets: int) -> Ca
     return seal
 
 
+def keep_slot(
+    recipient: VaultRecipient, entropy: Callable[[int], bytes], algorithm: str, spki_hash: bytes, pkcs8: Secret
+) -> tuple[bytes, bytes]:
+    """Return (encapsulated, slot) of one key that is kept by itself, at position 0 of a chunk of one."""
+    sealer = ChunkSealer(recipient, entropy, algorithm)
+    return sealer.encapsulated, sealer.seal(0, spki_hash, pkcs8.reveal())
+
+
 def open_slot(key: VaultKey, encapsulated: bytes, slot: bytes, position: int, spki_hash: bytes) -> Secret:
     """Return the private key (PKCS#8 DER) in ``slot``; ``Tampered`` ``vault.content_key`` or ``vault.slot``."""
-    content_key = open_content_key(key, encapsulated, VAULT_INFO).reveal()
+    return open_slot_with(open_content_key(key, encapsulated), slot, position, spki_hash)
+
+
+def open_slot_with(content_key: Secret, slot: bytes, position: int, spki_hash: bytes) -> Secret:
+    """Return the private key (PKCS#8 DER) in a slot of this content key; ``Tampered("vault.slot")``."""
     try:
-        padded = AESGCM(content_key).decrypt(position.to_bytes(12, "big"), slot, spki_hash)
+        padded = AESGCM(content_key.reveal()).decrypt(position.to_bytes(12, "big"), slot, spki_hash)
     except (InvalidTag, ValueError, OverflowError):
         raise _bad_slot("it was changed or belongs to another device", position) from None
     octets = _der_octets(padded)
     if octets is None or padded[octets:].strip(b"\0"):
         raise _bad_slot("it does not hold one private key", position)
     return Secret(padded[:octets])
+
+
+def _require_hybrid(suite: SuiteName) -> None:
+    if suite != DEFAULT_SUITE:
+        raise Misconfigured(
+            "bundle.recipient",
+            f"a vault key has no key of the suite {suite}",
+            hint="Use --suite mlkem768-x25519 or x25519, or name a P-256 key of the site.",
+            suite=suite,
+        )
 
 
 def _der_octets(data: bytes) -> int | None:

@@ -26,7 +26,7 @@ from birthmark.workflow.handout import (
     stored_certificate,
 )
 
-__all__ = ["PoolSource"]
+__all__ = ["PoolSource", "require_pair"]
 
 _TAKEN = frozenset({DeviceState.DRAWN, DeviceState.INSTALLED, DeviceState.VERIFIED})
 _Sealed = tuple[bytes, bytes]
@@ -144,11 +144,11 @@ class PoolSource:
         intent = None if device.intent is None else self._records.intent(device.intent)
         order = self._records.order(device.order)
         if intent is None or order is None or device.position is None or device.issued_seq is None:
-            raise _inconsistent(device, "it has no intent")
+            raise _inconsistent(device.device_serial, "it has no intent")
         _, spki_hash, _ = record_of(intent, device.position)
         certificate = stored_certificate(self._ledger, device)
         secret = open_slot(self._vault_key, *sealed, device.position, spki_hash)
-        _check_pair(device, certificate, secret, spki_hash)
+        require_pair(device.device_serial, certificate, secret, spki_hash)
         return Credential(
             device_serial=device.device_serial,
             certificate=certificate,
@@ -184,20 +184,21 @@ def _already_drawn(device: DeviceRecord) -> Refused:
     )
 
 
-def _check_pair(device: DeviceRecord, certificate: bytes, secret: Secret, spki_hash: bytes) -> None:
+def require_pair(device_serial: str, certificate: bytes, secret: Secret, spki_hash: bytes) -> None:
+    """Refuse a private key that is not that of the certificate and of the SPKI hash on record."""
     try:
         held = spki_of(load_der_private_key(secret.reveal(), None).public_key())
         named = spki_of(x509.load_der_x509_certificate(certificate).public_key())
     except (ValueError, TypeError):
-        raise _inconsistent(device, "its key or certificate cannot be read") from None
+        raise _inconsistent(device_serial, "its key or certificate cannot be read") from None
     if held != named or sha256(held).digest() != spki_hash:
-        raise _inconsistent(device, "its key, its certificate and its reservation are not of one key")
+        raise _inconsistent(device_serial, "its key, its certificate and its reservation are not of one key")
 
 
-def _inconsistent(device: DeviceRecord, reason: str) -> Tampered:
+def _inconsistent(device_serial: str, reason: str) -> Tampered:
     return Tampered(
         "pool.inconsistent",
-        f"the pooled identity of {device.device_serial} cannot be used: {reason}",
+        f"the pooled identity of {device_serial} cannot be used: {reason}",
         hint="Stop and run `birthmark audit verify`.",
-        device_serial=device.device_serial,
+        device_serial=device_serial,
     )

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     bench.command("issue")(issue)
     bench.command("station")(station)
     bench.command("audit")(audit)
+    bench.command("bundle")(bundle)
     app.add_typer(bench, name="bench")
 
 
@@ -65,6 +66,19 @@ def audit(
     from birthmark.shell.bench.audit import bench_audit
 
     _show(bench_audit(count, parent=parent), as_json=as_json)
+
+
+def bundle(
+    count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Identities per second sealed for a site and opened there, against the same octets hashed, sealed and stored."""
+    from birthmark.shell.bench.bundle import bench_bundle
+
+    with progress_bar("making identities", total=count, quiet=as_json) as advance:
+        result = bench_bundle(count, parent=parent, progress=advance)
+    _show(result, as_json=as_json)
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:

@@ -28,6 +28,7 @@ NOUNS: dict[str, str] = {
     "access": "access",
     "site": "site",
     "order": "order",
+    "bundle": "bundle",
     "station": "station",
     "device": "device",
     "ledger": "ledger",

@@ -134,6 +134,13 @@ class SqliteRecords:
             for chunk, first, count, seq, state_ in rows
         ]
 
+    def touched(self, order: str, chunk: int) -> Sequence[int]:
+        rows = self._all(
+            'SELECT place FROM device WHERE "order" = ? AND chunk = ? AND state IS NOT NULL ORDER BY place',
+            order, chunk,
+        )  # fmt: skip
+        return [row[0] for row in rows]
+
     def intent(self, intent: int) -> IntentRecord | None:
         row = self._one(_INTENT + " WHERE intent = ?", intent)
         return None if row is None else IntentRecord(*row)

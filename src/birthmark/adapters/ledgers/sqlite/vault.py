@@ -40,6 +40,12 @@ class SqliteVault:
             return None
         return row[0], row[1]
 
+    def chunk(self, intent: int) -> SealedChunk | None:
+        row = self._database.execute(
+            "SELECT encapsulated, slot_size, slots FROM vault WHERE intent = ?", (intent,)
+        ).fetchone()
+        return None if row is None else SealedChunk(*row)
+
     def erase(self, intent: int, position: int) -> None:
         row = self._database.execute(
             "SELECT slot_size, length(slots) FROM vault WHERE intent = ?", (intent,)
