@@ -33,6 +33,11 @@ def check_authorities(index: Index, cert_hashes: dict[int, str], findings: Findi
             findings.add("audit.ca.malformed", f"the certificate of CA {authority.ca} cannot be read", where)
             continue
         _check_role(authority, extensions, findings)
+        _check_delegation(authority, extensions, index, findings)
+        issuer_gone = index.destroyed.get(authority.issuer or "", authority.seq) < authority.seq
+        if issuer_gone:
+            what = f"CA {authority.ca} was signed by {authority.issuer} after its key was destroyed"
+            findings.add("audit.ca.destroyed", what, where)
         verified += _check_issuer(authority, spans, known, findings)
     return verified
 
@@ -61,14 +66,32 @@ def _check_role(authority: Authority, extensions: x509.Extensions, findings: Fin
         findings.add("audit.ca.key_usage", f"CA {authority.ca} has no keyUsage", where)
 
 
+def _check_delegation(authority: Authority, extensions: x509.Extensions, index: Index, findings: Findings) -> None:
+    """Check a CA whose key a site holds: it makes no further CAs, and an authority knows the site."""
+    if authority.site is None:
+        return
+    where = f"entry {authority.seq}"
+    try:
+        length = extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    except x509.ExtensionNotFound:
+        length = None
+    if length != 0:
+        findings.add("audit.ca.path_length", f"CA {authority.ca} of site {authority.site} may make further CAs", where)
+    if authority.issuer is None or (
+        index.role == "authority" and all(site.site != authority.site for site in index.sites)
+    ):
+        findings.add("audit.ca.issuer", f"CA {authority.ca} is delegated to {authority.site} by nobody we know", where)
+
+
 def _check_issuer(
     authority: Authority, spans: CertificateSpans, known: dict[str, Authority], findings: Findings
 ) -> int:
     where = f"entry {authority.seq}"
-    own_root = authority.kind == "root" or authority.issuer == authority.ca
+    self_issued = authority.issuer is None and spans.issuer == spans.subject
+    own_root = authority.kind == "root" or authority.issuer == authority.ca or self_issued
     issuer = authority if own_root else known.get(authority.issuer or "")
     if issuer is None:
-        if authority.issuer is not None:
+        if authority.issuer is not None or authority.kind == "access":
             findings.add("audit.ca.issuer", f"CA {authority.ca} was issued by {authority.issuer}, not on record", where)
         return 0
     key = open_authority(issuer.certificate, authority.certificate)
