@@ -40,6 +40,7 @@ class _Lives:
             self.consigned.setdefault((item.order, item.chunk), []).append(item)
         self.assigned = {item.order: item for item in index.assignments}
         self.prefixes = {site.site: site.site_prefix for site in index.sites}
+        self.raised = {site for site, _, _ in index.raised}
         self.rows = DeviceRows(reader, self.part)
         self.homecoming = Homecoming(index, Mirrors(reader.path.parent.parent))
 
@@ -49,6 +50,9 @@ class _Lives:
     def device(self, device: str, row: tuple[Any, ...] | None, events: list[_Event]) -> None:
         """Replay one device and compare its row."""
         if row is None:
+            if all(event[1]["type"] == "_site" for event in events):
+                self._foreign(device, events)
+                return
             seq = min((event[0] for event in events if event[0] >= 0), default=-1)
             self.part.findings.add("audit.device.unknown", f"nobody ordered device {device}", f"entry {seq}", device)
             return
@@ -71,6 +75,15 @@ class _Lives:
         self.rows.compare(life, stored)
         self.part.touched += 1
         self.part.states[order, chunk, life.state] += 1
+
+    def _foreign(self, device: str, events: list[_Event]) -> None:
+        """Name a device that only a site knows, unless the authority has findings about that site already."""
+        for _, document, _ in events:
+            site = document["site"]
+            if site not in self.raised:
+                what = f"site {site} made an identity for device {device}, which nobody ordered"
+                where = f"sites/{site}/log/entry {document['number']}"
+                self.part.findings.add("audit.mirror.entry", what, where, device)
 
     def _chunk_events(self, life: Life) -> list[_Event]:
         found: list[_Event] = []
@@ -113,6 +126,8 @@ class _Lives:
         if kind == "settled":
             self._settled_by_site(life, document, seq)
             return
+        if kind == "requested":
+            kind = "reserved"
         after = NEXT.get((life.state, kind))
         if after is None:
             self._add(life, *unlawful(life, kind), seq)

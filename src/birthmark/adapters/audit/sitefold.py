@@ -249,7 +249,7 @@ class SiteFold:
             return
         self._plans[digest] = (document["action"], seq)
         rule = self._rules[-1][1:] if self._rules else None
-        for fault in sitepapers.plan_faults(document, plan, rule):
+        for fault in sitepapers.plan_faults(document, plan, rule, self.index.origin):
             self._fault(seq, fault)
 
     def _ca_key_destroyed(self, seq: int, document: Document, transcript: bytes) -> None:

@@ -97,7 +97,7 @@ def access_fault(document: Document, certificate: bytes, issuers: Issuers, seq: 
     return "audit.access.certificate", f"the certificate of {name} {fault[1]}"
 
 
-def plan_faults(document: Document, plan: bytes, rule: tuple[int, Sequence[str]] | None) -> list[Fault]:
+def plan_faults(document: Document, plan: bytes, rule: tuple[int, Sequence[str]] | None, origin: str) -> list[Fault]:
     """Return what is wrong with an ``approval_used`` event. ``rule``: threshold and verifier keys in force then."""
     action = ascii(document["action"])[1:-1]
     if rule is None:
@@ -116,6 +116,9 @@ def plan_faults(document: Document, plan: bytes, rule: tuple[int, Sequence[str]]
     if len(signers) < threshold:
         what = f"{action} has {len(signers)} of {threshold} approvals"
         found.append(("audit.approval.threshold", what))
+    head = ["birthmark-approval-plan/1", f"action: {document['action']}", f"origin: {origin}"]
+    if signers and text.split("\n")[:3] != head:
+        found.append(("audit.approval.plan", f"{action}: the approvers signed a plan for another act or workspace"))
     if signers and hashlib.sha256(text.encode()).hexdigest() != document["plan_sha256"]:
         found.append(("audit.approval.plan", f"{action}: the approvers signed another plan than its event names"))
     if not set(document["approvers"]) <= set(signers.values()):
