@@ -160,34 +160,37 @@ def pass_mirror(root: Path, scratch: Path, place: int, first: int, last: int, sh
         run = _MirrorPass(index, place, spill, part)
         for at in range(first, last, 256):
             block, due = at // 256, min(last - at, 256)
-            pieces = read_bundle(files, block)
-            if len(pieces) < due:
-                path = tile_path("entries", block, due)
-                part.findings.add("audit.tile.missing", f"{path} is missing or damaged", path)
-                pieces += [b""] * (due - len(pieces))
-            leaves = b"".join([sha256(b"\0" + piece[2:]).digest() for piece in pieces[:due]])
-            _check_tile(files, block, due, leaves, part)
+            pieces = read_bundle(files, block)[:due]
+            pieces += [b""] * (due - len(pieces))
+            leaves = b"".join([sha256(b"\0" + piece[2:]).digest() for piece in pieces])
+            _check_block(files, block, pieces, leaves, part)
             if due == 256:
                 part.roots.append(pairs_root(leaves))
             else:
                 part.rest = leaves
-            for number, piece in enumerate(pieces[:due], at):
+            for number, piece in enumerate(pieces, at):
                 issued = ISSUED.match(piece, 2)
                 if issued is not None and issued[4] == b"issued":
                     run.certificate(number, issued[2].decode(), piece[issued.end() :])
     return part
 
 
-def _check_tile(files: LogFiles, block: int, due: int, leaves: bytes, part: MirrorPart) -> None:
-    part.tiles += 1
-    for width in (256, *reversed(files.widths("0", block))):
-        data = files.read(tile_path("0", block, width))
-        if data is None or width < due:
-            continue
-        part.tiles += 1
-        path = tile_path("0", block, width)
-        if data[: 32 * due] != leaves:
-            part.findings.add("audit.tile.mismatch", f"{path} is not what the entries hash to", path)
-        return
-    path = tile_path("0", block, due)
-    part.findings.add("audit.tile.missing", f"{path} is missing", path)
+def _check_block(files: LogFiles, block: int, pieces: Sequence[bytes], leaves: bytes, part: MirrorPart) -> None:
+    """Compare every hash tile and entry bundle of a block, all widths there are, with its entries."""
+    due = len(pieces)
+    for level in ("0", "entries"):
+        served = False
+        for width in (*files.widths(level, block), 256):
+            path = tile_path(level, block, width)
+            data = files.read(path)
+            if data is None:
+                continue
+            part.tiles += 1
+            count = min(width, due)
+            expected = leaves[: 32 * count] if level == "0" else b"".join(pieces[:count])
+            if not data.startswith(expected) or (width == count and len(data) != len(expected)):
+                part.findings.add("audit.tile.mismatch", f"{path} is not what the entries make", path)
+            served = served or width >= due
+        if not served:
+            path = tile_path(level, block, due)
+            part.findings.add("audit.tile.missing", f"{path} is missing", path)
