@@ -210,10 +210,10 @@ def receive(
 def _factory(world: World) -> None:
     """A site that signs for itself: keys injected, one device reworked, one scrapped, one open."""
     authority, site = world.authority, world.sites[FACTORY]
-    certificate = ca_certificate("Alpha", site.issuing_key, authority.issuing_ca, authority.issuing_key)
+    certificate = ca_certificate("Alpha", site.issuing_key, authority.root_ca, authority.root_key)
     world.delegated_ca = certificate
-    authority.add_ca("alpha-ca", "issuing", certificate, "issuing", site=FACTORY)
-    site.add_ca("alpha-ca", "issuing", certificate, "issuing", site=FACTORY)
+    authority.add_ca("alpha-ca", "issuing", certificate, "root", site=FACTORY)
+    site.add_ca("alpha-ca", "issuing", certificate, "root", site=FACTORY)
     site.admit("alpha-ca", certificate)
     authority.order("fac", serials("F", 6))
     _assign(world, "fac", FACTORY)

@@ -298,6 +298,14 @@ def test_delegated_ca_that_may_make_others_is_found(world_root: Path, whole_worl
     assert {"audit.ca.path_length", "audit.ca.signature"} <= found
 
 
+def test_ca_below_one_that_may_have_none_is_found(world_root: Path, whole_world: World) -> None:
+    site, authority = whole_world.sites[FACTORY], whole_world.authority
+    certificate = der(ca_certificate("Alpha", site.issuing_key, authority.issuing_ca, authority.issuing_key))
+    values = {"cert_sha256": hashlib.sha256(certificate).hexdigest(), "issuer": "issuing"}
+    change = changed("ca_created", certificate, ca="alpha-ca")(**values)
+    assert "audit.ca.path_length" in _forge(world_root, whole_world, "authority", change)
+
+
 def test_one_person_cannot_approve_for_two(world_root: Path, whole_world: World) -> None:
     text = plan_text("bundle.seal", order="pool", site=POOL)
     note = signed_plan(text, {"ada": whole_world.approvers["ada"]})

@@ -46,7 +46,11 @@ CATALOGUE: Mapping[str, tuple[str, str, str]] = {
     "audit.ca.issuer": ("I11", _ERROR, "the issuer of a CA certificate is unknown or has another name"),
     "audit.ca.key_usage": ("I11", _ERROR, "a CA certificate may not sign certificates"),
     "audit.ca.malformed": ("I11", _ERROR, "a CA certificate cannot be read"),
-    "audit.ca.path_length": ("I11", _ERROR, "a CA delegated to a site may make further CAs"),
+    "audit.ca.path_length": (
+        "I11",
+        _ERROR,
+        "a CA is below one that allows none, or a site could make further CAs",
+    ),
     "audit.ca.signature": ("I11", _ERROR, "the signature of a CA certificate is wrong"),
     "audit.ca.transcript": ("I11", _ERROR, "the transcript of a key destruction is not the one its event names"),
     "audit.ca.validity": ("I11", _ERROR, "a CA certificate lives longer than its issuer"),
