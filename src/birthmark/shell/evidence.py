@@ -31,8 +31,8 @@ What this is, and how to check it on any machine with Python 3 and OpenSSL, with
 
 check.py is short: read it first. It verifies that the entries in log/ lead to the root that the key of the log signed;
 that every certificate was reserved in an earlier entry and is signed by a CA in ca/; that every receipt is signed by
-its station and holds the device's own signature; and the same for the log of every site, whose head must be the one that
-stands in log/. The last line is GOOD, or it says what is wrong.
+its station and holds the device's own signature; and the same for the log of every site, whose head must be the one
+that stands in log/. The last line is GOOD, or it says what is wrong.
 
 log/            the log: checkpoint, verifier key, tiles and entries (c2sp.org/tlog-tiles)
 ca/             certificates of all CAs on record

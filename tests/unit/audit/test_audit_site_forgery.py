@@ -295,7 +295,7 @@ def test_delegated_ca_that_may_make_others_is_found(world_root: Path, whole_worl
     certificate = der(ca_certificate("Alpha", site.issuing_key, None, authority.root_key))
     change = changed("ca_created", certificate, ca="alpha-ca")(cert_sha256=hashlib.sha256(certificate).hexdigest())
     found = _forge(world_root, whole_world, "authority", change)
-    assert {"audit.ca.path_length", "audit.ca.signature"} <= found
+    assert {"audit.ca.path_length", "audit.ca.issuer"} <= found
 
 
 def test_ca_below_one_that_may_have_none_is_found(world_root: Path, whole_world: World) -> None:
