@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
-import sqlite3
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,12 +23,12 @@ from birthmark.model import events as e
 from birthmark.pki.profile import load_preset
 from birthmark.pki.template import Template, compile_template
 from birthmark.ports import SealedChunk
-from birthmark.tlog import checkpoint, tiles
-from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
+from support.ledgerfiles import ORIGIN, all_entries, database, publish, rewrite_log
 
 __all__ = [
     "ORIGIN",
+    "STATION",
     "Identity",
     "LedgerMaker",
     "all_entries",
@@ -41,7 +40,6 @@ __all__ = [
     "serials",
 ]
 
-ORIGIN = "birthmark/test/site"
 STATION = "line1"
 SLOT = 180
 _ECDSA = ec.ECDSA(hashes.SHA256())
@@ -98,8 +96,9 @@ def ca_certificate(
 class LedgerMaker:
     """A workspace with a root, an issuing CA, a template and a station. Close it before it is audited."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, origin: str = ORIGIN, site_prefix: str = "0101", role: Any = "authority") -> None:
         self.root = root
+        self.origin = origin
         self._ticks = itertools.count()
         self.log_key = Ed25519PrivateKey.generate()
         self.station_key = Ed25519PrivateKey.generate()
@@ -108,13 +107,16 @@ class LedgerMaker:
         self.issuing_ca = ca_certificate("Test Issuing", self.issuing_key, self.root_ca, self.root_key)
         self.identities: dict[str, Identity] = {}
         first = e.WorkspaceCreated(
-            at=self.at(), workspace="test", origin=ORIGIN, site_prefix="0101", software="0.1.0", by="tester"
-        )
+            at=self.at(), workspace="test", origin=origin, site_prefix=site_prefix, software="0.1.0", by="tester",
+            role=role,
+        )  # fmt: skip
         (root / "log").mkdir(parents=True)
-        vkey = encode_vkey(ORIGIN, public_octets(self.log_key))
-        (root / "log" / "vkey").write_text(vkey + "\n")
+        self.vkey = encode_vkey(origin, public_octets(self.log_key))
+        self.station_vkey = encode_vkey(f"{origin}/station/{STATION}", public_octets(self.station_key))
+        (root / "log" / "vkey").write_text(self.vkey + "\n")
         self.ledger = SqliteLedger.create(root / "ledger" / "ledger.db", first=first, clock=self.clock)
-        self._set_up()
+        if role == "authority":
+            self._set_up()
 
     def clock(self) -> datetime:
         return datetime(2026, 11, 24, 2, 0, tzinfo=UTC) + timedelta(milliseconds=next(self._ticks))
@@ -123,22 +125,29 @@ class LedgerMaker:
         return e.utc_text(self.clock())
 
     def _set_up(self) -> None:
-        name = f"{ORIGIN}/station/{STATION}"
-        vkey = encode_vkey(name, public_octets(self.station_key))
-        self.append(e.StationAdded(at=self.at(), station=STATION, vkey=vkey, by="tester"))
-        for ca, certificate, issuer in (("root", self.root_ca, None), ("issuing", self.issuing_ca, "root")):
-            der = certificate.public_bytes(Encoding.DER)
-            kind: Any = "root" if issuer is None else "issuing"
-            self.append(
-                e.CaCreated(
-                    at=self.at(), ca=ca, kind=kind, key_scheme="file", profile=f"{ca}-ca", issuer=issuer,
-                    cert_sha256=hashlib.sha256(der).hexdigest(), transcript_sha256="00" * 32, by="tester",
-                ),
-                der,
-            )  # fmt: skip
+        self.append(e.StationAdded(at=self.at(), station=STATION, vkey=self.station_vkey, by="tester"))
+        self.add_ca("root", "root", self.root_ca, None)
+        self.add_ca("issuing", "issuing", self.issuing_ca, "root")
+        self.admit("issuing", self.issuing_ca)
+
+    def add_ca(
+        self, ca: str, kind: Any, certificate: x509.Certificate, issuer: str | None, *, site: str | None = None
+    ) -> None:
+        """Record a CA certificate."""
+        der = certificate.public_bytes(Encoding.DER)
+        self.append(
+            e.CaCreated(
+                at=self.at(), ca=ca, kind=kind, key_scheme="file", profile=f"{ca}-ca", issuer=issuer, site=site,
+                cert_sha256=hashlib.sha256(der).hexdigest(), transcript_sha256="00" * 32, by="tester",
+            ),
+            der,
+        )  # fmt: skip
+
+    def admit(self, ca: str, certificate: x509.Certificate) -> None:
+        """Compile a template under a CA; what is reserved from here on is signed with it."""
         self.template: Template = compile_template(
             load_preset("idevid"),
-            issuer_certificate=self.issuing_ca,
+            issuer_certificate=certificate,
             not_before=self.clock(),
             product_values={"maker": "Test & Söhne", "hw_type": "1.3.6.1.4.1.99999.1"},
             key_algorithm="p256",
@@ -146,7 +155,7 @@ class LedgerMaker:
         self.template_name = self.template.template_hash.hex()
         self.append(
             e.TemplateAdmitted(
-                at=self.at(), template=self.template_name, ca="issuing", profile="idevid",
+                at=self.at(), template=self.template_name, ca=ca, profile="idevid",
                 profile_hash=self.template.profile_hash.hex(), linter="none",
             ),
             self.template.to_bytes(),
@@ -247,7 +256,7 @@ class LedgerMaker:
         """Return a receipt as docs/formats/receipt.md has it."""
         identity = self.identities[device]
         body: dict[str, Any] = {
-            "format": "birthmark-receipt/1", "origin": ORIGIN, "station": STATION, "attempt": attempt,
+            "format": "birthmark-receipt/1", "origin": self.origin, "station": STATION, "attempt": attempt,
             "device_serial": device, "target": "files:out", "evidence": "signature", "key_origin": "injected",
             "cert_sha256": hashlib.sha256(identity.certificate).hexdigest(),
             "spki_sha256": hashlib.sha256(_spki(identity.key)).hexdigest(), "nonce": "ab" * 32,
@@ -258,13 +267,11 @@ class LedgerMaker:
         lines += [body[n] for n in ("origin", "station", "attempt", "device_serial", "cert_sha256", "nonce")]
         challenge = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).digest()
         body["challenge"] = challenge.hex()
-        import base64
-
         signature = identity.key.sign(b"birthmark-proof-v1\0" + challenge, _ECDSA)
         body["signature"] = base64.b64encode(signature).decode()
         body.update(changes)
         text = json.dumps(body, sort_keys=True, separators=(",", ":")) + "\n"
-        return sign_note(text, f"{ORIGIN}/station/{STATION}", self.station_key).encode()
+        return sign_note(text, f"{self.origin}/station/{STATION}", self.station_key).encode()
 
     def verify(self, device: str, attempt: str, *, erase: bool = True, receipt: bytes | None = None) -> None:
         receipt = self.receipt(device, attempt) if receipt is None else receipt
@@ -296,7 +303,7 @@ class LedgerMaker:
 
     def publish(self) -> None:
         """Write tiles and a checkpoint over everything, and the head into the ledger."""
-        publish(self.root, self.log_key)
+        publish(self.root, self.log_key, self.origin)
 
     def close(self, *, publish: bool = True) -> Path:
         self.ledger.close()
@@ -323,57 +330,6 @@ def _length(octets: int) -> bytes:
         return bytes((octets,))
     size = octets.to_bytes((octets.bit_length() + 7) // 8, "big")
     return bytes((0x80 | len(size),)) + size
-
-
-def database(root: Path) -> sqlite3.Connection:
-    """Open the ledger file of a workspace, commits at once."""
-    return sqlite3.connect(root / "ledger" / "ledger.db", isolation_level=None)
-
-
-def all_entries(root: Path) -> Iterator[bytes]:
-    """Yield every stored entry."""
-    connection = database(root)
-    for (body,) in connection.execute("SELECT body FROM entry ORDER BY first"):
-        yield from tiles.decode_entries(body)
-    connection.close()
-
-
-def publish(root: Path, log_key: Ed25519PrivateKey) -> None:
-    """Sign a head over all stored entries and write every file of the log."""
-    entries = list(all_entries(root))
-    written: dict[str, bytes] = {}
-    leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries]
-    for tile, data in (*tiles.hash_tiles(0, leaves, written.get), *tiles.entry_bundles(0, entries, written.get)):
-        path = root / "log" / tile.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    frontier = Frontier().extend(leaves)
-    key = log_key
-    note = checkpoint.sign(checkpoint.Checkpoint(ORIGIN, len(entries), frontier.root()), key).encode()
-    (root / "log" / "checkpoint").write_bytes(note)
-    connection = database(root)
-    connection.execute(
-        "UPDATE head SET size = ?1, published = ?1, frontier = ?2, checkpoint = ?3",
-        (len(entries), frontier.to_bytes(), note),
-    )
-    connection.close()
-
-
-def rewrite_log(root: Path, log_key: Ed25519PrivateKey, change: Callable[[list[bytes]], list[bytes]]) -> None:
-    """Forge history as somebody with the log key could: change the entries, then make all hashes agree again."""
-    import shutil
-
-    entries = change(list(all_entries(root)))
-    connection = database(root)
-    connection.execute("BEGIN")
-    connection.execute("DELETE FROM entry")
-    for seq, entry in enumerate(entries):
-        body, leaf = len(entry).to_bytes(2, "big") + entry, hashlib.sha256(b"\0" + entry).digest()
-        connection.execute("INSERT INTO entry VALUES (?, 1, ?, ?)", (seq, body, leaf))
-    connection.execute("COMMIT")
-    connection.close()
-    shutil.rmtree(root / "log" / "tile", ignore_errors=True)
-    publish(root, log_key)
 
 
 def serials(prefix: str, count: int) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from birthmark.adapters.audit.findings import Finding
 from birthmark.adapters.audit.verify import Report, verify_workspace
 from support.make_ledger import LedgerMaker, make_story
+from support.make_sites import World, make_world
 
 
 @dataclass(slots=True)
@@ -40,6 +41,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Story:
 @pytest.fixture
 def story(original: Story, tmp_path: Path) -> Story:
     return Story(Path(shutil.copytree(original.root, tmp_path / "workspace")), original.maker)
+
+
+@pytest.fixture(scope="session")
+def whole_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """An authority and its sites, closed and published; nobody changes it."""
+    world = make_world(tmp_path_factory.mktemp("world"))
+    world.close()
+    return world
+
+
+@pytest.fixture
+def world_root(whole_world: World, tmp_path: Path) -> Path:
+    """Return a copy of that world to damage."""
+    return Path(shutil.copytree(whole_world.root, tmp_path / "world"))
 
 
 @pytest.fixture

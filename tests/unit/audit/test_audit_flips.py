@@ -21,7 +21,8 @@ def test_a_lawful_workspace_has_no_findings(story) -> None:
     assert counts["signatures"] == 305 + 2
     assert counts["receipts"] == 23
     assert report.orders["pool"] == {
-        "ordered": 300, "open": 0, "stock": 278, "in_progress": 1, "verified": 20, "failed": 0, "scrapped": 1,
+        "ordered": 300, "open": 0, "stock": 278, "consigned": 0, "in_progress": 1, "verified": 20, "failed": 0,
+        "scrapped": 1,
     }  # fmt: skip
     assert report.size == report.published == 435
 
@@ -175,7 +176,8 @@ def test_row_without_an_entry_is_found(story) -> None:
     connection.execute("INSERT INTO attempt VALUES ('ghost-attempt', 'GHOST', 'drawn', 9)")
     connection.execute("INSERT INTO revoked VALUES (x'01', 'GHOST', 'superseded', 9)")
     connection.execute(
-        "INSERT INTO certificate VALUES (9999, 'pool', 0, NULL, 0, 't', x'0101000000000000', x'', 'abandoned', NULL)"
+        "INSERT INTO certificate VALUES"
+        " (9999, 'pool', 0, NULL, 0, 't', x'0101000000000000', x'', 'abandoned', NULL, NULL)"
     )
     connection.close()
     totals = story.audit().totals

@@ -15,43 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.model import events as e
+from support.forgery import AT, Entries, appended, changed, document_of, entry_of, find, without
 from support.make_ledger import ORIGIN, STATION, LedgerMaker, ca_certificate, database, publish, rewrite_log, serials
 
-Entries = list[bytes]
 LOG = ("audit.entry.hash", "audit.tile.mismatch", "audit.tile.root", "audit.checkpoint.root", "audit.checkpoint.fork")
-
-
-def _document(entry: bytes) -> dict[str, Any]:
-    return dict(json.loads(entry.partition(b"\n")[0]))
-
-
-def _entry(document: dict[str, Any], attachment: bytes) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n" + attachment
-
-
-def _find(entries: Entries, kind: str, **members: Any) -> int:
-    return next(
-        at for at, entry in enumerate(entries)
-        if (d := _document(entry))["type"] == kind and all(d.get(name) == value for name, value in members.items())
-    )  # fmt: skip
-
-
-def _changed(
-    kind: str, attachment: bytes | None = None, /, **members: Any
-) -> Callable[..., Callable[[Entries], Entries]]:
-    """Return a maker of changes: of the entry (kind, members) the given members get other values."""
-
-    def with_values(**values: Any) -> Callable[[Entries], Entries]:
-        def change(entries: Entries) -> Entries:
-            at = _find(entries, kind, **members)
-            document, _, old = entries[at].partition(b"\n")
-            new = {**json.loads(document), **values}
-            entries[at] = _entry(new, old if attachment is None else attachment)
-            return entries
-
-        return change
-
-    return with_values
 
 
 def _forge(story, change: Callable[[Entries], Entries]) -> set[str]:
@@ -62,69 +29,51 @@ def _forge(story, change: Callable[[Entries], Entries]) -> set[str]:
     return set(totals)
 
 
-def _without(kind: str, **members: Any) -> Callable[[Entries], Entries]:
-    """Replace an entry by one that says nothing, so that all others keep their numbers."""
-
-    def change(entries: Entries) -> Entries:
-        at = _find(entries, kind, **members)
-        entries[at] = _entry({"at": "2026-11-24T02:00:00.000Z", "code": "x", "station": "s", "type": "rejected"}, b"")
-        return entries
-
-    return change
-
-
-def _appended(*new: bytes) -> Callable[[Entries], Entries]:
-    return lambda entries: [*entries, *new]
-
-
-AT = "2026-11-24T02:00:01.000Z"
-
-
 def test_a_rewritten_log_without_changes_is_lawful(story) -> None:
     assert _forge(story, lambda entries: entries) == set()
 
 
 def test_device_drawn_twice_is_found(story) -> None:
     drawn = {"at": AT, "attempt": "attempt-9999", "device": "P-00020", "station": STATION, "type": "drawn"}
-    assert {"audit.pool.drawn_twice", "audit.fold.attempt"} <= _forge(story, _appended(_entry(drawn, b"")))
+    assert {"audit.pool.drawn_twice", "audit.fold.attempt"} <= _forge(story, appended(entry_of(drawn, b"")))
 
 
 def test_verified_without_installation_is_found(story) -> None:
-    assert "audit.device.state" in _forge(story, _without("installed", device="P-00007"))
+    assert "audit.device.state" in _forge(story, without("installed", device="P-00007"))
 
 
 def test_verified_pool_key_without_erasure_record_is_found(story) -> None:
-    assert "audit.vault.undrawn_erased" in _forge(story, _without("key_erased", device="P-00007"))
+    assert "audit.vault.undrawn_erased" in _forge(story, without("key_erased", device="P-00007"))
 
 
 def test_issued_without_reservation_is_found(story) -> None:
-    assert "audit.intent.missing" in _forge(story, _without("reserved", order="pool", chunk=2))
+    assert "audit.intent.missing" in _forge(story, without("reserved", order="pool", chunk=2))
 
 
 def test_certificate_for_an_abandoned_intent_is_found(story) -> None:
     def change(entries: Entries) -> Entries:
-        intent = _find(entries, "reserved", order="pool", chunk=3)
-        at = _find(entries, "rejected")
-        entries[at] = _entry({"at": AT, "intent": intent, "reason": "x", "type": "abandoned"}, b"")
+        intent = find(entries, "reserved", order="pool", chunk=3)
+        at = find(entries, "rejected")
+        entries[at] = entry_of({"at": AT, "intent": intent, "reason": "x", "type": "abandoned"}, b"")
         return entries
 
     assert "audit.entry.unlawful" in _forge(story, change)
 
 
 def test_one_attempt_for_two_devices_is_found(story) -> None:
-    change = _changed("drawn", device="P-00020")(attempt="attempt-0001")
+    change = changed("drawn", device="P-00020")(attempt="attempt-0001")
     assert "audit.attempt.double" in _forge(story, change)
 
 
 def test_ordered_twice_is_found(story) -> None:
     listed = {"at": AT, "chunk": 1, "count": 1, "first": 10, "order": "waiting", "type": "devices_ordered"}
-    found = _forge(story, _appended(_entry(listed, b"P-00001")))
+    found = _forge(story, appended(entry_of(listed, b"P-00001")))
     assert {"audit.device.double", "audit.conservation"} <= found
 
 
 def test_one_key_for_two_devices_is_found_and_both_are_named(story) -> None:
     def change(entries: Entries) -> Entries:
-        at = _find(entries, "reserved", order="pool", chunk=2)
+        at = find(entries, "reserved", order="pool", chunk=2)
         head, _, records = entries[at].partition(b"\n")
         entries[at] = head + b"\n" + records[:80] + records[8:40] + records[112:]
         return entries
@@ -137,14 +86,14 @@ def test_one_key_for_two_devices_is_found_and_both_are_named(story) -> None:
 
 def test_one_certificate_serial_for_two_devices_is_found(story) -> None:
     def change(entries: Entries) -> Entries:
-        prefix = _document(entries[_find(entries, "reserved", order="pool", chunk=1)])["serial_prefix"]
-        return _changed("reserved", order="pool", chunk=2)(serial_prefix=prefix)(entries)
+        prefix = document_of(entries[find(entries, "reserved", order="pool", chunk=1)])["serial_prefix"]
+        return changed("reserved", order="pool", chunk=2)(serial_prefix=prefix)(entries)
 
     assert "audit.serial.double" in _forge(story, change)
 
 
 def test_clock_that_goes_back_is_a_warning(story) -> None:
-    rewrite_log(story.root, story.maker.log_key, _changed("rejected")(at="2026-11-01T00:00:00.000Z"))
+    rewrite_log(story.root, story.maker.log_key, changed("rejected")(at="2026-11-01T00:00:00.000Z"))
     (finding,) = story.found("audit.clock.back")
     assert finding.severity == "warning"
 
@@ -165,7 +114,7 @@ def test_clock_that_goes_back_is_a_warning(story) -> None:
     ],
 )
 def test_entry_in_another_spelling_is_found(story, bad: bytes) -> None:
-    rewrite_log(story.root, story.maker.log_key, _appended(bad))
+    rewrite_log(story.root, story.maker.log_key, appended(bad))
     report = story.audit()
     (finding,) = [f for f in report.findings if f.code in ("audit.entry.canonical", "audit.entry.malformed")]
     assert finding.where == "entry 435"
@@ -173,7 +122,7 @@ def test_entry_in_another_spelling_is_found(story, bad: bytes) -> None:
 
 def test_entry_that_is_no_object_is_found(story) -> None:
     for bad in (b"", b"\n", b"[]\n", b"{}\n", b"\xff\n", b"no line feed"):
-        rewrite_log(story.root, story.maker.log_key, _appended(bad))
+        rewrite_log(story.root, story.maker.log_key, appended(bad))
         assert any(c in story.audit().totals for c in ("audit.entry.canonical", "audit.entry.malformed"))
 
 
@@ -181,14 +130,14 @@ def _reissued(story, device: str, tbs: Callable[[bytes], bytes], key: ec.Ellipti
     """Sign another certificate for a device; with ``reserve`` the record is forged to fit."""
 
     def change(entries: Entries) -> Entries:
-        at = _find(entries, "issued", device=device)
+        at = find(entries, "issued", device=device)
         old = story.maker.identities[device].certificate
         from cryptography import x509
 
         body = tbs(x509.load_der_x509_certificate(old).tbs_certificate_bytes)
         certificate = LedgerMaker.assemble(body, key.sign(body, ec.ECDSA(hashes.SHA256())))
         entries[at] = entries[at].partition(b"\n")[0] + b"\n" + certificate
-        intent = _document(entries[at])["intent"]
+        intent = document_of(entries[at])["intent"]
         head, _, records = entries[intent].partition(b"\n")
         place = story.maker.identities[device].position
         record = records[72 * place : 72 * place + 40] + hashlib.sha256(body).digest()
@@ -224,7 +173,7 @@ def test_certificate_with_another_serial_is_found(story) -> None:
 
 def test_certificate_over_other_bytes_than_reserved_is_found(story) -> None:
     def change(entries: Entries) -> Entries:
-        intent = _document(entries[_find(entries, "issued", device="P-00200")])["intent"]
+        intent = document_of(entries[find(entries, "issued", device="P-00200")])["intent"]
         place = story.maker.identities["P-00200"].position
         at = len(entries[intent].partition(b"\n")[0]) + 1 + 72 * place + 40
         entries[intent] = entries[intent][:at] + bytes(32) + entries[intent][at + 32 :]
@@ -237,7 +186,7 @@ def test_certificate_over_other_bytes_than_reserved_is_found(story) -> None:
 
 def test_certificates_in_another_order_than_reserved_are_found(story) -> None:
     def change(entries: Entries) -> Entries:
-        one, two = (_find(entries, "issued", device=device) for device in ("P-00210", "P-00211"))
+        one, two = (find(entries, "issued", device=device) for device in ("P-00210", "P-00211"))
         entries[one], entries[two] = entries[two], entries[one]
         return entries
 
@@ -246,9 +195,9 @@ def test_certificates_in_another_order_than_reserved_are_found(story) -> None:
 
 def _receipt_forged(story, receipt: bytes, **values: Any) -> set[str]:
     def change(entries: Entries) -> Entries:
-        at = _find(entries, "verified", device="P-00009")
-        document = {**_document(entries[at]), "receipt_sha256": hashlib.sha256(receipt).hexdigest(), **values}
-        entries[at] = _entry(document, receipt)
+        at = find(entries, "verified", device="P-00009")
+        document = {**document_of(entries[at]), "receipt_sha256": hashlib.sha256(receipt).hexdigest(), **values}
+        entries[at] = entry_of(document, receipt)
         return entries
 
     return _forge(story, change)
@@ -269,7 +218,7 @@ def test_forged_receipts_are_found(story) -> None:
 
 
 def test_another_certificate_installed_than_issued_is_found(story) -> None:
-    change = _changed("installed", device="P-00009")(cert_sha256="ab" * 32)
+    change = changed("installed", device="P-00009")(cert_sha256="ab" * 32)
     assert _forge(story, change) == {"audit.device.certificate"}
 
 
@@ -289,19 +238,19 @@ def test_cas_that_may_not_sign_are_found(story) -> None:
     }
     for code, certificate in cases.items():
         der = certificate.public_bytes(Encoding.DER)
-        change = _changed("ca_created", der, ca="issuing")(cert_sha256=hashlib.sha256(der).hexdigest())
+        change = changed("ca_created", der, ca="issuing")(cert_sha256=hashlib.sha256(der).hexdigest())
         assert code in _forge(story, change), code
-    garbage = _changed("ca_created", b"garbage", ca="issuing")()
+    garbage = changed("ca_created", b"garbage", ca="issuing")()
     assert {"audit.ca.malformed", "audit.ca.hash"} <= _forge(story, garbage)
 
 
 def test_template_that_cannot_be_read_is_found(story) -> None:
-    assert "audit.template.malformed" in _forge(story, _changed("template_admitted", b"{}")())
+    assert "audit.template.malformed" in _forge(story, changed("template_admitted", b"{}")())
 
 
 def test_revocation_of_a_strangers_certificate_is_found(story) -> None:
     stranger = story.maker.identities["P-00100"].cert_serial.hex()
-    found = _forge(story, _changed("revoked", device="P-00003")(cert_serial=stranger))
+    found = _forge(story, changed("revoked", device="P-00003")(cert_serial=stranger))
     assert {"audit.entry.unlawful", "audit.fold.revoked"} <= found
 
 
@@ -322,7 +271,7 @@ def test_kept_head_of_a_rewritten_log_does_not_fit(story) -> None:
     kept = story.root.parent / "kept"
     shutil.copy(story.root / "log/checkpoint", kept)
     assert not story.audit(kept_heads=[kept]).totals
-    rewrite_log(story.root, story.maker.log_key, _changed("rejected")(code="pool.other"))
+    rewrite_log(story.root, story.maker.log_key, changed("rejected")(code="pool.other"))
     assert not story.audit().totals
     report = story.audit(kept_heads=[kept])
     assert report.totals == {"audit.checkpoint.root": 1}
@@ -355,8 +304,8 @@ def test_two_live_identities_of_one_device_are_found(story) -> None:
     maker = story.maker
 
     def change(entries: Entries) -> Entries:
-        at = _find(entries, "superseded", device="P-00003")
-        entries[at] = _entry({"at": AT, "code": "x", "station": "s", "type": "rejected"}, b"")
+        at = find(entries, "superseded", device="P-00003")
+        entries[at] = entry_of({"at": AT, "code": "x", "station": "s", "type": "rejected"}, b"")
         return entries
 
     assert "audit.device.two_live" in _forge(story, change)
@@ -365,12 +314,12 @@ def test_two_live_identities_of_one_device_are_found(story) -> None:
 
 def test_event_of_a_device_that_nobody_ordered_is_found(story) -> None:
     scrapped = {"at": AT, "by": "x", "device": "NOBODY", "reason": "x", "type": "scrapped"}
-    assert _forge(story, _appended(_entry(scrapped, b""))) == {"audit.device.unknown"}
+    assert _forge(story, appended(entry_of(scrapped, b""))) == {"audit.device.unknown"}
 
 
 def test_second_workspace_entry_is_unlawful(story) -> None:
     event = e.WorkspaceCreated(at=AT, workspace="two", origin="two", site_prefix="0101", software="1", by="x")
-    assert "audit.entry.unlawful" in _forge(story, _appended(e.encode_entry(event)))
+    assert "audit.entry.unlawful" in _forge(story, appended(e.encode_entry(event)))
 
 
 def test_checkpoint_file_behind_the_signed_head_is_a_warning(story) -> None:

@@ -16,6 +16,8 @@ from birthmark.adapters.audit.index import Authority, Index
 
 __all__ = ["check_authorities", "check_authority_files", "check_templates"]
 
+_DEEPEST = 16
+
 
 def check_authorities(index: Index, cert_hashes: dict[int, str], findings: Findings) -> int:
     """Check every CA on record; return the number of signatures verified. ``cert_hashes``: entry to its cert_sha256."""
@@ -33,6 +35,12 @@ def check_authorities(index: Index, cert_hashes: dict[int, str], findings: Findi
             findings.add("audit.ca.malformed", f"the certificate of CA {authority.ca} cannot be read", where)
             continue
         _check_role(authority, extensions, findings)
+        _check_delegation(authority, extensions, index, findings)
+        _check_path_lengths(authority, known, findings)
+        issuer_gone = index.destroyed.get(authority.issuer or "", authority.seq) < authority.seq
+        if issuer_gone:
+            what = f"CA {authority.ca} was signed by {authority.issuer} after its key was destroyed"
+            findings.add("audit.ca.destroyed", what, where)
         verified += _check_issuer(authority, spans, known, findings)
     return verified
 
@@ -61,14 +69,48 @@ def _check_role(authority: Authority, extensions: x509.Extensions, findings: Fin
         findings.add("audit.ca.key_usage", f"CA {authority.ca} has no keyUsage", where)
 
 
+def _path_length(extensions: x509.Extensions | None) -> int | None:
+    try:
+        return (
+            None if extensions is None else extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+        )
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _check_path_lengths(authority: Authority, known: dict[str, Authority], findings: Findings) -> None:
+    """Check that no CA above allows fewer CAs below it than there are (RFC 5280 section 4.2.1.9)."""
+    above, below = known.get(authority.issuer or ""), 1
+    while above is not None and above.ca != authority.ca and below < _DEEPEST:
+        length = _path_length(_extensions(above.certificate))
+        if length is not None and length < below:
+            what = f"CA {authority.ca} is {below} below {above.ca}, which allows {length}"
+            findings.add("audit.ca.path_length", what, f"entry {authority.seq}")
+        above, below = known.get(above.issuer or ""), below + 1
+
+
+def _check_delegation(authority: Authority, extensions: x509.Extensions, index: Index, findings: Findings) -> None:
+    """Check a CA whose key a site holds: it makes no further CAs, and an authority knows the site."""
+    if authority.site is None:
+        return
+    where = f"entry {authority.seq}"
+    if _path_length(extensions) != 0:
+        findings.add("audit.ca.path_length", f"CA {authority.ca} of site {authority.site} may make further CAs", where)
+    if authority.issuer is None or (
+        index.role == "authority" and all(site.site != authority.site for site in index.sites)
+    ):
+        findings.add("audit.ca.issuer", f"CA {authority.ca} is delegated to {authority.site} by nobody we know", where)
+
+
 def _check_issuer(
     authority: Authority, spans: CertificateSpans, known: dict[str, Authority], findings: Findings
 ) -> int:
     where = f"entry {authority.seq}"
-    own_root = authority.kind == "root" or authority.issuer == authority.ca
+    self_issued = authority.issuer is None and spans.issuer == spans.subject
+    own_root = authority.kind == "root" or authority.issuer == authority.ca or self_issued
     issuer = authority if own_root else known.get(authority.issuer or "")
     if issuer is None:
-        if authority.issuer is not None:
+        if authority.issuer is not None or authority.kind == "access":
             findings.add("audit.ca.issuer", f"CA {authority.ca} was issued by {authority.issuer}, not on record", where)
         return 0
     key = open_authority(issuer.certificate, authority.certificate)

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["ISSUED", "RECORD_OCTETS", "Document", "canonical_fault", "parse_head", "split_packed"]
+__all__ = ["ISSUED", "RECORD_OCTETS", "REQUEST_OCTETS", "Document", "canonical_fault", "parse_head", "split_packed"]
 
 RECORD_OCTETS = 72
 """random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32)."""
+REQUEST_OCTETS = 64
+"""SPKI SHA-256 (32) | request SHA-256 (32), where somebody else signs."""
 
 Document = dict[str, Any]
 
@@ -125,9 +127,12 @@ _NONE: Mapping[str, tuple[Kind, object]] = {}
 
 ISSUED = re.compile(
     rb'\{"at":"([0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z)",'
-    rb'"device":"([A-Za-z0-9._:-]{1,64})","intent":(0|[1-9][0-9]{0,17}),"type":"issued"\}\n'
+    rb'"device":"([A-Za-z0-9._:-]{1,64})","intent":(0|[1-9][0-9]{0,17}),"type":"(issued|received)"\}\n'
 )
-"""The head of a canonical ``issued`` entry with its line feed: at, device, intent. Most of a log is such entries."""
+"""The head of a canonical ``issued`` or ``received`` entry with its line feed: at, device, intent, type.
+
+Most of a log is such entries.
+"""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder(order="sorted").encode

@@ -14,9 +14,12 @@ __all__ = ["name_extra_rows"]
 
 
 def name_extra_rows(reader: LedgerReader, index: Index, table: str, findings: Findings) -> None:
-    """Name every row of ``table`` (device, certificate, attempt, revoked) that no entry made."""
+    """Name every row of ``table`` that no entry made."""
     if table == "device":
         _devices(reader, index, findings)
+        return
+    if table == "settled":
+        _settled(reader, findings)
         return
     code, columns, is_of = _BY_ENTRY[table]
     for row in reader.each(f'SELECT {columns} FROM "{table}"'):  # noqa: S608 - the table below
@@ -34,21 +37,26 @@ def _document(reader: LedgerReader, seq: object) -> Document | None:
 
 
 def _is_reservation(document: Document, _key: Any) -> bool:
-    return document.get("type") == "reserved"
+    return document.get("type") in ("reserved", "requested")
 
 
 def _is_attempt(document: Document, key: Any) -> bool:
-    return document.get("type") in ("reserved", "drawn") and document.get("attempt") == key
+    return document.get("type") in ("reserved", "requested", "drawn") and document.get("attempt") == key
 
 
 def _is_revocation(document: Document, key: Any) -> bool:
     return isinstance(key, bytes) and document.get("type") == "revoked" and document.get("cert_serial") == key.hex()
 
 
+def _is_settlement(document: Document, _key: Any) -> bool:
+    return document.get("type") == "site_settled"
+
+
 _BY_ENTRY: dict[str, tuple[str, str, Callable[[Document, Any], bool]]] = {
     "certificate": ("audit.fold.certificate", "intent, intent, device_serial", _is_reservation),
     "attempt": ("audit.fold.attempt", "attempt, seq, device_serial", _is_attempt),
     "revoked": ("audit.fold.revoked", "cert_serial, seq, device_serial", _is_revocation),
+    "site_key": ("audit.fold.site_key", "seq, seq, NULL", _is_settlement),
 }
 
 
@@ -64,3 +72,12 @@ def _devices(reader: LedgerReader, index: Index, findings: Findings) -> None:
             what = f"device {shown} stands in the table, but no entry ordered it there"
             serial = device if isinstance(device, str) else None
             findings.add("audit.fold.device", what, f"table device, {shown}", serial)
+
+
+def _settled(reader: LedgerReader, findings: Findings) -> None:
+    """Name rows of devices that nobody ordered; those of other devices are named with their device."""
+    query = "SELECT device_serial FROM settled WHERE device_serial NOT IN (SELECT device_serial FROM device)"
+    for (device,) in reader.each(query):
+        shown = ascii(device)[:80]
+        what = f"device {shown} came home from a site, but nobody ordered it"
+        findings.add("audit.fold.settled", what, f"table settled, {shown}", device if isinstance(device, str) else None)

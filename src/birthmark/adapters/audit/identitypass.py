@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from birthmark.adapters.audit.bulkrows import check_bulk_row, check_bulk_vault, record_octets
 from birthmark.adapters.audit.certificates import CertificateChecker, TemplateForm
-from birthmark.adapters.audit.entries import ISSUED, RECORD_OCTETS, Document, canonical_fault, parse_head
-from birthmark.adapters.audit.findings import Findings
+from birthmark.adapters.audit.der import certificate_spans
+from birthmark.adapters.audit.entries import (
+    ISSUED,
+    RECORD_OCTETS,
+    REQUEST_OCTETS,
+    Document,
+    canonical_fault,
+    parse_head,
+)
+from birthmark.adapters.audit.identitypart import IdentityPart
 from birthmark.adapters.audit.index import BulkIntent, Chunk, Index, Order, load_index
+from birthmark.adapters.audit.issuers import Issuers, serial_tag
 from birthmark.adapters.audit.logpass import read_range
 from birthmark.adapters.audit.reader import LedgerReader
+from birthmark.adapters.audit.settlement import check_settled
 from birthmark.adapters.audit.spill import Spill, shard_of
 from birthmark.errors import Tampered
 
@@ -30,24 +42,11 @@ _LIFE = frozenset(("drawn", "installed", "verified", "key_erased", "failed", "su
 
 
 @dataclass(slots=True)
-class IdentityPart:
-    """What the second pass learned of one range. ``bulk``: intent to (first certificate's entry, positions seen)."""
-
-    certificates: int = 0
-    signatures: int = 0
-    devices: int = 0
-    keys: int = 0
-    bulk: dict[int, tuple[int, int]] = field(default_factory=dict)
-    bulk_rows: dict[int, tuple[str, int | None]] = field(default_factory=dict)
-    without_vault: list[int] = field(default_factory=list)
-    attempts: int = 0
-    revocations: int = 0
-    findings: Findings = field(default_factory=Findings)
-
-
-@dataclass(slots=True)
 class _Intent:
-    """A reservation that certificates of this range refer to. ``places``: device serial to position."""
+    """A reservation that certificates of this range refer to. ``places``: device serial to position.
+
+    ``source``: who signs, None if we do.
+    """
 
     seq: int
     prefix: bytes
@@ -55,6 +54,7 @@ class _Intent:
     places: dict[str, int]
     template: str
     bulk: bool
+    source: str | None = None
 
 
 class _Pass:
@@ -65,10 +65,15 @@ class _Pass:
         self.chunks: dict[tuple[str, int], Chunk] = {(chunk.order, chunk.chunk): chunk for chunk in index.chunks}
         self.bulk: dict[int, BulkIntent] = {intent.intent: intent for intent in index.intents}
         self.abandoned = dict(index.abandoned)
+        self.assigned = {item.order: item for item in index.assignments}
         self._authorities = {authority.ca: authority for authority in index.authorities}
+        self._issuers = Issuers((a for a in index.authorities if a.kind != "access"), index.destroyed)
         self._templates = {template.template: template for template in index.templates}
         self._checkers: dict[str, CertificateChecker | None] = {}
+        self._ended: dict[str, int] = {}
+        """Template to the entry after which nothing may be signed with it."""
         self._intents: dict[int, _Intent | None] = {}
+        self._settled_rows = bool(reader.all("SELECT 1 FROM settled LIMIT 1"))
 
     def entry(self, seq: int, piece: bytes) -> None:
         """Check one entry, given with its length in front."""
@@ -79,12 +84,14 @@ class _Pass:
             return  # the first pass has said so
         kind = document["type"]
         attachment = piece[feed + 1 :]
-        if kind == "issued":
-            self.issued(seq, document["device"], document["intent"], attachment)
+        if kind in ("issued", "received"):
+            self.issued(seq, kind, document["device"], document["intent"], attachment)
         elif kind == "devices_ordered":
             self._devices_ordered(seq, document, attachment)
-        elif kind == "reserved":
+        elif kind in ("reserved", "requested"):
             self._reserved(seq, document, attachment)
+        elif kind == "site_settled":
+            check_settled(self.reader, self.spill, seq, document, attachment, self.assigned, self.part)
         elif kind == "abandoned":
             self._abandoned(seq, document)
         elif kind in _LIFE:
@@ -119,33 +126,26 @@ class _Pass:
             return
         self._device_record(next(iter(intent.places)), seq, document, b"")
 
-    def issued(self, seq: int, device: str, number: int, certificate: bytes) -> None:
-        """Check one certificate, issued for ``device`` under the reservation in entry ``number``."""
+    def issued(self, seq: int, kind: str, device: str, number: int, certificate: bytes) -> None:
+        """Check one certificate, issued or received for ``device`` under the reservation in entry ``number``."""
         where = f"entry {seq}"
         intent = self._intents[number] if number in self._intents else self._intent(number)
         self.part.certificates += 1
-        if intent is None or intent.seq > seq:
+        if intent is None or intent.seq > seq or (intent.source is None) != (kind == "issued"):
             self._add("audit.intent.missing", f"device {device}: nothing was reserved in entry {number}", where, device)
             return
+        octets = RECORD_OCTETS if intent.source is None else REQUEST_OCTETS
         position = intent.places.get(device)
-        record = intent.records[RECORD_OCTETS * (position or 0) : RECORD_OCTETS * (position or 0) + RECORD_OCTETS]
-        if position is None or len(record) != RECORD_OCTETS:
+        record = intent.records[octets * (position or 0) : octets * (position or 0) + octets]
+        if position is None or len(record) != octets:
             self._add("audit.intent.missing", f"device {device} is not in the reservation {number}", where, device)
             return
         if self.abandoned.get(number, seq) < seq:
             self._add("audit.intent.abandoned", f"device {device}: intent {number} was given up", where, device)
-        checker = self._checkers.get(intent.template) or self._checker(intent.template)
-        if checker is None:
-            self._add(
-                "audit.signature", f"device {device}: template {intent.template} names no known CA", where, device
-            )
+        if intent.source is None:
+            self._signed_here(seq, device, intent, record, certificate)
         else:
-            values = (device.encode(), intent.prefix + record[:8], record[8:40], record[40:])
-            faults = () if checker.is_good(certificate, *values) else checker.faults(certificate, *values)
-            self.part.signatures += 1
-            for code, text in faults:
-                self.part.signatures -= code in _UNVERIFIED
-                self._add(code, f"the certificate of device {device} {text}", where, device)
+            self._signed_elsewhere(seq, device, intent.source, record, certificate)
         if not intent.bulk:
             document = {"type": "issued", "device": device, "intent": number}
             self._device_record(device, seq, document, sha256(certificate).digest())
@@ -155,6 +155,37 @@ class _Pass:
             code = "audit.intent.reused" if mask >> position & 1 else "audit.intent.incomplete"
             self._add(code, f"device {device}: entry {seq} is not where its chunk has it", where, device)
         self.part.bulk[number] = (base, mask | 1 << position)
+
+    def _signed_here(self, seq: int, device: str, intent: _Intent, record: bytes, certificate: bytes) -> None:
+        checker = self._checkers.get(intent.template) or self._checker(intent.template)
+        where = f"entry {seq}"
+        if checker is None:
+            self._add(
+                "audit.signature", f"device {device}: template {intent.template} names no known CA", where, device
+            )
+            return
+        values = (device.encode(), intent.prefix + record[:8], record[8:40], record[40:])
+        faults = () if checker.is_good(certificate, *values) else checker.faults(certificate, *values)
+        self.part.signatures += 1
+        for code, text in faults:
+            self.part.signatures -= code in _UNVERIFIED
+            self._add(code, f"the certificate of device {device} {text}", where, device)
+        if seq > self._ended.get(intent.template, seq):
+            what = f"the certificate of device {device} was signed after the key of its CA was destroyed or handed over"
+            self._add("audit.ca.destroyed", what, where, device)
+
+    def _signed_elsewhere(self, seq: int, device: str, source: str, record: bytes, certificate: bytes) -> None:
+        faults = self._issuers.faults(certificate, device, record[:32], seq)
+        self.part.signatures += 1
+        self.part.received[source] += 1
+        for code, text in faults:
+            self.part.signatures -= code in _UNVERIFIED
+            self._add(code, f"the certificate of device {device} {text}", f"entry {seq}", device)
+        spans = certificate_spans(certificate)
+        if spans is not None:
+            tag = serial_tag(spans)
+            shard = self.spill.buffer("serial", tag[0] & (self.spill.shards - 1))
+            shard += tag + seq.to_bytes(8, "big")
 
     def _checker(self, name: str) -> CertificateChecker | None:
         if name not in self._checkers:
@@ -167,6 +198,10 @@ class _Pass:
             except (ValueError, TypeError, RecursionError):
                 form = None  # the verification as a whole reports it once
             self._checkers[name] = CertificateChecker(form, authority.certificate)
+            if authority.site is not None and self.index.role == "authority":
+                self._ended[name] = authority.seq  # its key is at the site
+            elif authority.ca in self.index.destroyed:
+                self._ended[name] = self.index.destroyed[authority.ca]
         return self._checkers[name]
 
     def _intent(self, number: int) -> _Intent | None:
@@ -180,15 +215,17 @@ class _Pass:
     def _read_intent(self, number: int) -> _Intent | None:
         head, _, records = (self.reader.entry(number) or b"").partition(b"\n")
         document = parse_head(head)
-        if document is None or document.get("type") != "reserved" or canonical_fault(head, document) is not None:
+        if document is None or document.get("type") not in ("reserved", "requested"):
             return None
-        prefix, template = bytes.fromhex(document["serial_prefix"]), document["template"]
-        device = document.get("device")
+        if canonical_fault(head, document) is not None:
+            return None
+        prefix, template = bytes.fromhex(document.get("serial_prefix", "")), document.get("template", "")
+        device, source = document.get("device"), document.get("source")
         if device is not None:
-            return _Intent(number, prefix, records, {device: 0}, template, False)
+            return _Intent(number, prefix, records, {device: 0}, template, False, source)
         serials = self._device_serials(document["order"], document.get("chunk", -1))
         places = {serial: place for place, serial in enumerate(serials)}
-        return _Intent(number, prefix, records, places, template, True)
+        return _Intent(number, prefix, records, places, template, True, source)
 
     def _device_serials(self, order: str, number: int) -> list[str]:
         chunk = self.chunks.get((order, number))
@@ -197,10 +234,10 @@ class _Pass:
 
     def _reserved(self, seq: int, document: Document, records: bytes) -> None:
         where, order, count = f"entry {seq}", self.orders.get(document["order"]), document["count"]
-        device, number, prefix = document.get("device"), document.get("chunk"), document["serial_prefix"]
+        device, number, octets = document.get("device"), document.get("chunk"), record_octets(document)
         chunk = self.chunks.get((document["order"], number)) if number is not None else None
         named = device is not None if number is None else (chunk is not None and chunk.seq < seq and device is None)
-        if len(records) != RECORD_OCTETS * count or order is None or order.seq > seq or not named:
+        if len(records) != octets * count or order is None or order.seq > seq or not named:
             self._add(
                 "audit.entry.unlawful", f"entry {seq} does not reserve for an order, chunk or device", where, device
             )
@@ -210,78 +247,39 @@ class _Pass:
                 "audit.entry.unlawful", f"entry {seq} reserves {count} for another number of devices", where, device
             )
         self.part.keys += count
-        self._spill_keys(seq, records)
-        serial = bytes.fromhex(prefix)
-        self.spill.buffer("prefix", serial[7] & (self.spill.shards - 1)).extend(serial + seq.to_bytes(8, "big"))
-        if len({records[at : at + 8] for at in range(0, len(records), RECORD_OCTETS)}) != count:
-            self._add("audit.serial.double", f"entry {seq} reserves one certificate serial twice", where, device)
+        self._spill_keys(seq, records, octets)
+        if document["type"] == "reserved":
+            self._prefix(seq, document, records)
         if device is not None:
             if document.get("attempt") is not None:
                 self._attempt(document["attempt"], device, "reserved", seq)
             self._device_record(device, seq, document, records)
         elif chunk is not None:
-            self._bulk_row(seq, document, records)
+            serials = self._device_serials(chunk.order, chunk.chunk)
+            check_bulk_row(self.reader, seq, document, records, serials, self.part)
             if order.key_origin == "injected":
-                self._bulk_vault(seq, chunk)
+                check_bulk_vault(self.reader, seq, serials, self.part, partial(self._erased_slot, seq))
 
-    def _spill_keys(self, seq: int, records: bytes) -> None:
+    def _erased_slot(self, intent: int, device: str, position: int) -> None:
+        self._device_record(device, -1, {"type": "_zero", "intent": intent, "position": position}, b"")
+
+    def _prefix(self, seq: int, document: Document, records: bytes) -> None:
+        """Note the serials of a reservation to sign here, which no other site's order may have."""
+        serial, where, device = bytes.fromhex(document["serial_prefix"]), f"entry {seq}", document.get("device")
+        self.spill.buffer("prefix", serial[7] & (self.spill.shards - 1)).extend(serial + seq.to_bytes(8, "big"))
+        if len({records[at : at + 8] for at in range(0, len(records), RECORD_OCTETS)}) != document["count"]:
+            self._add("audit.serial.double", f"entry {seq} reserves one certificate serial twice", where, device)
+        assigned = self.assigned.get(document["order"])
+        if assigned is not None and assigned.mode == "factory_ca" and assigned.seq < seq:
+            what = f"entry {seq} signs for order {assigned.order}, which site {assigned.site} signs for itself"
+            self._add("audit.site.signed_here", what, where, device)
+
+    def _spill_keys(self, seq: int, records: bytes, octets: int) -> None:
         mask, reference = self.spill.shards - 1, seq.to_bytes(8, "big")
         buffers = [self.spill.buffer("key", shard) for shard in range(self.spill.shards)]
-        for position, at in enumerate(range(8, len(records), RECORD_OCTETS)):
+        for position, at in enumerate(range(8 if octets == RECORD_OCTETS else 0, len(records), octets)):
             key = records[at : at + 32]
             buffers[key[0] & mask] += key + reference + position.to_bytes(2, "big")
-
-    def _bulk_row(self, seq: int, document: Document, records: bytes) -> None:
-        where = f"table certificate, intent {seq}"
-        rows = self.reader.all(
-            'SELECT "order", chunk, device_serial, count, template, serial_prefix, records, state, issued_seq'
-            " FROM certificate WHERE intent = ?",
-            seq,
-        )
-        if not rows:
-            self._add("audit.fold.certificate", f"the row of intent {seq} is missing", where)
-            return
-        row = rows[0]
-        self.part.bulk_rows[seq] = (row[7], row[8])
-        prefix = bytes.fromhex(document["serial_prefix"])
-        expected = (document["order"], document["chunk"], None, document["count"], document["template"], prefix)
-        columns = ("order", "chunk", "device_serial", "count", "template", "serial_prefix")
-        for column, is_, should in zip(columns, row, expected, strict=False):
-            if is_ != should:
-                self._add(
-                    "audit.fold.certificate",
-                    f"column {column} of intent {seq} is {is_!a}, the log says {should!a}",
-                    where,
-                )
-        if row[6] == records:
-            return
-        stored = row[6] if isinstance(row[6], bytes) else b""
-        serials = self._device_serials(document["order"], document["chunk"])
-        for position, device in enumerate(serials):
-            at = RECORD_OCTETS * position
-            if stored[at : at + RECORD_OCTETS] != records[at : at + RECORD_OCTETS]:
-                what = f"the record of device {device} (position {position}) of intent {seq} differs from the log"
-                self._add("audit.fold.certificate", what, f"{where}, column records", device)
-
-    def _bulk_vault(self, seq: int, chunk: Chunk) -> None:
-        rows = self.reader.all("SELECT slot_size, slots FROM vault WHERE intent = ?", seq)
-        if not rows:
-            self.part.without_vault.append(seq)
-            return
-        size, slots = rows[0]
-        if not isinstance(slots, bytes) or not isinstance(size, int) or size < 1 or len(slots) != size * chunk.count:
-            self._add(
-                "audit.vault.missing",
-                f"the keys of intent {seq} are not {chunk.count} slots",
-                f"table vault, intent {seq}",
-            )
-            return
-        zero = bytes(size)
-        if zero not in slots:
-            return
-        for position, device in enumerate(self._device_serials(chunk.order, chunk.chunk)):
-            if slots[size * position : size * position + size] == zero:
-                self._device_record(device, -1, {"type": "_zero", "intent": seq, "position": position}, b"")
 
     def _devices_ordered(self, seq: int, document: Document, listed: bytes) -> None:
         order, number, where = document["order"], document["chunk"], f"entry {seq}"
@@ -317,6 +315,10 @@ class _Pass:
                 self._add(code, what, f"table device, {serial}", serial)
             if row[4:] != untouched:
                 self._device_record(serial, -1, {"type": "_row"}, b"")
+        if self._settled_rows:
+            query = "SELECT device_serial FROM settled WHERE device_serial IN (SELECT value FROM json_each(?))"
+            for (serial,) in self.reader.all(query, msgspec.json.encode(serials).decode()):
+                self._device_record(serial, -1, {"type": "_settled_row"}, b"")
         if len(set(serials)) != len(serials):
             twice = next(serial for at, serial in enumerate(serials) if serial in serials[:at])
             self._add("audit.device.double", f"device {twice} is listed twice in entry {seq}", where, twice)
@@ -337,8 +339,8 @@ def pass_identities(ledger: Path, scratch: Path, first: int, last: int, shards: 
                 try:
                     issued = ISSUED.match(piece, 2)
                     if issued is not None:
-                        device, number = issued[2].decode(), int(issued[3])
-                        run.issued(first + at, device, number, piece[issued.end() :])
+                        device, number, kind = issued[2].decode(), int(issued[3]), issued[4].decode()
+                        run.issued(first + at, kind, device, number, piece[issued.end() :])
                     elif piece:
                         run.entry(first + at, piece)
                 except Tampered as problem:

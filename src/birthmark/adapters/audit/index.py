@@ -7,7 +7,19 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Authority", "BulkIntent", "Chunk", "Index", "Order", "Station", "TemplateText", "load_index"]
+__all__ = [
+    "Assignment",
+    "Authority",
+    "BulkIntent",
+    "Chunk",
+    "Consignment",
+    "Index",
+    "Order",
+    "Site",
+    "Station",
+    "TemplateText",
+    "load_index",
+]
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -18,6 +30,7 @@ class Authority(msgspec.Struct, frozen=True):
     issuer: str | None
     certificate: bytes
     seq: int
+    site: str | None = None
 
 
 class TemplateText(msgspec.Struct, frozen=True):
@@ -75,6 +88,42 @@ class BulkIntent(msgspec.Struct):
     template: str
     abandoned: int | None = None
     issued: int | None = None
+    source: str | None = None
+    """Who signs, if not we."""
+
+
+class Site(msgspec.Struct):
+    """A site on record. ``stopped``, ``reported``, ``root`` and ``settled`` are those after the last entry."""
+
+    site: str
+    origin: str
+    vkey: str
+    site_prefix: str
+    mode: str
+    seq: int
+    stopped: str | None = None
+    reported: int = 0
+    root: str = ""
+    settled: int = 0
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """The one site that makes an order."""
+
+    order: str
+    site: str
+    mode: str
+    seq: int
+
+
+class Consignment(msgspec.Struct, frozen=True):
+    """``count`` devices of a chunk left with a bundle."""
+
+    order: str
+    chunk: int
+    bundle: str
+    count: int
+    seq: int
 
 
 class Index(msgspec.Struct):
@@ -88,6 +137,17 @@ class Index(msgspec.Struct):
     chunks: list[Chunk] = []
     intents: list[BulkIntent] = []
     abandoned: list[tuple[int, int]] = []
+    role: str = "authority"
+    site_prefix: str = ""
+    sites: list[Site] = []
+    assignments: list[Assignment] = []
+    consigned: list[Consignment] = []
+    closed: list[tuple[str, int, int]] = []
+    """Order, leftovers that were destroyed, entry."""
+    raised: list[tuple[str, str | None, int | None]] = []
+    """Site, device and entry of the site's log of every finding that the authority has on record."""
+    destroyed: dict[str, int] = {}
+    """CA to the entry that says its key is destroyed."""
 
     def save(self, path: Path) -> None:
         """Write the scratch file."""

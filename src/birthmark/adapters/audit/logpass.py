@@ -13,12 +13,22 @@ from birthmark.adapters.audit.logcheck import pairs_root
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles, tile_path
 from birthmark.errors import Tampered
 
-__all__ = ["CONTROL_TYPES", "LogPart", "check_clock", "pass_log", "read_range"]
+__all__ = ["SITE_TYPES", "LogPart", "check_clock", "pass_log", "read_range"]
 
 CONTROL_TYPES = frozenset(
     ("workspace_created", "software_changed", "station_added", "ca_created", "template_admitted", "order_created")
 )
-_INDEXED = CONTROL_TYPES | {"devices_ordered", "abandoned"}
+_TOLD = frozenset(
+    ("site_added", "access_granted", "site_reported", "grant_accepted", "bundle_opened", "approval_used",
+     "ca_key_destroyed")
+)  # fmt: skip
+"""Events of sites and approvals whose attachment is a document."""
+SITE_TYPES = _TOLD | frozenset(
+    ("site_stopped", "site_resumed", "access_withdrawn", "order_assigned", "bundle_sealed", "consigned",
+     "site_settled", "finding_raised", "bundle_closed", "approvers_set")
+)  # fmt: skip
+_INDEXED = CONTROL_TYPES | SITE_TYPES | {"devices_ordered", "abandoned"}
+_ATTACHED = CONTROL_TYPES | _TOLD
 _CLOCK_TOLERANCE_S = 600
 """Entries of one pipeline are timed by several processes and written in another order than they were made."""
 _ZERO = bytes(32)
@@ -143,10 +153,10 @@ def _read_entries(pieces: list[bytes], first: int, part: LogPart) -> None:
         last_at = _later(last_at, document["at"], seq, part)
         kind = document["type"]
         if kind in _INDEXED:
-            part.indexed.append((seq, document, piece[feed + 1 :] if kind in CONTROL_TYPES else b""))
-        elif kind == "reserved":
+            part.indexed.append((seq, document, piece[feed + 1 :] if kind in _ATTACHED else b""))
+        elif kind in ("reserved", "requested"):
             part.reservations += 1
-            part.last_prefix = max(part.last_prefix, document["serial_prefix"])
+            part.last_prefix = max(part.last_prefix, document.get("serial_prefix", ""))
             if document.get("chunk") is not None:
                 part.intents.append((seq, document))
     part.last_at = last_at

@@ -18,6 +18,7 @@ PROOF_FORMAT = "birthmark-device-proof/1"
 _PROOF_LINE = b"c2sp.org/tlog-proof@v1\n"
 _MAX_OCTETS = 1_000_000
 _MAX_PATH = 63
+_CERTIFIED = ("issued", "received")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ def _decode(text: bytes) -> bytes:
 def _issued(entry: bytes, head: Head, index: int) -> CheckedProof:
     line, feed, certificate = entry.partition(b"\n")
     document = parse_head(line) if feed else None
-    if document is None or canonical_fault(line, document) is not None or document["type"] != "issued":
-        raise _no_certificate("it is not an entry of type issued")
+    if document is None or canonical_fault(line, document) is not None or document["type"] not in _CERTIFIED:
+        raise _no_certificate("it is not an entry of type issued or received")
     if load_certificate(certificate) is None:
         raise _no_certificate("its certificate cannot be read")
     return CheckedProof(document["device"], head.origin, index, head.size, document["at"], certificate)

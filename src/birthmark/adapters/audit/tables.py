@@ -11,9 +11,20 @@ from typing import Any
 from birthmark.adapters.audit.entries import Document
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import Authority, BulkIntent, Chunk, Index, Order, Station, TemplateText
+from birthmark.adapters.audit.logpass import SITE_TYPES
 from birthmark.adapters.audit.reader import LedgerReader
+from birthmark.adapters.audit.sitefold import SiteFold
 
-__all__ = ["Totals", "build_index", "check_bulk", "check_key_runs", "check_tables", "count_orders", "settle_chunks"]
+__all__ = [
+    "Totals",
+    "build_index",
+    "check_bulk",
+    "check_handed_out",
+    "check_key_runs",
+    "check_tables",
+    "count_orders",
+    "settle_chunks",
+]
 
 Totals = dict[str, int]
 
@@ -22,6 +33,7 @@ _COUNTS_AS = {
     "reserved": "open",
     "issued": "in_progress",
     "pooled": "stock",
+    "consigned": "consigned",
     "drawn": "in_progress",
     "installed": "in_progress",
     "verified": "verified",
@@ -32,12 +44,16 @@ _COUNTS_AS = {
 
 def build_index(
     indexed: Iterable[tuple[int, Document, bytes]], intents: Iterable[tuple[int, Document]], findings: Findings
-) -> tuple[Index, dict[str, str], dict[int, str]]:
-    """Return the index, the expected table ``meta``, and the cert_sha256 of every ``ca_created`` by its entry.
+) -> tuple[Index, SiteFold, dict[int, str]]:
+    """Return the index, the expected small tables, and the cert_sha256 of every ``ca_created`` by its entry.
 
     Of two entries that claim one name the first counts; the second is a finding.
     """
-    index, meta, hashes = Index(), {"format": "birthmark-ledger/1"}, {}
+    index, hashes = Index(), {}
+    fold = SiteFold(index, findings)
+    fold.meta["format"] = "birthmark-ledger/1"
+    for seq, document in intents:
+        index.intents.append(_bulk_intent(seq, document))
     taken: set[tuple[str, object]] = set()
     for seq, document, attachment in indexed:
         kind = document["type"]
@@ -49,21 +65,26 @@ def build_index(
             continue
         taken.add((kind, name))
         if kind == "workspace_created":
-            index.origin = document["origin"]
-            meta.update({key: document[key] for key in ("origin", "site_prefix", "software")})
+            index.origin, index.site_prefix = document["origin"], document["site_prefix"]
+            index.role = document.get("role", "authority")
+            fold.meta.update({key: document[key] for key in ("origin", "site_prefix", "software")})
         elif kind == "software_changed":
-            meta["software"] = document["software"]
+            fold.meta["software"] = document["software"]
+        elif kind in SITE_TYPES:
+            fold.apply(seq, document, attachment)
         elif kind == "abandoned":
             index.abandoned.append((document["intent"], seq))
         else:
             _take(kind, seq, document, attachment, index)
             if kind == "ca_created":
                 hashes[seq] = document["cert_sha256"]
-    for seq, document in intents:
-        prefix = bytes.fromhex(document["serial_prefix"])
-        row = (seq, document["order"], document["chunk"], document["count"], prefix, document["template"])
-        index.intents.append(BulkIntent(*row))
-    return index, meta, hashes
+    return index, fold, hashes
+
+
+def _bulk_intent(seq: int, document: Document) -> BulkIntent:
+    prefix = bytes.fromhex(document.get("serial_prefix", ""))
+    row = (seq, document["order"], document["chunk"], document["count"], prefix, document.get("template", ""))
+    return BulkIntent(*row, source=document.get("source"))
 
 
 def _name(kind: str, document: Document) -> object:
@@ -77,7 +98,8 @@ def _name(kind: str, document: Document) -> object:
 def _take(kind: str, seq: int, document: Document, attachment: bytes, index: Index) -> None:
     if kind == "ca_created":
         issuer = document.get("issuer")
-        index.authorities.append(Authority(document["ca"], document["kind"], issuer, attachment, seq))
+        site = document.get("site")
+        index.authorities.append(Authority(document["ca"], document["kind"], issuer, attachment, seq, site))
     elif kind == "template_admitted":
         row = (document["template"], document["ca"], document["profile"], attachment, seq)
         index.templates.append(TemplateText(*row))
@@ -121,6 +143,19 @@ def settle_chunks(index: Index, bulk: dict[int, tuple[int, int]], findings: Find
             chunk.state, chunk.intent = "issued", intent.intent
         elif intent.abandoned is None:
             chunk.state, chunk.intent = "reserved", intent.intent
+    _settle_consigned(index, chunks, findings)
+
+
+def _settle_consigned(index: Index, chunks: dict[tuple[str, int], Chunk], findings: Findings) -> None:
+    issued = {intent.intent: intent.issued for intent in index.intents}
+    for item in index.consigned:
+        chunk = chunks.get((item.order, item.chunk))
+        first = issued.get(chunk.intent) if chunk is not None and chunk.intent is not None else None
+        if chunk is None or chunk.state != "issued" or first is None or first > item.seq:
+            what = f"entry {item.seq} hands out chunk {item.chunk} of {item.order}, which is not in stock"
+            findings.add("audit.entry.unlawful", what, f"entry {item.seq}")
+        else:
+            chunk.state = "consigned"
 
 
 def check_bulk(
@@ -139,12 +174,12 @@ def check_bulk(
             findings.add("audit.vault.missing", what, f"table vault, intent {intent.intent}")
 
 
-def check_tables(reader: LedgerReader, index: Index, meta: dict[str, str], findings: Findings) -> None:
-    """Compare meta, station, ca, template, order and chunk."""
+def check_tables(reader: LedgerReader, index: Index, fold: SiteFold, findings: Findings) -> None:
+    """Compare all tables that are small or chunk-wise, every column of them."""
     rows: dict[str, list[tuple[Any, ...]]] = {
-        "meta": list(meta.items()),
+        **fold.rows(),
         "station": [(item.station, item.vkey, item.seq) for item in index.stations],
-        "ca": [(item.ca, item.kind, item.issuer, item.certificate, item.seq) for item in index.authorities],
+        "ca": [(a.ca, a.kind, a.issuer, a.certificate, a.seq, a.site) for a in index.authorities],
         "template": [(item.template, item.ca, item.profile, item.body, item.seq) for item in index.templates],
         "order": [
             (o.order, o.product, o.profile, o.key_algorithm, o.key_origin, o.ca, o.quantity, o.chunks, o.seq)
@@ -168,10 +203,17 @@ def check_tables(reader: LedgerReader, index: Index, meta: dict[str, str], findi
 _TABLES = {
     "meta": (1, "name value"),
     "station": (1, "station vkey seq"),
-    "ca": (1, "ca kind issuer certificate seq"),
+    "ca": (1, "ca kind issuer certificate seq site"),
     "template": (1, "template ca profile body seq"),
     "order": (1, "order product profile key_algorithm key_origin ca quantity chunks seq"),
     "chunk": (2, "order chunk first count seq state intent"),
+    "site": (1, "site origin vkey site_prefix mode stopped reported root settled seq"),
+    "assignment": (1, "order site mode seq"),
+    "access": (1, "spki_sha256 name role site withdrawn seq"),
+    "bundle": (1, "bundle order site devices seq"),
+    "finding": (1, "seq site code device_serial entry"),
+    "approvers": (1, "seq threshold vkeys"),
+    "approval": (1, "plan_sha256 action seq"),
 }
 
 
@@ -202,6 +244,13 @@ _FOLD_CODES = {
     "template": "audit.fold.template",
     "order": "audit.fold.order",
     "chunk": "audit.fold.chunk",
+    "site": "audit.fold.site",
+    "assignment": "audit.fold.assignment",
+    "access": "audit.fold.access",
+    "bundle": "audit.fold.bundle",
+    "finding": "audit.fold.finding",
+    "approvers": "audit.fold.approvers",
+    "approval": "audit.fold.approval",
 }
 
 
@@ -245,6 +294,27 @@ def count_orders(index: Index, touched: Counter[tuple[str, int, str]], findings:
         if sum(found.values()) != 2 * found["ordered"] or min(found.values()) < 0:
             findings.add("audit.conservation", f"order {name} does not add up: {found!a}", f"order {name}")
     return totals
+
+
+def check_handed_out(index: Index, taken: Counter[tuple[str, int]], closed: Counter[str], findings: Findings) -> None:
+    """Check that chunks left with the devices they still had, and that leftovers were erased before an order closed.
+
+    ``taken``: (order, chunk) to devices that were not the chunk's any more; ``closed``: order to pooled devices whose
+    keys were erased.
+    """
+    chunks = {(chunk.order, chunk.chunk): chunk for chunk in index.chunks}
+    for item in index.consigned:
+        chunk = chunks.get((item.order, item.chunk))
+        left = 0 if chunk is None else chunk.count - taken[item.order, item.chunk]
+        if left != item.count:
+            what = f"chunk {item.chunk} of {item.order} left with {item.count} devices, it had {left}"
+            findings.add("audit.bundle.count", what, f"entry {item.seq}")
+    said: Counter[str] = Counter()
+    for order, count, seq in index.closed:
+        said[order] += count
+        if said[order] > closed[order]:
+            what = f"{said[order]} leftovers of order {order} count as destroyed, {closed[order]} keys were erased"
+            findings.add("audit.bundle.leftovers", what, f"entry {seq}")
 
 
 def check_key_runs(reader: LedgerReader, directory: Path, findings: Findings) -> None:

@@ -11,13 +11,16 @@ import msgspec
 from birthmark.adapters.audit.entries import RECORD_OCTETS, parse_head
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import Index
+from birthmark.adapters.audit.mirrors import MIRROR_MARK
 from birthmark.adapters.audit.reader import LedgerReader
+from birthmark.adapters.audit.settlement import settled_lines
 from birthmark.adapters.audit.spill import read_records, read_shard
 
-__all__ = ["UniquePart", "check_attempts", "check_keys", "check_prefixes"]
+__all__ = ["UniquePart", "check_attempts", "check_keys", "check_prefixes", "check_serials"]
 
 _KEY, _KEY_RECORD = 32, 42
 _PREFIX_RECORD = 16
+_SERIAL, _SERIAL_RECORD = 32, 40
 
 
 @dataclass(slots=True)
@@ -36,6 +39,9 @@ def reserved_device(reader: LedgerReader, index: Index, intent: int, position: i
     device = document.get("device")
     if isinstance(device, str):
         return device
+    if document.get("type") == "site_settled":
+        lines = settled_lines((reader.entry(intent) or b"").partition(b"\n")[2]) or []
+        return lines[position][0] if position < len(lines) else "unknown"
     for chunk in index.chunks:
         if (chunk.order, chunk.chunk) == (document.get("order"), document.get("chunk")):
             serials = (reader.entry(chunk.seq) or b"").partition(b"\n")[2].decode("ascii", "replace").split("\n")
@@ -90,6 +96,30 @@ def check_prefixes(reader: LedgerReader, index: Index, scratch: Path, shard: int
         what = f"serial prefix {prefix.hex()} was used for entries {', '.join(map(str, sorted(shared)[:8]))}"
         part.findings.add("audit.serial.double", what, f"entry {max(shared)}")
     return part
+
+
+def check_serials(index: Index, scratch: Path, shard: int) -> UniquePart:
+    """Check that no certificate that somebody else signed has issuer and serial of another (I1)."""
+    data = read_shard(scratch, "serial", shard)
+    part = UniquePart(total=len(data) // _SERIAL_RECORD)
+    first: dict[bytes, int] = {}
+    for at in range(0, len(data), _SERIAL_RECORD):
+        tag = data[at : at + _SERIAL]
+        seq = int.from_bytes(data[at + _SERIAL : at + _SERIAL_RECORD], "big")
+        if tag in first:
+            low, high = (_place(number, index) for number in sorted((first[tag], seq)))
+            what = f"the certificates in {low} and {high} have one issuer and one serial"
+            part.findings.add("audit.serial.double", what, high)
+        first.setdefault(tag, seq)
+    part.distinct = len(first)
+    return part
+
+
+def _place(number: int, index: Index) -> str:
+    if not number & MIRROR_MARK:
+        return f"entry {number}"
+    site = index.sites[(number & ~MIRROR_MARK) >> 40].site
+    return f"entry {number & (1 << 40) - 1} of site {site}"
 
 
 def check_attempts(reader: LedgerReader, scratch: Path, shard: int) -> UniquePart:

@@ -26,10 +26,12 @@ from birthmark.adapters.audit.heads import (
     log_key,
     published_size,
 )
-from birthmark.adapters.audit.identitypass import IdentityPart, pass_identities
+from birthmark.adapters.audit.identitypart import IdentityPart
+from birthmark.adapters.audit.identitypass import pass_identities
 from birthmark.adapters.audit.index import Index
 from birthmark.adapters.audit.logcheck import LogKey, Tree
 from birthmark.adapters.audit.logpass import LogPart, check_clock, pass_log, read_range
+from birthmark.adapters.audit.mirrorpass import check_mirrors
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles
 from birthmark.adapters.audit.shardpass import ShardPart, pass_shard
 from birthmark.adapters.audit.spill import shard_count
@@ -95,6 +97,7 @@ class _Audit:
     progress: Callable[[int, int], None]
     done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
     findings: Findings = field(default_factory=Findings)
 
     @property
@@ -178,21 +181,23 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
     parts = _log_pass(audit)
     indexed = [item for part in parts for item in part.indexed]
     intents = [item for part in parts for item in part.intents]
-    index, meta, hashes = tables.build_index(indexed, intents, audit.findings)
-    origin = meta.get("origin", "")
+    index, fold, hashes = tables.build_index(indexed, intents, audit.findings)
+    origin = fold.meta.get("origin", "")
     tree, root = _check_log(audit, parts, origin, key, kept_heads)
     seconds["log"], clock = round(time.monotonic() - clock, 3), time.monotonic()
     shards = shard_count(audit.head.size)
     _identity_pass(audit, index, shards)
+    audit.counts.update(check_mirrors(audit.root, audit.scratch, shards, index, audit.workers, audit.findings))
     audit.counts["signatures"] += check_authorities(index, hashes, audit.findings)
     check_templates(index, audit.findings)
     check_authority_files(audit.root, index, audit.findings)
     seconds["identities"], clock = round(time.monotonic() - clock, 3), time.monotonic()
     orders = _shard_pass(audit, index, shards)
-    audit.guarded("small tables", lambda: tables.check_tables(audit.reader, index, meta, audit.findings))
+    audit.guarded("small tables", lambda: tables.check_tables(audit.reader, index, fold, audit.findings))
     runs = audit.ledger.parent / "runs"
     audit.guarded("table key_run", lambda: tables.check_key_runs(audit.reader, runs, audit.findings))
     audit.guarded("row counts", lambda: _check_row_counts(audit, index))
+    fold.check_bundles(audit.received)
     seconds["devices"] = round(time.monotonic() - clock, 3)
     return Report(
         origin=origin,
@@ -265,7 +270,8 @@ def _identity_pass(audit: _Audit, index: Index, shards: int) -> None:
         _merge_bulk(bulk, part, audit.findings)
         rows.update(part.bulk_rows)
         without_vault += part.without_vault
-        for name in ("certificates", "signatures", "devices", "keys", "attempts", "revocations"):
+        audit.received.update(part.received)
+        for name in ("certificates", "signatures", "devices", "keys", "attempts", "revocations", "site_keys"):
             audit.counts[name] += getattr(part, name)
         audit.step(last - first)
     tables.settle_chunks(index, bulk, audit.findings)
@@ -285,12 +291,17 @@ def _merge_bulk(bulk: dict[int, tuple[int, int]], part: IdentityPart, findings: 
 
 def _shard_pass(audit: _Audit, index: Index, shards: int) -> dict[str, dict[str, int]]:
     touched: Counter[tuple[str, int, str]] = Counter()
+    closed: Counter[str] = Counter()
+    taken: Counter[tuple[str, int]] = Counter()
     tasks = [(audit.ledger, audit.scratch, shard) for shard in range(shards)]
     part: ShardPart
     for part in audit.workers.each(pass_shard, tasks):
         audit.findings.merge(part.findings)
         audit.counts.update(part.counts)
         touched.update(part.states)
+        closed.update(part.closed)
+        taken.update(part.taken)
+    tables.check_handed_out(index, taken, closed, audit.findings)
     return tables.count_orders(index, touched, audit.findings)
 
 
@@ -302,6 +313,8 @@ def _check_row_counts(audit: _Audit, index: Index) -> None:
         "certificate": counts["reservations"],
         "attempt": counts["distinct_attempts"],
         "revoked": counts["revocations"],
+        "settled": counts["settled"],
+        "site_key": counts["site_keys"],
     }
     for table, count in expected.items():
         ((rows,),) = audit.reader.all(f'SELECT count(*) FROM "{table}"')  # noqa: S608 - literals above
@@ -317,4 +330,6 @@ _COUNT_CODES = {
     "certificate": "audit.fold.certificate",
     "attempt": "audit.fold.attempt",
     "revoked": "audit.fold.revoked",
+    "settled": "audit.fold.settled",
+    "site_key": "audit.fold.site_key",
 }

@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     audit.command("prove")(prove)
     audit.command("check-proof")(check)
     audit.command("report")(report)
+    audit.command("export")(export)
     app.add_typer(audit, name="audit")
 
 
@@ -44,7 +45,7 @@ def verify(
 
     if processes is not None and processes < 1:
         raise Misconfigured("audit.processes", "the audit needs a process", hint="Give --processes 1 or more.")
-    with _progress(quiet=as_json) as progress:
+    with _progress("verifying", quiet=as_json) as progress:
         report = verify_workspace(directory, processes=processes, progress=progress, vkey=vkey, kept_heads=head or ())
     _show(report, as_json=as_json)
     if report.errors:
@@ -52,7 +53,7 @@ def verify(
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of (done, total) that draws a bar; the total is known once the ledger is open."""
     if quiet:
         yield lambda done, total: None
@@ -63,7 +64,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
         def tell(done: int, total: int) -> None:
             if not bars:
-                bars.append(stack.enter_context(progress_bar("verifying", total=total, quiet=False)))
+                bars.append(stack.enter_context(progress_bar(title, total=total, quiet=False)))
             bars[0](done - shown[0])
             shown[0] = done
 
@@ -226,5 +227,32 @@ def check(
         checked.document(),
         f"Good: the certificate of device {checked.device_serial}, issued {checked.issued_at},\n"
         f"is entry {checked.index:,} of {checked.size:,} in the log {checked.origin}.",
+        as_json=as_json,
+    )
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(help="The workspace directory; nothing in it is changed.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new directory for the evidence.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the evidence that anybody can check without birthmark: logs, CA certificates, receipts, transcripts."""
+    from birthmark.shell.evidence import export_evidence
+
+    with _progress("exporting", quiet=as_json) as progress:
+        made = export_evidence(directory, output, progress=progress)
+    emit(
+        {
+            "directory": str(output),
+            "files": made.files,
+            "entries": made.entries,
+            "receipts": made.receipts,
+            "sites": made.sites,
+            "manifest_sha256": made.manifest_sha256,
+        },
+        f"{output}: {made.files:,} files, {made.entries:,} entries, {made.receipts:,} receipts, "
+        f"logs of {made.sites} sites.\n"
+        f"SHA-256 of MANIFEST.sha256: {made.manifest_sha256}\n"
+        f"Anybody can check it without birthmark: python3 -I {output}/check.py {output}",
         as_json=as_json,
     )
