@@ -4,6 +4,7 @@ from birthmark.ports.basics import Clock, Entropy, Keys, SecretsHandler
 from birthmark.ports.bulk import Engine, MadeChunk, MakeTask, SignedChunk, SignTask
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
 from birthmark.ports.line import Credential, CredentialRequest, Evidence, Journal, JournalRecord, Probe, Source, Target
+from birthmark.ports.replica import SiteReplica
 
 __all__ = [
     "Clock",
@@ -27,6 +28,7 @@ __all__ = [
     "SignTask",
     "SignedChunk",
     "SiteRecords",
+    "SiteReplica",
     "Source",
     "Target",
     "Transaction",

@@ -27,6 +27,7 @@ NOUNS: dict[str, str] = {
     "station": "station",
     "device": "device",
     "ledger": "ledger",
+    "site": "site",
     "audit": "audit",
     "bench": "bench",
     "demo": "demo",
