@@ -11,8 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from cryptography import x509
-
 from birthmark.adapters.engines.worker import BulkWorker
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.model import events as e
