@@ -16,7 +16,7 @@ BORN = [f"EL-{number:04d}" for number in range(4)]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    return Pair(tmp_path)
+    return Pair.make(tmp_path)
 
 
 def test_a_pool_site_comes_home_and_coming_twice_changes_nothing(pair: Pair, tmp_path: Path):

@@ -31,7 +31,18 @@ from birthmark.workflow.fulfil import Fulfilment
 from birthmark.workflow.order import NewOrder, create_order
 from support.stationworld import InlineEngine
 
-__all__ = ["Pair", "Site", "findings", "provision", "report", "take", "totals"]
+__all__ = [
+    "Pair",
+    "Site",
+    "findings",
+    "make_pool",
+    "open_bundle",
+    "open_order",
+    "provision",
+    "report",
+    "take",
+    "totals",
+]
 
 Mode = Literal["online", "factory_ca", "pool"]
 VALUES = {"pen": "99999", "hw_type": "1.3.6.1.4.1.99999.1.1", "vid": "FFF1", "pid": "8000"}
@@ -59,12 +70,20 @@ class Site:
 class Pair:
     """The authority below ``root / "hq"`` and its sites beside it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hq: Path) -> None:
         self.root = root
-        self.hq = root / "hq"
-        make_workspace(self.hq)
-        self._prefixes = iter(f"02{number:02x}" for number in range(1, 99))
-        self.sites: dict[str, Site] = {}
+        self.hq = hq
+
+    @classmethod
+    def make(cls, root: Path) -> Pair:
+        """Make the authority."""
+        make_workspace(root / "hq")
+        return cls.at(root)
+
+    @classmethod
+    def at(cls, root: Path) -> Pair:
+        """Return what was made before."""
+        return cls(root, root / "hq")
 
     @contextmanager
     def authority(self) -> Iterator[Workspace]:
@@ -73,8 +92,7 @@ class Pair:
 
     def add_site(self, name: str, mode: Mode) -> Site:
         """Make a site and its grant: log, station and, where it signs for itself, a delegated CA."""
-        site = Site(name, self.root / name, mode, next(self._prefixes))
-        self.sites[name] = site
+        site = Site(name, self.root / name, mode, f"02{len(list(self.root.glob('*/birthmark.toml'))):02x}")
         with self.authority() as hq:
             _make_site(site, hq)
             with open_workspace(site.root, publish=False) as own:
@@ -98,7 +116,7 @@ class Pair:
         with self.authority() as hq:
             _create_order(hq, name, serials, origin)
             if site is None or site.mode != "factory_ca":
-                _make_pool(hq, name)
+                make_pool(hq, name)
             if site is not None:
                 with hq.ledger.transaction() as tx:
                     tx.append(
@@ -117,8 +135,8 @@ class Pair:
             open_order(own, hq, name)
             if site.mode == "pool":
                 open_bundle(own, hq, name, bundle)
-            else:
-                _make_pool(own, name) if order.key_origin == "injected" else None
+            elif order.key_origin == "injected":
+                make_pool(own, name)
 
     def replay(self) -> None:
         from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
@@ -205,7 +223,8 @@ def _create_order(workspace: Workspace, name: str, serials: list[str], origin: A
     create_order(workspace.ledger, order, serials, clock=workspace.clock)
 
 
-def _make_pool(workspace: Workspace, name: str) -> None:
+def make_pool(workspace: Workspace, name: str) -> None:
+    """Make the identities of an order."""
     order = workspace.records.order(name)
     permit = workspace.permits.for_order(order)
     worker = BulkWorker(workspace.permits.issuer(order.ca), permit, workspace.vault_recipient, os.urandom)

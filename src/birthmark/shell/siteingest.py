@@ -109,8 +109,7 @@ class _SiteDesk:
         outcome = self._take_one(opened)
         if outcome.outcome == "gap":
             self._keep(path, outcome)
-        elif outcome.outcome == "taken":
-            self._take_waiting()
+        self._take_waiting()
         settled = self._settle()
         site = self._workspace.records.site(self._site)
         return IngestResult(
@@ -132,10 +131,11 @@ class _SiteDesk:
         return sorted(self._inbox.glob("*.report")) if self._inbox.is_dir() else []
 
     def _take_waiting(self) -> None:
-        """Try what waits, the earliest first; the names sort by first entry."""
+        """Try what waits and begins early enough; a name begins with the number of the first entry."""
         for path in self._waiting():
-            outcome = self._take_one(partial(_reading, path))
-            if outcome.outcome != "gap":
+            if int(path.name.partition("-")[0]) > self._workspace.records.site(self._site).reported:
+                return
+            if self._take_one(partial(_reading, path)).outcome != "gap":
                 path.unlink()
 
     def _keep(self, path: Path, outcome: ReportOutcome) -> None:
