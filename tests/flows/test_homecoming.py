@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from birthmark.shell import siteingest
+from birthmark.shell.bench.ingest import bench_ingest
+from birthmark.shell.cli.main import main
+from support.forger import Forger
 from support.golog import build_reader, read_log
-from support.sitepair import Pair, findings, provision, report, take, totals
+from support.sitepair import Pair, findings, provision, provision_online, report, take, totals
 
 POOL = [f"PL-{number:04d}" for number in range(6)]
 OWN = [f"FC-{number:04d}" for number in range(6)]
@@ -61,3 +67,61 @@ def test_a_site_with_its_own_ca_comes_home_in_two_reports_in_any_order(pair: Pai
     rest = {"stock": 3} if origin == "injected" else {"open": 1}
     assert totals(pair, "lot") == {"verified": 3, **rest}
     pair.replay()
+
+
+def test_the_commands_tell_what_happened(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    site = pair.add_site("pool-1", "pool")
+    pair.order("lot", site, POOL)
+    pair.send("lot", site)
+    provision(site, POOL[0])
+    stick, hq, root = str(tmp_path / "stick.report"), str(pair.hq), str(site.root)
+    assert main(["site", "report", "-C", root, "-o", stick, "--json"]) == 0
+    size = json.loads(capsys.readouterr().out)["size"]
+    assert main(["site", "ingest", stick, "-C", hq, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["reports"]
+    assert (told["outcome"], told["verified"], told["settled"], told["findings"]) == ("taken", size, 1, [])
+    provision(site, POOL[1])
+    assert main(["site", "report", "-C", root, "-o", stick, "--ack", told["ack"]]) == 0
+    assert main(["site", "ingest", stick, "-C", hq]) == 0
+    assert "taken in" in capsys.readouterr().out
+    forger = Forger(site)
+    forger.change_receipt(POOL[1], key=Ed25519PrivateKey.generate())
+    forger.write(tmp_path / "forged")
+    assert main(["site", "ingest", str(tmp_path / "forged"), "-C", hq]) == 7
+    said = capsys.readouterr()
+    assert "site.fork" in said.out
+    assert POOL[1] in said.out
+    assert "site.findings" in said.err
+    assert main(["site", "ingest", str(tmp_path / "forged"), "-C", hq]) == 7
+    assert "site.forked" in capsys.readouterr().err
+    assert main(["site", "report", "-C", root, "-o", stick, "--since", "1", "--ack", told["ack"]]) == 2
+    assert main(["site", "report", "-C", root, "-o", stick, "--since", "999999"]) == 3
+
+
+def test_an_online_site_comes_home(pair: Pair, tmp_path: Path):
+    """The authority drew and issued; the site's log holds the same certificates under the same attempts."""
+    site = pair.add_site("line", "online")
+    pair.order("lot", site, POOL)
+    provision_online(pair, site, "lot", POOL[:3])
+    result = take(pair, report(site, tmp_path / "r"))
+    assert findings(result) == []
+    assert totals(pair, "lot") == {"stock": 3, "verified": 3}
+    pair.replay()
+
+
+def test_the_bench_runs(tmp_path: Path):
+    result = bench_ingest(2, 40, parent=tmp_path, processes=1, progress=lambda count: None)
+    assert result["bench"] == "ingest"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_processes_check_the_signatures(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(siteingest, "_MANY_ENTRIES", 1)
+    site = pair.add_site("pool-1", "pool")
+    pair.order("lot", site, POOL)
+    pair.send("lot", site)
+    provision(site, *POOL[:2])
+    forger = Forger(site)
+    forger.change_receipt(POOL[1], key=Ed25519PrivateKey.generate())
+    result = take(pair, forger.write(tmp_path / "r"), processes=2)
+    assert findings(result) == [("site.receipt", POOL[1])]

@@ -11,13 +11,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from cryptography import x509
+
 from birthmark.adapters.engines.worker import BulkWorker
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.model import events as e
 from birthmark.model.ids import OrderId
+from birthmark.pki.algorithms import spki_of
 from birthmark.pki.issuer import issue_ca_certificate
 from birthmark.pki.profile import parse_profile
-from birthmark.ports import SealedChunk
+from birthmark.ports import CredentialRequest, SealedChunk
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.heads import open_heads
 from birthmark.shell.secrets import SecretsResolver
@@ -27,6 +30,7 @@ from birthmark.shell.sitereport import write_report_file
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
+from birthmark.wire.vault import ChunkSealer
 from birthmark.workflow.fulfil import Fulfilment
 from birthmark.workflow.order import NewOrder, create_order
 from support.stationworld import InlineEngine
@@ -39,6 +43,7 @@ __all__ = [
     "open_bundle",
     "open_order",
     "provision",
+    "provision_online",
     "report",
     "take",
     "totals",
@@ -313,6 +318,28 @@ def provision(site: Site, *serials: str, born: bool = False) -> None:
             directory = site.root / "out" / serial
             directory.mkdir(parents=True)
             heads.provision(serial, f"files:{directory}{'?key=born' if born else ''}")
+
+
+def provision_online(pair: Pair, site: Site, name: str, serials: list[str]) -> None:
+    """Do by hand what an online source does: the authority draws, the site takes certificate and sealed key."""
+    with pair.authority() as hq, site.open() as own:
+        open_order(own, hq, name)
+        with open_heads(hq) as desk, open_heads(own) as heads:
+            for serial in serials:
+                attempt = os.urandom(16).hex()
+                got: Any = desk.source.obtain(CredentialRequest(attempt, f"{site.name}/line1", serial))
+                key, at = x509.load_der_x509_certificate(got.certificate).public_key(), e.utc_text(own.clock())
+                spki = sha256(spki_of(key)).digest()
+                sealer = ChunkSealer(own.vault_recipient, os.urandom)
+                slot = sealer.seal(0, spki, got.private_key.reveal())
+                with own.ledger.transaction() as tx:
+                    asked = e.Requested(at=at, order=name, count=1, source="online", device=serial, attempt=attempt)
+                    number = tx.append(asked, spki + bytes(32))
+                    tx.append(e.Received(at=at, device=serial, intent=number), got.certificate)
+                    tx.vault.put(number, SealedChunk(sealer.encapsulated, sealer.slot_size, slot))
+                directory = site.root / "out" / serial
+                directory.mkdir(parents=True)
+                heads.provision(serial, f"files:{directory}")
 
 
 def report(site: Site, path: Path, *, since: int = 0) -> Path:
