@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from birthmark.model import events as e
 from birthmark.shell import siteingest
 from birthmark.shell.bench.ingest import bench_ingest
 from birthmark.shell.cli.main import main
@@ -125,3 +127,33 @@ def test_other_processes_check_the_signatures(pair: Pair, tmp_path: Path, monkey
     forger.change_receipt(POOL[1], key=Ed25519PrivateKey.generate())
     result = take(pair, forger.write(tmp_path / "r"), processes=2)
     assert findings(result) == [("site.receipt", POOL[1])]
+
+
+def test_a_device_with_two_identities_in_one_report_keeps_both_keys_taken(pair: Pair, tmp_path: Path):
+    site = pair.add_site("fab", "factory_ca")
+    pair.order("lot", site, OWN)
+    pair.send("lot", site)
+    provision(site, OWN[0])
+    for serial in OWN[:2]:
+        assert main(["device", "rework", serial, "--reason", "burnt", "-C", str(site.root)]) == 0
+    shutil.rmtree(site.root / "out")
+    provision(site, OWN[0])
+    result = take(pair, report(site, tmp_path / "r"))
+    assert findings(result) == []
+    assert totals(pair, "lot") == {"stock": 5, "verified": 1}
+    with pair.authority() as hq:
+        taken = sum(len(row[0]) // 64 for row in hq.ledger.rows("SELECT requests FROM site_key"))  # type: ignore[arg-type]
+    assert taken == len(OWN) + 2
+    pair.replay()
+
+
+def test_a_device_that_the_authority_scrapped_stays_scrapped(pair: Pair, tmp_path: Path):
+    site = pair.add_site("fab", "factory_ca")
+    pair.order("lot", site, BORN, origin="device")
+    pair.send("lot", site)
+    with pair.authority() as hq, hq.ledger.transaction() as tx:
+        tx.append(e.Scrapped(at=e.utc_text(hq.clock()), device=BORN[0], reason="lost", by="test"))
+    provision(site, *BORN[:2], born=True)
+    assert findings(take(pair, report(site, tmp_path / "r"))) == []
+    assert totals(pair, "lot") == {"open": 2, "scrapped": 1, "verified": 1}
+    pair.replay()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -399,3 +400,51 @@ def test_a_changed_mirror_is_found_before_anything_is_added(world: World, tmp_pa
     with pytest.raises(Tampered, match=r"site\.mirror\.differs"):
         world.take(tmp_path / "1")
     tile.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_log_of_damaged_entries_stops_the_site_and_not_the_authority(world: World, tmp_path: Path, seed: int):
+    """Octets are changed in every fourth entry, certificates and receipts included, then all is signed."""
+    chance = Random(seed)
+    for site in (world.pool, world.fab):
+        forger = Forger(site)
+        for number in range(2, len(forger.entries)):
+            if chance.random() < 0.25:
+                entry = bytearray(forger.entries[number])
+                body = entry.index(b"\n")
+                begin = 0 if chance.random() < 0.2 or body + 1 == len(entry) else body + 1
+                for _ in range(chance.randrange(1, 4)):
+                    entry[chance.randrange(begin, len(entry))] = chance.randrange(256)
+                forger.entries[number] = bytes(entry)
+        result = world.take(forger.write(tmp_path / site.name))
+        assert result.report.outcome == "taken"
+        assert world.stopped(site) is not None or not result.findings
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        e.Issued(at=AT, device=POOL[2], intent=1 << 80),
+        e.Received(at=AT, device=POOL[2], intent=-1),
+        e.DevicesOrdered(at=AT, order="lot-pool-1", chunk=1 << 70, first=0, count=1),
+        e.Reserved(at=AT, order="lot-pool-1", count=1, serial_prefix="zz", template="x", device=POOL[2]),
+        e.Requested(at=AT, order="nothing", count=0, source="\x00", device="\x00"),
+    ],
+)
+def test_numbers_and_texts_that_no_ledger_takes(world: World, tmp_path: Path, event: e.Event):
+    forger = Forger(world.pool)
+    number = forger.append(event, b"A")
+    result = world.take(forger.write(tmp_path / "r"))
+    assert ("site.entry.unlawful", number) in [(item.code, item.entry) for item in result.findings]
+
+
+def test_a_certificate_of_an_impossible_version_breaks_nothing(world: World, tmp_path: Path):
+    forger = Forger(world.pool)
+    number = next(n for n in range(len(forger.entries)) if isinstance(forger.event(n)[0], e.Received))
+    event, der = forger.event(number)
+    forger.replace(number, der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1))
+    assert event.device == POOL[0]
+    assert set(findings(world.take(forger.write(tmp_path / "r")))) == {
+        ("site.bundle", POOL[0]),
+        ("site.receipt", POOL[0]),
+    }

@@ -36,6 +36,7 @@ from birthmark.workflow.order import NewOrder, create_order
 from support.stationworld import InlineEngine
 
 __all__ = [
+    "Mode",
     "Pair",
     "Site",
     "findings",

@@ -37,10 +37,10 @@ from birthmark.workflow.sitetemplates import SiteTemplates
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["IngestResult", "ingest_file"]
+__all__ = ["IngestResult", "checking_processes", "ingest_file"]
 
-_MANY_ENTRIES = 4096
-"""From so many new entries on, other processes check signatures: starting them costs half a second."""
+_MANY_ENTRIES = 20_000
+"""From so many new entries on, other processes check signatures: starting them costs a second of work."""
 _MOST_WAITING = 64
 """Reports that may wait for one before them."""
 
@@ -170,7 +170,8 @@ class _SiteDesk:
         if new <= 0:
             return 0
         own = OwnRecord(workspace.ledger, workspace.records, site)
-        with closing(SqliteReplica(self._root / "replica")) as replica, _checking(new, self._processes) as check_map:
+        workers = checking_processes(new, self._processes)
+        with closing(SqliteReplica(self._root / "replica")) as replica, _checking(workers) as check_map:
             templates = SiteTemplates(
                 own,
                 replica,
@@ -215,11 +216,16 @@ def _reading(path: Path) -> Iterator[Callable[[int], bytes]]:
         yield file.read
 
 
-@contextmanager
-def _checking(entries: int, processes: int | None) -> Iterator[Any]:
-    """Yield a ``map`` for the signatures: in this process, or in others while this one goes on."""
+def checking_processes(entries: int, processes: int | None) -> int:
+    """Return how many other processes check the signatures in so many new entries; 0: this one does it."""
     workers = processes or len(os.sched_getaffinity(0))
-    if entries < _MANY_ENTRIES or workers < 2:
+    return 0 if entries < _MANY_ENTRIES or workers < 2 else workers
+
+
+@contextmanager
+def _checking(workers: int) -> Iterator[Any]:
+    """Yield a ``map`` for the signatures: in this process, or in others while this one goes on."""
+    if workers == 0:
         yield map
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:

@@ -12,9 +12,9 @@ from birthmark.errors import Tampered
 from birthmark.model.ids import OrderId
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.place import throw_away_workspace
-from birthmark.shell.bench.sitelog import SiteLog
+from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
 from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.siteingest import ingest_file
+from birthmark.shell.siteingest import checking_processes, ingest_file
 from birthmark.shell.wiring import Workspace
 from birthmark.workflow.order import NewOrder, create_order, serial_range
 
@@ -35,11 +35,12 @@ def bench_ingest(
     signature, and what is durable in the authority's ledger. The floor is one Ed25519 verification, one P-256
     verification and one SHA-256 a receipt, in as many processes, measured before and after.
     """
-    workers = processes or default_processes()
+    makers = processes or default_processes()
+    workers = max(1, checking_processes(receipts * ENTRIES_A_RECEIPT, makers))
     with throw_away_workspace(parent) as workspace:
         rounds = min(_FLOOR_ROUNDS, max(2000, receipts))
         before = run_floor(receipt_floor, rounds, workers)
-        times = [_one(workspace, number, receipts, workers, progress) for number in range(sites)]
+        times = [_one(workspace, number, receipts, makers, progress) for number in range(sites)]
         after = run_floor(receipt_floor, rounds, workers)
         rows = workspace.ledger.head().size
     floor, rate = (before + after) / 2, sites * receipts / sum(times)

@@ -23,8 +23,10 @@ from birthmark.wire.receipt import Receipt, challenge_of, encode_signature, sign
 from birthmark.wire.report import ReportHeader, write_report
 from birthmark.wire.vault import VAULT_INFO, open_content_key
 
-__all__ = ["SiteLog"]
+__all__ = ["ENTRIES_A_RECEIPT", "SiteLog"]
 
+ENTRIES_A_RECEIPT = 5
+"""received, drawn, installed, verified, key_erased"""
 _RECORD, _STATION = 72, "line1"
 
 

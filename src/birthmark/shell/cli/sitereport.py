@@ -15,7 +15,6 @@ from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
     from birthmark.shell.siteingest import IngestResult
-    from birthmark.shell.wiring import Workspace
 
 __all__ = ["add_commands"]
 
@@ -42,16 +41,15 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write what the authority has not acknowledged, for a USB stick: the log's entries and its signed head."""
-    from birthmark.shell.sitereport import write_report_file
+    from birthmark.shell.sitereport import acknowledged_entries, write_report_file
     from birthmark.shell.wiring import open_workspace
 
     if since is not None and ack is not None:
         raise Misconfigured("report.since_twice", "both --since and --ack were given", hint="Give one of them.")
     with open_workspace(workspace) as opened:
-        opened.publish()
-        start = since or 0 if ack is None else _acknowledged(opened, ack)
-        total = max(0, opened.publication.publish() - start)
-        with progress_bar("writing entries", total=total, quiet=as_json) as advance:
+        size = opened.publish()
+        start = since or 0 if ack is None else acknowledged_entries(opened, ack)
+        with progress_bar("writing entries", total=max(0, size - start), quiet=as_json) as advance:
             header = write_report_file(opened, output, since=start, progress=advance)
     document: dict[str, object] = {"report": str(output), "first": header.first, "size": header.size}
     text = (
@@ -59,12 +57,6 @@ def report(
         f"at the authority: birthmark site ingest {output}"
     )
     emit(document, text, as_json=as_json)
-
-
-def _acknowledged(workspace: Workspace, ack: Path) -> int:
-    from birthmark.shell.sitereport import acknowledged_entries
-
-    return acknowledged_entries(workspace, ack)
 
 
 def ingest(

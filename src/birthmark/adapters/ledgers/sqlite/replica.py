@@ -96,7 +96,10 @@ class SqliteReplica:
 
     def _take_group(self, group: list[_Item], refused: dict[int, BirthmarkError]) -> None:
         event = group[0][1][0]
-        bulk = isinstance(event, Issued | Received) and self._is_bulk(event.intent)
+        try:
+            bulk = isinstance(event, Issued | Received) and self._is_bulk(event.intent)
+        except OverflowError:
+            bulk = False
         for part in [group] if bulk else [[item] for item in group]:
             if (problem := self._try(part)) is not None:
                 refused.update({number: problem for number, _ in part})
