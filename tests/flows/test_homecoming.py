@@ -13,6 +13,7 @@ from birthmark.model import events as e
 from birthmark.shell import siteingest
 from birthmark.shell.bench.ingest import bench_ingest
 from birthmark.shell.cli.main import main
+from birthmark.shell.wiring import utc_now
 from support.forger import Forger
 from support.golog import build_reader, read_log
 from support.sitepair import Pair, findings, provision, provision_online, report, take, totals
@@ -156,4 +157,19 @@ def test_a_device_that_the_authority_scrapped_stays_scrapped(pair: Pair, tmp_pat
     provision(site, *BORN[:2], born=True)
     assert findings(take(pair, report(site, tmp_path / "r"))) == []
     assert totals(pair, "lot") == {"open": 2, "scrapped": 1, "verified": 1}
+    pair.replay()
+
+
+def test_no_site_opens_a_device_for_a_second_identity(pair: Pair, tmp_path: Path):
+    """The log says that a key was received and not drawn, and that a verified device was reworked: neither is taken."""
+    site = pair.add_site("line", "online")
+    pair.order("lot", site, POOL)
+    provision_online(pair, site, "lot", POOL[:2])
+    forger = Forger(site)
+    size = forger.find(e.Received, POOL[1]) + 1
+    assert findings(take(pair, forger.write(tmp_path / "1", size=size))) == []
+    assert totals(pair, "lot") == {"stock": 4, "in_progress": 1, "verified": 1}
+    forger.append(e.Superseded(at=e.utc_text(utc_now()), device=POOL[0], reason="one more", by="cheat"))
+    assert findings(take(pair, forger.write(tmp_path / "2", first=size))) == []
+    assert totals(pair, "lot") == {"stock": 4, "failed": 1, "verified": 1}
     pair.replay()

@@ -55,6 +55,9 @@ _KEPT_CERTIFICATES = 8192
 _CHANGES = (Reserved, Requested, Issued, Received, Drawn, Installed, Verified, Failed, Superseded, Scrapped)
 """Events that bring the device they name into another state."""
 
+_WITH_AUTHORITY = frozenset({DeviceState.RESERVED, DeviceState.ISSUED, DeviceState.POOLED})
+"""Of these the authority's own record is the better one, where it issues."""
+
 _Entry = tuple[Event, bytes] | None
 _Case = ReceiptCase | CertificateCase
 
@@ -236,11 +239,10 @@ class Settlement:
             if place is None:
                 continue
             order, state = place
-            mode = self._own.assigned_mode(order)
-            # A pooled identity is where the authority put it: in its bundle. What the site makes of it counts.
-            if mode is None or (mode == "pool" and state is DeviceState.POOLED):
-                continue
-            lines.append(SettleLine(serial, order, state, number, keys[serial][1] if serial in keys else None))
+            settled = _settled_state(self._own.assigned_mode(order), state)
+            if settled is not None:
+                key = keys[serial][1] if serial in keys else None
+                lines.append(SettleLine(serial, order, settled, number, key))
         return lines
 
     def _commit(self, batch: _Batch, end: int) -> None:
@@ -285,6 +287,20 @@ def _proof_fault(number: int, serial: str, case: _Case, problem: str) -> Contrad
     if isinstance(case, ReceiptCase):
         return Contradiction("site.receipt", problem, number, serial, case.station, case.receipt)
     return Contradiction("site.certificate", problem, number, serial, None, case.certificate)
+
+
+def _settled_state(mode: str | None, state: DeviceState) -> DeviceState | None:
+    """Return what the authority makes of a state at the site, None if nothing.
+
+    Where the authority issues, nothing that a site says makes a device open or pooled there again: it would get a
+    second identity, or its key a second owner. A device that its site opened again has failed here, until the authority
+    reworks it.
+    """
+    if mode is None or (mode != "factory_ca" and state in _WITH_AUTHORITY):
+        return None
+    if mode != "factory_ca" and state is DeviceState.ORDERED:
+        return DeviceState.FAILED
+    return state
 
 
 def _is_receipt(case: _Case) -> bool:
