@@ -228,5 +228,5 @@ def _checking(workers: int) -> Iterator[Any]:
     if workers == 0:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield pool.map
