@@ -20,6 +20,7 @@ MAY_REVEAL = {
     "adapters/handshake.py": "hands the device's key to the TLS library",
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",
+    "shell/bench/sitelog.py": "signs as the made-up devices of a throw-away workspace",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",

@@ -5,6 +5,7 @@ from birthmark.ports.bulk import Engine, MadeChunk, MadeRequests, MakeTask, Sign
 from birthmark.ports.issuer import KeptRequests, RequestStore, SigningQueue, SigningRequest, SigningService
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
 from birthmark.ports.line import Credential, CredentialRequest, Evidence, Journal, JournalRecord, Probe, Source, Target
+from birthmark.ports.replica import SiteReplica
 
 __all__ = [
     "Clock",
@@ -35,6 +36,7 @@ __all__ = [
     "SigningRequest",
     "SigningService",
     "SiteRecords",
+    "SiteReplica",
     "Source",
     "Target",
     "Transaction",

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.pki.algorithms import algorithm_of, spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.tlog.note import decode_base64, open_note, parse_vkey, sign_note
 
 __all__ = [
@@ -195,7 +196,7 @@ def _public_key(certificate: bytes, receipt: Receipt) -> object:
     try:
         public_key = load(certificate).public_key()
         algorithm_of(public_key)
-    except (ValueError, UnsupportedAlgorithm, Refused):
+    except (*UNREADABLE, UnsupportedAlgorithm, Refused):
         raise _foreign("the certificate cannot be read", receipt) from None
     return public_key
 

@@ -17,7 +17,8 @@ from birthmark.tlog.checkpoint import Checkpoint, open_checkpoint
 from birthmark.tlog.checkpoint import sign as sign_checkpoint
 from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import encode_vkey, public_octets
-from birthmark.tlog.tiles import TILE_WIDTH, HashReader, cut_bundles, hash_tiles
+from birthmark.tlog.tiles import TILE_WIDTH, HashReader
+from birthmark.workflow.tilefiles import write_tiles
 
 __all__ = ["LogPublication"]
 
@@ -98,18 +99,9 @@ class LogPublication:
 
     def _write_tiles(self, old: int, new: int) -> None:
         """Write hash tiles and entry bundles of a growth."""
-        tiles: dict[str, bytes] = {}
-
-        def read(path: str) -> bytes | None:
-            return tiles.get(path) or self._store.read(path)
-
-        for tile, data in hash_tiles(old, self._publisher.leaf_hashes(old, new - old), read):
-            tiles[tile.path] = data
-        for path, data in tiles.items():
-            self._store.write(path, data)
         aligned = old - old % TILE_WIDTH
-        for tile, data in cut_bundles(aligned, self._publisher.packed(aligned, new - aligned)):
-            self._store.write(tile.path, data)
+        hashes = self._publisher.leaf_hashes(old, new - old)
+        write_tiles(self._store, old, hashes, self._publisher.packed(aligned, new - aligned))
 
     def _require(self, found: Frontier, recorded: Publication) -> None:
         if found.to_bytes() != recorded.frontier:

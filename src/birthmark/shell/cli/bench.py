@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     bench.command("station")(station)
     bench.command("audit")(audit)
     bench.command("bundle")(bundle)
+    bench.command("ingest")(ingest)
     app.add_typer(bench, name="bench")
 
 
@@ -78,6 +79,21 @@ def bundle(
 
     with progress_bar("making identities", total=count, quiet=as_json) as advance:
         result = bench_bundle(count, parent=parent, progress=advance)
+    _show(result, as_json=as_json)
+
+
+def ingest(
+    sites: Annotated[int, typer.Option(help="How many sites; the ledger grows with each.")] = 10,
+    receipts: Annotated[int, typer.Option(help="Receipts in the report of each site.")] = 1000,
+    processes: Annotated[int | None, typer.Option(help="Processes for signatures; default: one a processor.")] = None,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Receipts of sites verified and settled, against one Ed25519 and one P-256 verification and a SHA-256 each."""
+    from birthmark.shell.bench.ingest import bench_ingest
+
+    with progress_bar("ingesting receipts", total=sites * receipts, quiet=as_json) as advance:
+        result = bench_ingest(sites, receipts, parent=parent, processes=processes, progress=advance)
     _show(result, as_json=as_json)
 
 

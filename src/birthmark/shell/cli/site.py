@@ -10,6 +10,7 @@ import typer
 from birthmark.shell.cli.access import read_file
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.sitereport import add_commands
 from birthmark.shell.cli.sitestart import init, next_ca, next_station
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
     site.command("show")(show)
     site.command("stop")(stop)
     site.command("resume")(resume)
+    add_commands(site)
     app.add_typer(site, name="site")
 
 

@@ -205,7 +205,7 @@ class SiteFold(FoldedTables):
         if not lawful or not fits or assigned is None or assigned[0] != event.site:
             raise self._unsettled(event)
         rows = [(serial, state, event.order) for serial, state, _, _ in lines]
-        if self._database.executemany(_SETTLE_DEVICE, rows).rowcount != (event.count if rows else -1):
+        if rows and self._database.executemany(_SETTLE_DEVICE, rows).rowcount != event.count:
             raise self._unsettled(event)
         self._database.executemany(
             "INSERT INTO settled VALUES (?, ?, ?) ON CONFLICT (device_serial) DO UPDATE"

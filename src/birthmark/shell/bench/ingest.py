@@ -1,0 +1,123 @@
+"""``bench ingest``: receipts of sites verified and settled, beside their signatures and hash alone."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from birthmark.errors import Tampered
+from birthmark.model.ids import OrderId
+from birthmark.shell.bench.floor import run_floor
+from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
+from birthmark.shell.bulk import default_processes, make_order
+from birthmark.shell.siteingest import checking_processes, ingest_file
+from birthmark.shell.wiring import Workspace
+from birthmark.workflow.order import NewOrder, create_order, serial_range
+
+__all__ = ["bench_ingest", "receipt_floor"]
+
+_FLOOR_ROUNDS = 20_000
+_ENTRY_OCTETS, _MESSAGE_OCTETS = 1600, 300
+_FIRST_PREFIX = 0x0200
+
+
+def bench_ingest(
+    sites: int, receipts: int, *, parent: Path, processes: int | None = None, progress: Callable[[int], None]
+) -> dict[str, object]:
+    """Ingest the reports of ``sites`` sites, ``receipts`` devices each, one after the other into one ledger.
+
+    ``first_us`` and ``last_us`` are microseconds of processor time a receipt in the first report, when the ledger is
+    small, and in the last one, all processes together; ``growth`` is last / first. Everything counts: checking the
+    file, its tiles, the site's tables, every signature, and what is durable in the authority's ledger. The floor is one
+    Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as many processes, before and after.
+    """
+    makers = processes or default_processes()
+    workers = max(1, checking_processes(receipts * ENTRIES_A_RECEIPT, makers))
+    with throw_away_workspace(parent) as workspace:
+        rounds = min(_FLOOR_ROUNDS, max(2000, receipts))
+        before = run_floor(receipt_floor, rounds, workers)
+        times = [_one(workspace, number, receipts, makers, progress) for number in range(sites)]
+        after = run_floor(receipt_floor, rounds, workers)
+        rows = workspace.ledger.head().size
+    floor, rate = (before + after) / 2, sites * receipts / sum(seconds for seconds, _ in times)
+    each = [worked / receipts * 1e6 for _, worked in times]
+    return {
+        "bench": "ingest",
+        "sites": sites,
+        "receipts": receipts,
+        "processes": workers,
+        "rate": round(rate),
+        "floor": round(floor),
+        "ratio": round(rate / floor, 3),
+        "first_us": round(each[0], 1),
+        "last_us": round(each[-1], 1),
+        "growth": round(each[-1] / each[0], 3),
+        "ledger_entries": rows,
+        "p50_ms": None,
+        "p99_ms": None,
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def _one(
+    workspace: Workspace, number: int, receipts: int, processes: int, progress: Callable[[int], None]
+) -> tuple[float, float]:
+    """Make one site's log and ingest it; return the seconds that took, and those of the processors."""
+    name = f"site-{number}"
+    settings = workspace.product("device")
+    order = NewOrder(
+        order=OrderId(f"lot-{number}"),
+        product="device",
+        profile=workspace.profile(settings.profile),
+        key_algorithm=settings.key_algorithm,
+        key_origin="injected",
+        ca=settings.ca,
+        by=workspace.by,
+    )
+    serials = serial_range(f"s{number:03}-0000000001", receipts)
+    create_order(workspace.ledger, order, serials, clock=workspace.clock)
+    make_order(workspace, workspace.records.order(order.order), processes=processes, progress=lambda made: None)
+    log = SiteLog(workspace, name, order.order, f"{_FIRST_PREFIX + number:04x}")
+    log.work()
+    path = workspace.root / f"{name}.report"
+    log.write(path)
+    began, worked = time.perf_counter(), _processor_seconds()
+    result = ingest_file(workspace, path, processes=processes)
+    seconds, worked = time.perf_counter() - began, _processor_seconds() - worked
+    path.unlink()
+    if result.findings or result.settled < receipts:
+        raise Tampered("bench.findings", "an honest report was not settled", hint="This is a defect: report it.")
+    progress(receipts)
+    return seconds, worked
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def receipt_floor(count: int) -> Callable[[], None]:
+    """Hash an entry and verify one Ed25519 and one P-256 signature, ``count`` times."""
+    from hashlib import sha256
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    entry, message, scheme = os.urandom(_ENTRY_OCTETS), os.urandom(_MESSAGE_OCTETS), ec.ECDSA(SHA256())
+    device, station = ec.generate_private_key(ec.SECP256R1()), Ed25519PrivateKey.generate()
+    proof, note = device.sign(message, scheme), station.sign(entry)
+    verify_proof, verify_note = device.public_key().verify, station.public_key().verify
+
+    def loop() -> None:
+        for _ in range(count):
+            sha256(entry).digest()
+            verify_note(note, entry)
+            verify_proof(proof, message, scheme)
+
+    return loop

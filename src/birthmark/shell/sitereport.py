@@ -1,0 +1,62 @@
+"""At a site: the report as a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from birthmark.adapters.durable import naming_os_errors, sync_directory
+from birthmark.adapters.logstore import FileLogStore
+from birthmark.errors import Misconfigured
+from birthmark.wire.report import ReportHeader, open_acknowledgement
+from birthmark.workflow.report import acknowledged_size, report_log
+
+if TYPE_CHECKING:
+    from birthmark.shell.wiring import Workspace
+
+__all__ = ["acknowledged_entries", "write_report_file"]
+
+
+def acknowledged_entries(workspace: Workspace, ack: Path) -> int:
+    """Return how many entries the authority has, as its file ``ack`` says; errors as of ``acknowledged_size``."""
+    authority = workspace.records.authority()
+    if authority is None:
+        raise Misconfigured(
+            "site.no_authority",
+            "this workspace works for no authority, so nobody acknowledges its log",
+            hint="Take its grant in with `birthmark site accept`, or give --since.",
+        )
+    with naming_os_errors(ack):
+        opened = open_acknowledgement(ack.read_bytes(), authority.vkey)
+    store = FileLogStore(workspace.root / "log")
+    return acknowledged_size(opened, publisher=workspace.ledger, store=store, origin=workspace.settings.origin)
+
+
+def write_report_file(
+    workspace: Workspace, output: Path, *, since: int, progress: Callable[[int], None] = lambda count: None
+) -> ReportHeader:
+    """Write the report of the published log; return its header.
+
+    Power cut: ``output`` is the whole report or what it was before.
+    """
+    unfinished = output.with_name(f".{output.name}.new")
+    with naming_os_errors(output):
+        try:
+            with unfinished.open("wb") as file:
+                header = report_log(
+                    file.write,
+                    publisher=workspace.ledger,
+                    store=FileLogStore(workspace.root / "log"),
+                    origin=workspace.settings.origin,
+                    since=since,
+                    progress=progress,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(output)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sync_directory(output.parent)
+    return header
