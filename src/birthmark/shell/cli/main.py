@@ -32,7 +32,6 @@ NOUNS: dict[str, str] = {
     "station": "station",
     "device": "device",
     "ledger": "ledger",
-    "site": "site",
     "audit": "audit",
     "witness": "witness",
     "bench": "bench",
