@@ -52,14 +52,15 @@ class Drawing:
         self._vault_key = vault_key
         self._chain_of = chain_of
 
-    def examine(self, request: CredentialRequest) -> Draw:
-        """Say what is to be done for a request, or refuse it: ``device.unknown``, ``device.scrapped``,
-        ``device.failed``, ``pool.not_made``, ``pool.born_in_device``, ``pool.drawn``, ``attempt.reused``,
-        ``attempt.superseded``."""
+    def examine(self, request: CredentialRequest, device: DeviceRecord) -> Draw:
+        """Say what is to be done for a request, or refuse it.
+
+        Raises ``Refused``: ``device.scrapped``, ``device.failed``, ``pool.not_made``, ``pool.born_in_device``,
+        ``pool.drawn``, ``attempt.reused``, ``attempt.superseded``.
+        """
         again = self._drawn_before(request)
         if again is not None:
             return Draw(request, again, is_new=False)
-        device = known_device(self._records, request.device_serial)
         self._require_pooled(device)
         return Draw(request, device, is_new=True)
 
@@ -162,6 +163,7 @@ class PoolSource:
         self, *, ledger: Ledger, records: Records, vault_key: VaultKey, chain_of: ChainOf, clock: Clock
     ) -> None:
         self._ledger = ledger
+        self._records = records
         self._drawing = Drawing(ledger=ledger, records=records, vault_key=vault_key, chain_of=chain_of)
         self._clock = clock
 
@@ -175,7 +177,7 @@ class PoolSource:
 
     def _take(self, request: CredentialRequest) -> Sealed:
         try:
-            return self._draw(self._drawing.examine(request))
+            return self._draw(self._drawing.examine(request, known_device(self._records, request.device_serial)))
         except Refused as refusal:
             return self._draw(self._drawing.settle(request, refusal))
 

@@ -31,7 +31,7 @@ class IssueSource:
         """Return the certificate for the key in ``request.csr``, or refuse on record."""
         check_ids(request)
         with recording_refusals(self._ledger, request, clock=self._clock):
-            wish = self._issuing.examine(request)
+            wish = self._issuing.examine(request, known_device(self._records, request.device_serial))
             intent = wish.intent or self._reserve(wish)
         return self._finish(wish, intent)
 
@@ -53,7 +53,7 @@ class IssueSource:
             certificate = self._issuing.sign(wish, intent)
             try:
                 with self._ledger.transaction() as tx:
-                    self._issuing.store(tx, wish, intent, certificate, utc_text(self._clock()))
+                    self._issuing.store(tx, wish, intent.intent, certificate, utc_text(self._clock()))
             except Refused as refusal:
                 if refusal.code != "ledger.intent":
                     raise

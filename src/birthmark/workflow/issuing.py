@@ -6,6 +6,7 @@ and ``tx2`` a crash leaves a reservation that the same attempt finds again and g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -20,7 +21,7 @@ from birthmark.ports import CredentialRequest, Entropy, Records, Transaction
 from birthmark.workflow.handout import known_device, not_available, record_of, reused_attempt
 from birthmark.workflow.permits import Permits
 
-__all__ = ["Issuing", "Wish", "issue_reserved", "reserved_tbs"]
+__all__ = ["Issuing", "Reservation", "Wish", "issue_reserved", "reserved_tbs"]
 
 _RANDOM_OCTETS = 8
 
@@ -36,6 +37,16 @@ class Wish:
     intent: IntentRecord | None
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A wish whose intent ``intent`` is appended; ``tbs`` is what may be signed once that is durable."""
+
+    wish: Wish
+    permit: Permit
+    intent: IntentRecord
+    tbs: bytes
+
+
 class Issuing:
     """Issues from the CAs of this workspace. ``lint_each``: lint every TBS before it is reserved, not its template
     alone (docs/adr/0005)."""
@@ -46,14 +57,13 @@ class Issuing:
         self._entropy = entropy
         self._lint_each = lint_each
 
-    def examine(self, request: CredentialRequest) -> Wish:
+    def examine(self, request: CredentialRequest, device: DeviceRecord) -> Wish:
         """Say what is to be done for a request, or refuse it. Call it outside a transaction: it may admit a template.
 
-        Raises ``Refused``: ``csr.*``, ``key.*``, ``device.unknown``, ``device.has_identity``, ``device.reserved``,
+        Raises ``Refused``: ``csr.*``, ``key.*``, ``device.has_identity``, ``device.reserved``,
         ``device.failed``, ``device.scrapped``, ``issue.csr.missing``, ``issue.key_origin``, ``issue.key_algorithm``,
         ``attempt.reused``, ``attempt.superseded``.
         """
-        device = known_device(self._records, request.device_serial)
         order = _device_order(self._records, device)
         csr = _accepted(request)
         if (intent := self.reservation(request, csr)) is not None:
@@ -63,7 +73,7 @@ class Issuing:
         _check_request(csr, permit, order, request.device_serial)
         return Wish(request, order, csr, permit, None)
 
-    def reserve(self, tx: Transaction, wish: Wish, at: str) -> IntentRecord:
+    def reserve(self, tx: Transaction, wish: Wish, at: str) -> Reservation:
         """Append the intent to sign for a wish; return it. Whoever was faster makes this a refusal."""
         if wish.permit is None:
             raise ValueError("this wish has its reservation")
@@ -85,7 +95,7 @@ class Issuing:
         )
         records = random + sha256(wish.csr.spki).digest() + sha256(tbs).digest()
         intent = tx.append(event, records)
-        return IntentRecord(
+        record = IntentRecord(
             intent=intent,
             order=event.order,
             chunk=None,
@@ -96,6 +106,7 @@ class Issuing:
             serial_prefix=serial_prefix,
             records=records,
         )
+        return Reservation(wish, wish.permit, record, tbs)
 
     def reservation(self, request: CredentialRequest, csr: Csr) -> IntentRecord | None:
         """Return the intent of this attempt, None for a new one; refuse it if it was for something else."""
@@ -126,9 +137,22 @@ class Issuing:
             self._permits, intent, ca=wish.order.ca, device_serial=wish.request.device_serial, spki=wish.csr.spki
         )
 
-    def store(self, tx: Transaction, wish: Wish, intent: IntentRecord, certificate: bytes, at: str) -> int:
+    def sign_many(self, reservations: Sequence[Reservation]) -> list[bytes]:
+        """Return the certificates (DER) of durable reservations of one permit, checked as those of a chunk are.
+
+        Nothing is returned if one fails: ``Tampered`` as ``Issuer.sign_many``.
+        """
+        first = reservations[0]
+        return self._permits.issuer(first.wish.order.ca).sign_many(
+            first.permit,
+            [reservation.tbs for reservation in reservations],
+            verify="sample",
+            tbs_hashes=[record_of(reservation.intent, 0)[2] for reservation in reservations],
+        )
+
+    def store(self, tx: Transaction, wish: Wish, intent: int, certificate: bytes, at: str) -> int:
         """Append the certificate; return the number of its entry. ``ledger.intent``: somebody was faster."""
-        return tx.append(Issued(at=at, device=wish.request.device_serial, intent=intent.intent), certificate)
+        return tx.append(Issued(at=at, device=wish.request.device_serial, intent=intent), certificate)
 
     def chain(self, order: OrderRecord) -> tuple[bytes, ...]:
         """Return the chain (DER) that devices of an order get, issuing CA first."""
