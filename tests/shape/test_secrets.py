@@ -18,9 +18,13 @@ MAY_REVEAL = {
     "adapters/targets/identity.py": "compares the key in the device with its certificate",
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/handshake.py": "hands the device's key to the TLS library",
+    "adapters/sources/online.py": "hands the station's TLS key to the TLS library",
+    "shell/api/server.py": "hands the service's TLS key to the TLS library",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/draw.py": "checks that a drawn key belongs to its certificate",
+    "workflow/handover.py": "seals a drawn key to the site it is for",
+    "workflow/receive.py": "checks that a key that came belongs to its certificate",
     "workflow/station.py": "checks that the credential's key belongs to its certificate",
 }
 

@@ -3,9 +3,20 @@
 from birthmark.ports.basics import Clock, Entropy, Keys, SecretsHandler
 from birthmark.ports.bulk import Engine, MadeChunk, MakeTask, SignedChunk, SignTask
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
-from birthmark.ports.line import Credential, CredentialRequest, Evidence, Journal, JournalRecord, Probe, Source, Target
+from birthmark.ports.line import (
+    Authority,
+    Credential,
+    CredentialRequest,
+    Evidence,
+    Journal,
+    JournalRecord,
+    Probe,
+    Source,
+    Target,
+)
 
 __all__ = [
+    "Authority",
     "Clock",
     "Credential",
     "CredentialRequest",

@@ -12,7 +12,16 @@ import msgspec
 
 from birthmark.errors import Misconfigured
 
-__all__ = ["CONFIG_NAME", "CaSettings", "StationSettings", "WorkspaceSettings", "load_settings", "parse_settings"]
+__all__ = [
+    "CONFIG_NAME",
+    "AuthoritySettings",
+    "CaSettings",
+    "ServeSettings",
+    "StationSettings",
+    "WorkspaceSettings",
+    "load_settings",
+    "parse_settings",
+]
 
 CONFIG_NAME = "birthmark.toml"
 _FORMAT = "birthmark-workspace/1"
@@ -46,10 +55,46 @@ class VaultSettings(_Settings, frozen=True):
 
 
 class StationSettings(_Settings, frozen=True):
-    """A station of this site: the key that signs its receipts and its journal file."""
+    """A station of this site: the key that signs its receipts and its journal file.
+
+    ``tls_certificate`` (chain), ``tls_key``: PEM files of its client certificate; ``tls_secret``: reference to the
+    key's passphrase.
+    """
 
     key: _Text
     journal: _Text
+    tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    tls_secret: _Text | None = None
+
+
+class ServeSettings(_Settings, frozen=True):
+    """The service. Files are PEM, relative to the workspace; ``tls_secret``: reference to the key's passphrase.
+
+    ``client_ca``: a further access CA beside those on record. ``proxy``: name of the TLS proxy (role ``server``) that
+    may forward client certificates in ``proxy_header``; with ``unix_socket`` that socket is the proxy's alone.
+    ``queue``: requests that may wait; ``connections``: how many may be open.
+    """
+
+    host: _Text = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8443
+    tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    tls_secret: _Text | None = None
+    client_ca: _Text | None = None
+    unix_socket: _Text | None = None
+    proxy: _Text | None = None
+    proxy_header: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")] = "client-cert"
+    public_log: bool = False
+    queue: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    connections: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+
+
+class AuthoritySettings(_Settings, frozen=True):
+    """At a site in mode ``online``: the service of its authority. ``service_ca``: PEM file of its TLS root."""
+
+    url: _Text
+    service_ca: _Text
 
 
 class ProductSettings(_Settings, frozen=True):
@@ -71,6 +116,8 @@ class WorkspaceSettings(_Settings, frozen=True):
     log: LogSettings
     vault: VaultSettings
     sensitive: bool = False
+    serve: ServeSettings | None = None
+    authority: AuthoritySettings | None = None
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}
@@ -138,6 +185,8 @@ _TABLES: dict[str, type[_Settings]] = {
     "log": LogSettings,
     "vault": VaultSettings,
     "cas": CaSettings,
+    "serve": ServeSettings,
+    "authority": AuthoritySettings,
     "stations": StationSettings,
     "products": ProductSettings,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -44,9 +45,14 @@ class Draw:
 
 
 class Drawing:
-    """The steps of drawing, whoever orders them: ``examine`` → ``draw`` (in a transaction) → ``open`` (after it)."""
+    """The steps of drawing, whoever orders them: ``examine`` → ``draw`` (in a transaction) → ``open`` (after it).
 
-    def __init__(self, *, ledger: Ledger, records: Records, vault_key: VaultKey, chain_of: ChainOf) -> None:
+    ``vault_key`` is called when a slot is opened.
+    """
+
+    def __init__(
+        self, *, ledger: Ledger, records: Records, vault_key: Callable[[], VaultKey], chain_of: ChainOf
+    ) -> None:
         self._ledger = ledger
         self._records = records
         self._vault_key = vault_key
@@ -140,7 +146,7 @@ class Drawing:
             raise _inconsistent(device, "it has no intent")
         _, spki_hash, _ = record_of(intent, device.position)
         certificate = stored_certificate(self._ledger, device)
-        secret = open_slot(self._vault_key, *sealed, device.position, spki_hash)
+        secret = open_slot(self._vault_key(), *sealed, device.position, spki_hash)
         _check_pair(device, certificate, secret, spki_hash)
         return Credential(
             device_serial=device.device_serial,
@@ -164,7 +170,7 @@ class PoolSource:
     ) -> None:
         self._ledger = ledger
         self._records = records
-        self._drawing = Drawing(ledger=ledger, records=records, vault_key=vault_key, chain_of=chain_of)
+        self._drawing = Drawing(ledger=ledger, records=records, vault_key=lambda: vault_key, chain_of=chain_of)
         self._clock = clock
 
     def obtain(self, request: CredentialRequest) -> Credential:

@@ -7,7 +7,7 @@ from birthmark.model.events import utc_text
 from birthmark.model.records import DeviceRecord, IntentRecord
 from birthmark.ports import Clock, Credential, CredentialRequest, Entropy, Ledger, Records
 from birthmark.workflow.handout import check_ids, known_device, recording_refusals, stored_certificate
-from birthmark.workflow.issuing import Issuing, Wish
+from birthmark.workflow.issuing import Issuing, Wish, reservation_of
 from birthmark.workflow.permits import Permits
 
 __all__ = ["IssueSource"]
@@ -43,7 +43,7 @@ class IssueSource:
             # The same attempt may run twice at once; whoever comes second takes part in the first.
             if self._records.attempt(wish.request.attempt) is None:
                 raise
-        intent = self._issuing.reservation(wish.request, wish.csr)
+        intent = reservation_of(self._records, wish.request, wish.csr)
         if intent is None:
             raise RuntimeError("a committed reservation is not there")
         return intent

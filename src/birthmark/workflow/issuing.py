@@ -21,7 +21,7 @@ from birthmark.ports import CredentialRequest, Entropy, Records, Transaction
 from birthmark.workflow.handout import known_device, not_available, record_of, reused_attempt
 from birthmark.workflow.permits import Permits
 
-__all__ = ["Issuing", "Reservation", "Wish", "issue_reserved", "reserved_tbs"]
+__all__ = ["Issuing", "Reservation", "Wish", "accepted_csr", "issue_reserved", "require_open", "reservation_of"]
 
 _RANDOM_OCTETS = 8
 
@@ -65,10 +65,10 @@ class Issuing:
         ``attempt.reused``, ``attempt.superseded``.
         """
         order = _device_order(self._records, device)
-        csr = _accepted(request)
-        if (intent := self.reservation(request, csr)) is not None:
+        csr = accepted_csr(request)
+        if (intent := reservation_of(self._records, request, csr)) is not None:
             return Wish(request, order, csr, None, intent)
-        _require_open(device)
+        require_open(device)
         permit = self._permits.for_order(order)
         _check_request(csr, permit, order, request.device_serial)
         return Wish(request, order, csr, permit, None)
@@ -80,7 +80,7 @@ class Issuing:
         device_serial, template = wish.request.device_serial, wish.permit.template
         random = self._entropy(_RANDOM_OCTETS)
         serial_prefix = tx.serial_prefixes(1)[0]
-        tbs = reserved_tbs(wish.permit, serial_prefix + random, device_serial, wish.csr.spki)
+        tbs = _reserved_tbs(wish.permit, serial_prefix + random, device_serial, wish.csr.spki)
         if self._lint_each:
             # A finding ends the transaction: nothing is reserved for what may not be signed.
             self._permits.lint_exact(wish.permit, tbs, ca=wish.order.ca, device_serial=device_serial)
@@ -107,29 +107,6 @@ class Issuing:
             records=records,
         )
         return Reservation(wish, wish.permit, record, tbs)
-
-    def reservation(self, request: CredentialRequest, csr: Csr) -> IntentRecord | None:
-        """Return the intent of this attempt, None for a new one; refuse it if it was for something else."""
-        attempt = self._records.attempt(request.attempt)
-        if attempt is None:
-            return None
-        if attempt.device_serial != request.device_serial or attempt.kind != "reserved":
-            raise reused_attempt(request, attempt.device_serial)
-        intent = self._records.intent(attempt.seq)
-        device = known_device(self._records, request.device_serial)
-        if intent is None or intent.state == "abandoned" or device.intent != intent.intent:
-            raise Refused(
-                "attempt.superseded",
-                f"attempt {request.attempt} reserved an identity that was given up since",
-                hint="Start a new attempt: the device was reworked meanwhile.",
-                attempt=request.attempt,
-                device_serial=request.device_serial,
-            )
-        if (ended := not_available(device)) is not None:
-            raise ended
-        if record_of(intent, 0)[1] != sha256(csr.spki).digest():
-            raise reused_attempt(request, "another key")
-        return intent
 
     def sign(self, wish: Wish, intent: IntentRecord) -> bytes:
         """Return the certificate (DER) for a reservation that is durable."""
@@ -159,6 +136,30 @@ class Issuing:
         return self._permits.issuer(order.ca).chain_der
 
 
+def reservation_of(records: Records, request: CredentialRequest, csr: Csr) -> IntentRecord | None:
+    """Return the intent of this attempt, None for a new one; refuse it if it was for something else."""
+    attempt = records.attempt(request.attempt)
+    if attempt is None:
+        return None
+    if attempt.device_serial != request.device_serial or attempt.kind != "reserved":
+        raise reused_attempt(request, attempt.device_serial)
+    intent = records.intent(attempt.seq)
+    device = known_device(records, request.device_serial)
+    if intent is None or intent.state == "abandoned" or device.intent != intent.intent:
+        raise Refused(
+            "attempt.superseded",
+            f"attempt {request.attempt} reserved an identity that was given up since",
+            hint="Start a new attempt: the device was reworked meanwhile.",
+            attempt=request.attempt,
+            device_serial=request.device_serial,
+        )
+    if (ended := not_available(device)) is not None:
+        raise ended
+    if record_of(intent, 0)[1] != sha256(csr.spki).digest():
+        raise reused_attempt(request, "another key")
+    return intent
+
+
 def issue_reserved(permits: Permits, intent: IntentRecord, *, ca: str, device_serial: str, spki: bytes) -> bytes:
     """Return the certificate (DER) for a reservation of one, signed over exactly the TBS that was reserved.
 
@@ -167,7 +168,7 @@ def issue_reserved(permits: Permits, intent: IntentRecord, *, ca: str, device_se
     """
     permit = permits.for_template(intent.template, ca)
     cert_serial, _, tbs_hash = record_of(intent, 0)
-    tbs = reserved_tbs(permit, cert_serial, device_serial, spki)
+    tbs = _reserved_tbs(permit, cert_serial, device_serial, spki)
     _require_same(sha256(tbs).digest() == tbs_hash, device_serial)
     certificate = permits.issuer(ca).issue(
         permit, cert_serial=cert_serial, device_serial=device_serial.encode("ascii"), spki=spki
@@ -177,13 +178,14 @@ def issue_reserved(permits: Permits, intent: IntentRecord, *, ca: str, device_se
     return certificate
 
 
-def reserved_tbs(permit: Permit, cert_serial: bytes, device_serial: str, spki: bytes) -> bytes:
+def _reserved_tbs(permit: Permit, cert_serial: bytes, device_serial: str, spki: bytes) -> bytes:
     """Return what is to be signed (DER); every value is checked before it goes into the template."""
     template, name = permit.template, device_serial.encode("ascii")
     return template.filler(len(name)).checked_fill(cert_serial, name, spki, template.key_algorithm.key_id(spki))
 
 
-def _accepted(request: CredentialRequest) -> Csr:
+def accepted_csr(request: CredentialRequest) -> Csr:
+    """Return the request of a device (proof of possession holds, key is sound), or refuse: ``csr.*``, ``key.*``."""
     if request.csr is None:
         raise Refused(
             "issue.csr.missing",
@@ -220,7 +222,8 @@ def _check_request(csr: Csr, permit: Permit, order: OrderRecord, device_serial: 
         )
 
 
-def _require_open(device: DeviceRecord) -> None:
+def require_open(device: DeviceRecord) -> None:
+    """Return if a device may get an identity now, else refuse: ``device.*``."""
     if device.state is DeviceState.ORDERED:
         return
     if (ended := not_available(device)) is not None:

@@ -24,6 +24,7 @@ NOUNS: dict[str, str] = {
     "ceremony": "ceremony",
     "profile": "profile",
     "order": "order",
+    "serve": "serve",
     "station": "station",
     "device": "device",
     "ledger": "ledger",
