@@ -98,7 +98,7 @@ async def _load(
     loop = asyncio.get_running_loop()
     result = LoadResult()
     waiting: deque[tuple[float | None, bytes]] = deque()
-    make = partial(_Client, waiting, result, ends=rate is None)
+    partial(_Client, waiting, result, ends=rate is None)
     connected = [
         (await loop.create_connection(lambda: _Client(waiting, result, ends=rate is None), "127.0.0.1", port, ssl=tls))[
             1
