@@ -179,16 +179,19 @@ class IssueBatch:
             )
 
     def _commit(self, work: _Round) -> None:
+        """Write one round. Refusals are rare: all of a kind are tried together, and one by one only if that fails."""
         at = utc_text(self._clock())
         with self._ledger.transaction() as tx:
-            for signed in work.signed:
-                work.stored.append((signed, self._store(tx, signed, at)))
-            for one, wish in work.wishes:
-                try:
-                    with tx.part():
-                        work.reserved.append((one, self._issuing.reserve(tx, wish, at)))
-                except (Refused, Tampered) as problem:
-                    self._again(one, problem, work)
+            try:
+                with tx.part():
+                    work.stored = [(one, self._store(tx, one, at)) for one in work.signed]
+            except Refused:
+                work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
+            try:
+                with tx.part():
+                    work.reserved = [(one, self._issuing.reserve(tx, wish, at)) for one, wish in work.wishes]
+            except (Refused, Tampered):
+                self._reserve_alone(tx, work, at)
             for one, draw in work.draws:
                 try:
                     with tx.part():
@@ -197,6 +200,15 @@ class IssueBatch:
                     self._again(one, problem, work)
             for one, refusal in work.refused:
                 tx.append(_rejected(one, refusal, at))
+
+    def _reserve_alone(self, tx: Transaction, work: _Round, at: str) -> None:
+        work.reserved = []
+        for one, wish in work.wishes:
+            try:
+                with tx.part():
+                    work.reserved.append((one, self._issuing.reserve(tx, wish, at)))
+            except (Refused, Tampered) as problem:
+                self._again(one, problem, work)
 
     def _again(self, one: Asked, problem: Refused | Tampered, work: _Round) -> None:
         """Look again in the next round: if somebody was faster, that tells who; if not, it is refused for good."""
@@ -209,11 +221,14 @@ class IssueBatch:
             self._attempts.discard(one.request.attempt)
             self._later.append(one)
 
-    def _store(self, tx: Transaction, signed: _Signed, at: str) -> int | None:
+    def _store(self, tx: Transaction, signed: _Signed, at: str) -> int:
+        return self._issuing.store(tx, signed.wish, signed.intent, signed.certificate, at)
+
+    def _store_alone(self, tx: Transaction, signed: _Signed, at: str) -> int | None:
         """Return the number of the entry; None if another process finished the same attempt before."""
         try:
             with tx.part():
-                return self._issuing.store(tx, signed.wish, signed.intent, signed.certificate, at)
+                return self._store(tx, signed, at)
         except Refused:
             return None
 

@@ -56,6 +56,7 @@ class Issuing:
         self._permits = permits
         self._entropy = entropy
         self._lint_each = lint_each
+        self._orders: dict[str, OrderRecord] = {}
 
     def examine(self, request: CredentialRequest, device: DeviceRecord) -> Wish:
         """Say what is to be done for a request, or refuse it. Call it outside a transaction: it may admit a template.
@@ -64,7 +65,7 @@ class Issuing:
         ``device.failed``, ``device.scrapped``, ``issue.csr.missing``, ``issue.key_origin``, ``issue.key_algorithm``,
         ``attempt.reused``, ``attempt.superseded``.
         """
-        order = _device_order(self._records, device)
+        order = self._order_of(device)
         csr = accepted_csr(request)
         if (intent := reservation_of(self._records, request, csr)) is not None:
             return Wish(request, order, csr, None, intent)
@@ -72,6 +73,12 @@ class Issuing:
         permit = self._permits.for_order(order)
         _check_request(csr, permit, order, request.device_serial)
         return Wish(request, order, csr, permit, None)
+
+    def _order_of(self, device: DeviceRecord) -> OrderRecord:
+        if device.order not in self._orders:
+            # What is on record of an order never changes.
+            self._orders[device.order] = _device_order(self._records, device)
+        return self._orders[device.order]
 
     def reserve(self, tx: Transaction, wish: Wish, at: str) -> Reservation:
         """Append the intent to sign for a wish; return it. Whoever was faster makes this a refusal."""
