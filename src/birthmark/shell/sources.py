@@ -43,7 +43,9 @@ def open_authority(workspace: Workspace, station: str) -> Authority:
         workspace.root / own.tls_key,
         None if own.tls_secret is None else workspace.secrets(own.tls_secret),
     )
-    return OnlineAuthority(settings.url, tls)
+    authority = OnlineAuthority(settings.url, tls)
+    workspace.at_close(authority.close)
+    return authority
 
 
 def _online_source(workspace: Workspace, ledger: Ledger, station: str) -> Source:

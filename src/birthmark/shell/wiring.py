@@ -58,6 +58,7 @@ class Workspace:
         self.entropy: Callable[[int], bytes] = os.urandom
         self.by = getpass.getuser()
         self._keys: dict[str, Keys] = {}
+        self._at_close: list[Callable[[], None]] = []
 
     @cached_property
     def ledger(self) -> SqliteLedger:
@@ -237,7 +238,13 @@ class Workspace:
         finally:
             os.close(descriptor)
 
+    def at_close(self, close: Callable[[], None]) -> None:
+        """Call ``close`` before the parts of this workspace are closed."""
+        self._at_close.append(close)
+
     def close(self) -> None:
+        for close in self._at_close:
+            close()
         for keys in self._keys.values():
             keys.close()
         if "ledger" in self.__dict__:
