@@ -39,7 +39,7 @@ __all__ = ["BORN", "POOLED", "SITE", "STATION", "Pair", "Running", "World", "bui
 
 BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 SITE, STATION = "shenzhen", "shenzhen/line1"
-BORN = tuple(f"EL-{number:04d}" for number in range(60))
+BORN = tuple(f"EL-{number:04d}" for number in range(160))
 POOLED = tuple(f"SN-{number:04d}" for number in range(40))
 ELSEWHERE = ("OT-0000", "OT-0001")
 
