@@ -35,7 +35,7 @@ from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.wire.site import RequestedStation, SiteRequest, sign_request
 from birthmark.workflow.order import NewOrder, create_order
 
-__all__ = ["BORN", "POOLED", "SITE", "STATION", "Pair", "Running", "World", "build_world", "device_csr"]
+__all__ = ["BORN", "ELSEWHERE", "POOLED", "SITE", "STATION", "Pair", "Running", "World", "build_world", "device_csr"]
 
 BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 SITE, STATION = "shenzhen", "shenzhen/line1"
