@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 
 from birthmark.shell.wiring import open_workspace
+from birthmark.workflow.handout import stored_certificate
 from support.serviceworld import BIRTHMARK, BORN, POOLED, STATION, Running, World, build_world, device_csr
 
 
@@ -69,3 +72,80 @@ def test_stations_provision_both_kinds_of_keys_online(world: World, running: Run
         assert str(site.records.device(POOLED[1]).state) == "verified"
         (event,) = [entry for entry in hq.ledger.entries(0, 10**6) if b'"type":"drawn"' in entry[1]]
         assert f'"station":"{STATION}"'.encode() in event[1]
+
+
+def test_same_attempt_from_many_at_once_gets_one_answer(world: World, running: Running) -> None:
+    body = asked(BORN[0], csr=device_csr(BORN[0]))
+
+    def post(_: int) -> object:
+        with world.client(running.url, "line1") as client:
+            return client.post("/v1/credentials", json=body).json()
+
+    with ThreadPoolExecutor(12) as pool:
+        first, *others = pool.map(post, range(12))
+    assert all(other == first for other in others)
+
+
+def test_two_attempts_for_one_device_at_once_get_one_identity(world: World, running: Running) -> None:
+    def post(number: int) -> int:
+        body = asked(BORN[number % 3], f"attempt-{number:04d}", csr=device_csr(BORN[number % 3]))
+        with world.client(running.url, "line1") as client:
+            return client.post("/v1/credentials", json=body).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(post, range(12)))
+    assert sorted(statuses) == [200] * 3 + [409] * 9
+    assert running.stop() == 0
+    with open_workspace(world.hq) as hq:
+        assert [str(hq.records.device(device).state) for device in BORN[:3]] == ["issued"] * 3
+
+
+def test_orderly_end_answers_everything_that_was_taken(world: World, running: Running) -> None:
+    answers: list[httpx.Response | BaseException] = []
+
+    def work(number: int) -> None:
+        with world.client(running.url, "line1") as client:
+            for turn in range(100):
+                device = BORN[10 + number * 20 + turn % 20]
+                try:
+                    body = asked(device, f"attempt-{device}", csr=csrs[device])
+                    answers.append(client.post("/v1/credentials", json=body))
+                except httpx.TransportError as problem:
+                    answers.append(problem)
+                    return
+
+    csrs = {device: device_csr(device) for device in BORN[10:150]}
+    with ThreadPoolExecutor(6) as pool:
+        working = [pool.submit(work, number) for number in range(6)]
+        while len(answers) < 30:
+            pass
+        assert running.stop() == 0
+        for done in working:
+            done.result()
+    given = [answer.json() for answer in answers if isinstance(answer, httpx.Response) and answer.status_code == 200]
+    with open_workspace(world.hq) as hq:
+        assert hq.ledger.head().size == hq.ledger.head().published, "the head covers all"
+        for answer in given:
+            device = hq.records.device(answer["device_serial"])
+            assert stored_certificate(hq.ledger, device) == base64.b64decode(answer["certificate"])
+
+
+def test_full_queue_turns_requests_away_with_the_time_to_come_again(world: World) -> None:
+    settings = world.hq / "birthmark.toml"
+    settings.write_text(settings.read_text() + "queue = 1\n")
+    with world.running() as running:
+
+        def post(device: str) -> httpx.Response:
+            with world.client(running.url, "line1") as client:
+                body = asked(device, f"attempt-{device}", csr=device_csr(device))
+                while (answer := client.post("/v1/credentials", json=body)).status_code == 429:
+                    turned_away.append(answer)
+                return answer
+
+        turned_away: list[httpx.Response] = []
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(post, BORN[:24]))
+    assert {answer.status_code for answer in answers} == {200}
+    assert turned_away
+    assert all(answer.headers["retry-after"] == "1" for answer in turned_away)
+    assert all(answer.json()["error"] == "service.busy" for answer in turned_away)
