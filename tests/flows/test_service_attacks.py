@@ -103,6 +103,18 @@ def test_withdrawal_counts_on_a_connection_that_is_open(world: World, running: R
         assert code(client.get("/v1/orders")) == (403, "service.access.withdrawn")
 
 
+def test_withdrawn_station_gets_nothing_on_a_connection_that_is_open(world: World, running: Running) -> None:
+    body = asked(ELSEWHERE[0], "attempt-0050", csr=device_csr(ELSEWHERE[0]))
+    with world.client(running.url, "munich") as client:
+        assert client.post("/v1/credentials", json=body).status_code == 200
+        with open_workspace(world.hq, publish=False) as hq, hq.ledger.transaction() as tx:
+            spki = world.pairs["munich"].spki_sha256
+            tx.append(e.AccessWithdrawn(at=e.utc_text(hq.clock()), spki_sha256=spki, reason="stolen", by="test"))
+        late = asked(ELSEWHERE[1], "attempt-0051", csr=device_csr(ELSEWHERE[1]))
+        assert code(client.post("/v1/credentials", json=late)) == (403, "service.access.ended")
+        assert code(client.post("/v1/credentials", json=body)) == (403, "service.access.ended")
+
+
 def forwarded(world: World, who: str) -> list[str]:
     pair = world.pairs[who]
     rfc9440 = f":{base64.b64encode(pair.der).decode()}:"
@@ -110,7 +122,7 @@ def forwarded(world: World, who: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["client-cert", "Client-Cert", "CLIENT-CERT"])
-@pytest.mark.parametrize("who", [None, "munich", "auditor"])
+@pytest.mark.parametrize("who", [None, "line1", "auditor"])
 def test_smuggled_client_certificate_header_is_refused(
     world: World, running: Running, who: str | None, name: str
 ) -> None:

@@ -26,10 +26,11 @@ __all__ = ["Answer", "Asked", "IssueBatch"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """One request of a station of ``site``."""
+    """One request of a station of ``site``; ``access``: SHA-256 (hex) of the key that the station showed."""
 
     request: CredentialRequest
     site: str
+    access: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class _Round:
     stored: list[tuple[_Signed, int | None]] = field(default_factory=list)
     working: dict[str, str | None] = field(default_factory=dict)
     """Site → why it is stopped, as of this round."""
+    let_in: dict[str, bool] = field(default_factory=dict)
+    """Key of a caller → whether it is let in, as of this round."""
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -140,6 +143,7 @@ class IssueBatch:
             work.answers.append(Answer(one, error=refusal))
             return
         try:
+            self._require_access(one, work)
             device = known_device(self._records, request.device_serial)
             self._require_site(one, device, work)
             if request.csr is None:
@@ -152,6 +156,19 @@ class IssueBatch:
             work.answers.append(Answer(one, error=problem))
         else:
             (work.wishes if wish.intent is None else work.resumed).append((one, wish))
+
+    def _require_access(self, one: Asked, work: _Round) -> None:
+        """A withdrawal counts from the next round on, whatever a kept connection was told before."""
+        if one.access not in work.let_in:
+            record = self._sites.access(one.access)
+            work.let_in[one.access] = record is not None and record.withdrawn is None
+        if not work.let_in[one.access]:
+            raise Refused(
+                "service.access.ended",
+                f"the access of {one.request.station} has ended",
+                hint="Ask the authority for a new certificate with a new key.",
+                station=one.request.station,
+            )
 
     def _require_site(self, one: Asked, device: DeviceRecord, work: _Round) -> None:
         if device.order not in self._assigned:

@@ -27,6 +27,7 @@ _CODE_STATUS = {
     "service.access.unknown": 403,
     "service.access.withdrawn": 403,
     "service.access.expired": 403,
+    "service.access.ended": 403,
     "service.access.issuer": 403,
     "service.role": 403,
     "service.other_site": 403,

@@ -30,10 +30,7 @@ def build_app(open_service: Callable[[], Service], background: Callable[[], Abst
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = open_service()
-        app.router.routes[:] = [
-            Route(offer.path, Endpoint(service, offer.path, offer.roles, offer.handler), methods=[offer.method])
-            for offer in ROUTES
-        ]
+        app.router.routes[:] = [Route(offer.path, Endpoint(service, offer), methods=[offer.method]) for offer in ROUTES]
         flushing = asyncio.create_task(_flush(service))
         try:
             async with background():

@@ -29,11 +29,12 @@ _CHAIN_HEADER = b"client-cert-chain"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A name in a role; a station's name is SITE/STATION."""
+    """A name in a role; a station's name is SITE/STATION. ``spki_sha256``: the key that names it, in hex."""
 
     name: str
     role: Role
     site: str | None
+    spki_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,13 @@ class Callers:
         self._proxy = proxy
         self._header = header.lower().encode("ascii")
         self._read: OrderedDict[bytes, _Certificate] = OrderedDict()
+        self._seen: dict[str, Caller] = {}
 
-    def of(self, scope: Mapping[str, Any]) -> Caller | None:
+    def of(self, scope: Mapping[str, Any], *, fresh: bool = True) -> Caller | None:
         """Return who calls, None if nobody says who he is.
+
+        Unless ``fresh`` the answer may be of an earlier request: only for what is looked up again before anything is
+        given, as ``IssueBatch`` does.
 
         Raises ``Refused``: ``service.header.forbidden``, ``service.header.malformed``, ``service.access.unknown``,
         ``service.access.withdrawn``, ``service.access.expired``.
@@ -76,19 +81,19 @@ class Callers:
         forwarded = [value for name, value in scope["headers"] if name in (self._header, b"client-cert")]
         if not forwarded and PEER in scope:
             peer = scope[PEER]
-            return None if peer is None else self._lookup(peer)
+            return None if peer is None else self._lookup(peer, fresh)
         if forwarded:
             self._require_proxy(scope)
             if len(forwarded) != 1:
                 raise _malformed("it stands there more than once")
-            return None if not forwarded[0] else self._lookup(_header_certificate(forwarded[0]))
+            return None if not forwarded[0] else self._lookup(_header_certificate(forwarded[0]), fresh)
         return None
 
     def _require_proxy(self, scope: Mapping[str, Any]) -> None:
         if PEER not in scope and self._proxy is not None:
             return  # the Unix socket of the proxy
         peer = scope.get(PEER)
-        caller = None if peer is None else self._lookup(peer)
+        caller = None if peer is None else self._lookup(peer, fresh=True)
         if self._proxy is None or caller is None or (caller.name, caller.role) != (self._proxy, "server"):
             raise Refused(
                 "service.header.forbidden",
@@ -96,7 +101,7 @@ class Callers:
                 hint="Connect with your own client certificate and without this header.",
             )
 
-    def _lookup(self, der: bytes) -> Caller:
+    def _lookup(self, der: bytes, fresh: bool) -> Caller:
         certificate = self._certificate(der)
         if not certificate.not_before <= self._clock() <= certificate.not_after:
             raise Refused(
@@ -105,6 +110,8 @@ class Callers:
                 hint="Get a new certificate from the authority, or check the clock of this machine.",
                 not_after=certificate.not_after.isoformat(),
             )
+        if not fresh and (seen := self._seen.get(certificate.spki_sha256)) is not None:
+            return seen
         record = self._sites.access(certificate.spki_sha256)
         if record is None:
             raise Refused(
@@ -114,13 +121,16 @@ class Callers:
                 spki_sha256=certificate.spki_sha256,
             )
         if record.withdrawn is not None:
+            self._seen.pop(record.spki_sha256, None)
             raise Refused(
                 "service.access.withdrawn",
                 f"the access of {record.name} was withdrawn",
                 hint="Ask the authority for a new certificate with a new key.",
                 spki_sha256=certificate.spki_sha256,
             )
-        return Caller(record.name, record.role, record.site)
+        caller = Caller(record.name, record.role, record.site, record.spki_sha256)
+        self._seen[record.spki_sha256] = caller
+        return caller
 
     def _certificate(self, der: bytes) -> _Certificate:
         """Return what counts of a certificate; it is read and its issuer is checked once."""

@@ -29,7 +29,7 @@ async def post_credential(service: Service, request: Request, caller: Caller | N
     station = _station(caller)
     asked = _asked(await read_body(request, MAX_REQUEST_OCTETS))
     credential_request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
-    answer = await service.batcher.submit(Asked(credential_request, station.site or ""))
+    answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256))
     if answer.error is not None:
         raise answer.error if isinstance(answer.error, BirthmarkError) else _unexpected(answer.error)
     if answer.credential is None or answer.order is None:

@@ -54,6 +54,7 @@ ROUTES: tuple[Offer, ...] = (
         CredentialAnswer,
         CredentialAsked,
         (400, 404, 409, 413, 422, 429, 500, 503),
+        fresh=False,
     ),
     Offer("GET", "/v1/orders", "Orders: a station sees those of its site.", _INSIDERS, show_orders, OrdersShown),
     Offer(

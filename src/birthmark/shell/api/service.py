@@ -58,16 +58,19 @@ class Offer:
     answer: type[msgspec.Struct] | tuple[str, ...]
     asks: type[msgspec.Struct] | str | None = None
     errors: tuple[int, ...] = ()
+    fresh: bool = True
+    """Whether the caller is looked up for each request; not where the workflow does it."""
 
 
 class Endpoint:
     """An ASGI application for one route: who may call it, what handles it, and the record of it."""
 
-    def __init__(self, service: Service, route: str, roles: frozenset[Role], handler: Handler) -> None:
+    def __init__(self, service: Service, offer: Offer) -> None:
         self._service = service
-        self._route = route
-        self._roles = roles
-        self._handler = handler
+        self._route = offer.path
+        self._roles = offer.roles
+        self._handler = offer.handler
+        self._fresh = offer.fresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. A defect becomes a 500 that says nothing of itself."""
@@ -77,7 +80,7 @@ class Endpoint:
         code: str | None = None
         try:
             # Also where anybody may call: a header that only the proxy may send is refused everywhere.
-            caller = self._service.callers.of(scope)
+            caller = self._service.callers.of(scope, fresh=self._fresh)
             self._require(caller)
             response = await self._handler(self._service, request, caller)
         except BirthmarkError as error:
