@@ -149,3 +149,8 @@ def test_full_queue_turns_requests_away_with_the_time_to_come_again(world: World
     assert turned_away
     assert all(answer.headers["retry-after"] == "1" for answer in turned_away)
     assert all(answer.json()["error"] == "service.busy" for answer in turned_away)
+
+
+def test_port_that_is_taken_is_told(world: World, running: Running) -> None:
+    said = run("serve", "-C", "hq", "--port", str(running.port), cwd=world.root, code=5)
+    assert "serve.listen" in said

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from birthmark.errors import BirthmarkError, Misconfigured
+from birthmark.errors import BirthmarkError, Misconfigured, StationFault
 from birthmark.shell.api.app import build_app
 from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Callers
@@ -44,7 +44,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; what was taken by then is finished first.
 
     ``ready`` gets the address when requests are taken. Raises ``Misconfigured``: ``serve.settings``, ``serve.tls``,
-    ``serve.access_ca``; ``StationFault`` and others that stop the publication of the log.
+    ``serve.access_ca``; ``StationFault("serve.listen")`` and others that stop the publication of the log.
     """
     settings = _settings(workspace)
     access = _access_cas(workspace, settings)
@@ -52,7 +52,11 @@ def serve(
     server: _Server
 
     def open_service() -> Service:
-        return _open_service(workspace, settings, access, log, ingest)
+        try:
+            return _open_service(workspace, settings, access, log, ingest)
+        except BirthmarkError as problem:
+            server.failure = problem
+            raise
 
     @asynccontextmanager
     async def background() -> AsyncIterator[None]:
@@ -87,7 +91,12 @@ def serve(
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = _Server(config, ready)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:
+        # So uvicorn ends when it cannot start.
+        if server.failure is None:
+            raise _cannot_listen(config) from None
     if server.failure is not None:
         raise server.failure
 
@@ -117,6 +126,15 @@ class _Server(uvicorn.Server):
         name = self.servers[0].sockets[0].getsockname()
         host = f"[{name[0]}]" if ":" in name[0] else name[0]
         self._ready(f"https://{host}:{name[1]}")
+
+
+def _cannot_listen(config: uvicorn.Config) -> StationFault:
+    return StationFault(
+        "serve.listen",
+        f"the service cannot listen at {config.uds or f'{config.host} port {config.port}'}",
+        hint="Another program may have the port: stop it, or choose another one with --port.",
+        port=config.port,
+    )
 
 
 def _settings(workspace: Workspace) -> ServeSettings:
