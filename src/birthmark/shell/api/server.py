@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -70,11 +71,27 @@ def serve(
                 with suppress(asyncio.CancelledError):
                     await task
 
+    app = build_app(open_service, background)
+    config = _config(workspace, settings, access, app, host or settings.host, settings.port if port is None else port)
+    server = _Server(config, ready)
+    try:
+        server.run()
+    except SystemExit:
+        # So uvicorn ends when it cannot start.
+        if server.failure is None:
+            raise _cannot_listen(config) from None
+    if server.failure is not None:
+        raise server.failure
+
+
+def _config(
+    workspace: Workspace, settings: ServeSettings, access: tuple[bytes, ...], app: Any, host: str, port: int
+) -> uvicorn.Config:
     unix_socket = settings.unix_socket
-    config = uvicorn.Config(
-        build_app(open_service, background),
-        host=host or settings.host,
-        port=settings.port if port is None else port,
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
         uds=None if unix_socket is None else str(workspace.root / unix_socket),
         ssl_context_factory=None if unix_socket else (lambda _, __: _tls(workspace, settings, access)),
         http=Connection,
@@ -90,15 +107,6 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    server = _Server(config, ready)
-    try:
-        server.run()
-    except SystemExit:
-        # So uvicorn ends when it cannot start.
-        if server.failure is None:
-            raise _cannot_listen(config) from None
-    if server.failure is not None:
-        raise server.failure
 
 
 class _Server(uvicorn.Server):
