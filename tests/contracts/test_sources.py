@@ -182,10 +182,7 @@ class TestIssue:
     def test_crash_after_the_reservation_signs_exactly_what_was_reserved(self, born: Line) -> None:
         source, csr = born.source()._issue, make_csr(BORN[0])
         request = CredentialRequest("attempt-0001", "line-1", BORN[0], csr)
-        from birthmark.pki.csr import parse_csr
-
-        device, order = born.records.device(BORN[0]), born.records.order("born")
-        source._reserve(request, device, order, parse_csr(csr))
+        source._reserve(source._issuing.examine(request, born.records.device(BORN[0])))
         assert born.records.device(BORN[0]).state is DeviceState.RESERVED
         assert self.refused(born, csr, attempt="attempt-0002") == "device.reserved"
         assert self.refused(born, make_csr(BORN[0])) == "attempt.reused"

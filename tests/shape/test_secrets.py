@@ -21,10 +21,14 @@ MAY_REVEAL = {
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",
     "shell/bench/sitelog.py": "signs as the made-up devices of a throw-away workspace",
+    "adapters/sources/online.py": "hands the station's TLS key to the TLS library",
+    "shell/api/server.py": "hands the service's TLS key to the TLS library",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/draw.py": "checks that a drawn key belongs to its certificate",
+    "workflow/handover.py": "seals a drawn key to the site it is for",
+    "workflow/receive.py": "checks that a key that came belongs to its certificate",
     "workflow/station.py": "checks that the credential's key belongs to its certificate",
 }
 

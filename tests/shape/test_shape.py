@@ -48,7 +48,7 @@ def test_module_has_a_docstring_a_door_and_a_dull_name(path: Path) -> None:
 
 
 def _defined(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     if isinstance(node, ast.Assign):
         return [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]

@@ -31,7 +31,7 @@ from birthmark.pki.derread import (
     read_members,
 )
 from birthmark.pki.expected import expected_names, expected_purposes, expected_subject, usage_bits
-from birthmark.pki.keycheck import check_public_key, key_kind
+from birthmark.pki.keycheck import check_public_key
 from birthmark.pki.sigcheck import SIGNATURES, SignatureKind, verify_signature
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def parse_csr(data: bytes) -> Csr:
     der = _to_der(data)
     try:
         info, algorithm, bits = _three(read_members(read_der(der)))
-        spki = _members_of_info(info)[2].whole
+        members = _members_of_info(info)
+        spki = members[2].whole
         signature = bits_of(bits)
         kind = _sound_kind(spki)
         signer, quirks = _read_algorithm(algorithm)
@@ -131,8 +132,8 @@ def parse_csr(data: bytes) -> Csr:
             hint="Let the device make the request again; if it repeats, its key slot and its request differ.",
             algorithm=signer.name,
         )
-    clean = _rebuild(info, algorithm, signer, signature)
-    ignored = _ignored(info)
+    clean = _rebuild(info, algorithm, signer, signature) if quirks else der
+    ignored = _ignored(members[3])
     subject, extensions = _open_clean(clean)
     return Csr(der, info.whole, spki, kind, subject, extensions, tuple(sorted(quirks)), ignored)
 
@@ -175,8 +176,7 @@ def _members_of_info(info: Node) -> list[Node]:
 
 def _sound_kind(spki: bytes) -> str:
     try:
-        check_public_key(spki)
-        return key_kind(spki)
+        return check_public_key(spki)
     except Refused as error:
         if error.code.startswith("key.weak."):
             raise Refused("csr.key.weak", error.message, hint=error.hint, cause=error.code) from error
@@ -239,10 +239,10 @@ def _open_clean(der: bytes) -> tuple[x509.Name, x509.Extensions]:
         raise _malformed(str(error)) from error
 
 
-def _ignored(info: Node) -> tuple[str, ...]:
+def _ignored(attributes: Node) -> tuple[str, ...]:
     """Return the OIDs of attributes other than the extension request; refuse a second of any."""
     try:
-        oids = list(_attribute_oids(read_members(_members_of_info(info)[3])))
+        oids = list(_attribute_oids(read_members(attributes)))
     except Refused as error:
         if error.code == "der.malformed":
             raise _malformed(error.message) from error

@@ -6,7 +6,8 @@ longer has. Writing is ``der``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from birthmark.errors import Refused
 
@@ -31,8 +32,7 @@ _MAX_LENGTH_OCTETS = 4
 _MAX_OID_OCTETS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One encoded value: its identifier octet, its contents and all of its octets."""
 
     tag: int
@@ -81,9 +81,9 @@ def read_der(data: bytes, tag: int = SEQUENCE) -> Node:
 def read_members(node: Node) -> list[Node]:
     """Return the values inside a constructed value, in order."""
     members: list[Node] = []
-    at = 0
-    while at < len(node.content):
-        member, at = _read_at(node.content, at)
+    content, at, end = node.content, 0, len(node.content)
+    while at < end:
+        member, at = _read_at(content, at)
         members.append(member)
     return members
 
@@ -105,12 +105,16 @@ def bits_of(node: Node) -> bytes:
 
 def oid_text(node: Node) -> str:
     """Return an OBJECT IDENTIFIER as dotted text."""
-    expect(node, OID)
-    if not node.content or node.content[-1] & 0x80 or len(node.content) > _MAX_OID_OCTETS:
+    return _dotted(expect(node, OID).content)
+
+
+@lru_cache(maxsize=256)  # every request repeats the same few; those of a stranger push each other out
+def _dotted(content: bytes) -> str:
+    if not content or content[-1] & 0x80 or len(content) > _MAX_OID_OCTETS:
         raise _malformed("a cut or oversized object identifier")
     arcs: list[int] = []
     value = 0
-    for octet in node.content:
+    for octet in content:
         if value == 0 and octet == 0x80:
             raise _malformed("an arc that is not the shortest")
         value = value << 7 | octet & 0x7F

@@ -73,17 +73,14 @@ class Issuer:
             )
         self.path_length = _path_length(certificate)
         self._ancestors = tuple(chain)
+        self.chain_der = tuple(member.public_bytes(Encoding.DER) for member in (certificate, *chain))
+        """The chain that a device gets: issuing CA first, root last. DER."""
         self._sign = self.algorithm.signer(private_key)
         # Tokens get the TBS itself: what they can do with a digest differs from module to module.
         digest_signer = None if self.verifies_all else self.algorithm.sha256_signer
         self._sign_sha256 = None if digest_signer is None else digest_signer(private_key)
         self._public_key = public_key
         _check_chain((certificate, *chain))
-
-    @property
-    def chain_der(self) -> tuple[bytes, ...]:
-        """The chain that a device gets: issuing CA first, root last. DER."""
-        return tuple(member.public_bytes(Encoding.DER) for member in (self.certificate, *self._ancestors))
 
     def prepare(self, template: Template, *, now: datetime, lint: Lint) -> Permit:
         """Return the permit to sign fillings of ``template``, after a specimen of it passed ``lint``.

@@ -77,8 +77,8 @@ PUBLISHED_KEYS = {
 _NEW_KEY = "Make a new key in the device with a sound generator and ask again."
 
 
-def check_public_key(spki_der: bytes) -> None:
-    """Return if ``spki_der`` (DER SubjectPublicKeyInfo) is a key worth a certificate, else refuse.
+def check_public_key(spki_der: bytes) -> str:
+    """Return the kind (as ``key_kind``) of ``spki_der`` (DER SubjectPublicKeyInfo) if it is worth a certificate.
 
     Raises ``Refused``: ``key.malformed``, ``key.kind`` or one of ``key.weak.*``.
     """
@@ -92,6 +92,7 @@ def check_public_key(spki_der: bytes) -> None:
             printed_in=printed,
         )
     _CHECKS[kind](kind, parameters, key, spki_der)
+    return _kind_name(kind, key)
 
 
 def key_kind(spki_der: bytes) -> str:
@@ -100,6 +101,10 @@ def key_kind(spki_der: bytes) -> str:
     Raises ``Refused`` ``key.malformed`` or ``key.kind`` (anything else, other curves included).
     """
     kind, _, key = _open_spki(spki_der)
+    return _kind_name(kind, key)
+
+
+def _kind_name(kind: str, key: bytes) -> str:
     return f"rsa{_rsa_numbers(key)[0].bit_length()}" if kind == "rsa" else kind
 
 

@@ -4,10 +4,21 @@ from birthmark.ports.basics import Clock, DestroysKeys, Entropy, Keys, SecretsHa
 from birthmark.ports.bulk import Engine, MadeChunk, MadeRequests, MakeTask, SignedChunk, SignTask
 from birthmark.ports.issuer import KeptRequests, RequestStore, SigningQueue, SigningRequest, SigningService
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
-from birthmark.ports.line import Credential, CredentialRequest, Evidence, Journal, JournalRecord, Probe, Source, Target
+from birthmark.ports.line import (
+    Authority,
+    Credential,
+    CredentialRequest,
+    Evidence,
+    Journal,
+    JournalRecord,
+    Probe,
+    Source,
+    Target,
+)
 from birthmark.ports.replica import SiteReplica
 
 __all__ = [
+    "Authority",
     "Clock",
     "Credential",
     "CredentialRequest",

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from birthmark.model.secret import Secret
+from birthmark.wire.service import CredentialAnswer, CredentialAsked
 
 __all__ = [
+    "Authority",
     "Credential",
     "CredentialRequest",
     "Evidence",
@@ -51,6 +53,16 @@ class Source(Protocol):
     """
 
     def obtain(self, request: CredentialRequest) -> Credential: ...
+
+
+class Authority(Protocol):
+    """The authority's service as a site sees it.
+
+    ``credential`` asks again by itself, with the same attempt, when an answer does not come whole; what the authority
+    refused is raised as it said it. ``Unavailable("authority.unreachable")``: nothing is known of what became of it.
+    """
+
+    def credential(self, asked: CredentialAsked) -> CredentialAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ __all__ = [
     "PART_FORMAT",
     "AuthoritySettings",
     "CaSettings",
+    "ServeSettings",
     "SettingsPart",
     "SiteSettings",
     "StationSettings",
@@ -88,6 +89,28 @@ class StationSettings(_Settings, frozen=True):
     tls_secret: _Text | None = None
 
 
+class ServeSettings(_Settings, frozen=True):
+    """The service. Files are PEM, relative to the workspace; ``tls_secret``: reference to the key's passphrase.
+
+    ``client_ca``: a further access CA beside those on record. ``proxy``: name of the TLS proxy (role ``server``) that
+    may forward client certificates in ``proxy_header``; with ``unix_socket`` that socket is the proxy's alone.
+    ``queue``: requests that may wait; ``connections``: how many may be open.
+    """
+
+    host: _Text = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8443
+    tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    tls_secret: _Text | None = None
+    client_ca: _Text | None = None
+    unix_socket: _Text | None = None
+    proxy: _Text | None = None
+    proxy_header: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")] = "client-cert"
+    public_log: bool = False
+    queue: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    connections: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+
+
 class ProductSettings(_Settings, frozen=True):
     """A product: which profile its devices get, from which CA, and the values the profile asks for."""
 
@@ -135,6 +158,7 @@ class WorkspaceSettings(_Settings, frozen=True):
     vault: VaultSettings
     role: Literal["authority", "site"] = "authority"
     sensitive: bool = False
+    serve: ServeSettings | None = None
     site: SiteSettings | None = None
     authority: AuthoritySettings | None = None
     cas: dict[_Name, CaSettings] = {}
@@ -261,6 +285,7 @@ _TABLES: dict[str, type[_Settings]] = {
     "site": SiteSettings,
     "authority": AuthoritySettings,
     "cas": CaSettings,
+    "serve": ServeSettings,
     "stations": StationSettings,
     "products": ProductSettings,
 }

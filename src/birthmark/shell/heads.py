@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
-from birthmark.ports import Credential, CredentialRequest, Ledger, Source
+from birthmark.shell.sources import source_of
 from birthmark.workflow.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
@@ -60,28 +60,13 @@ class Yield:
                 self.worst = result.error
 
 
-class _Later:
-    """A source that is opened when it is first asked, so that nobody waits for a key that is not needed."""
-
-    def __init__(self, make: Callable[[], Source]) -> None:
-        self._make = make
-        self._made: Source | None = None
-        self._lock = threading.Lock()
-
-    def obtain(self, request: CredentialRequest) -> Credential:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-        return self._made.obtain(request)
-
-
 class StationHeads:
     """The parts all heads share. Threads may call ``provision`` at once, each for another device."""
 
     def __init__(self, workspace: Workspace, post: StationPost) -> None:
         self._workspace = workspace
         self.post = post
-        self.source = _local_source(workspace, post.ledger)
+        self.source = source_of(workspace, post.ledger, post.name)
         self._verifiers: dict[str, TlsVerifier] = {}
         self._busy: set[str] = set()
         self._lock = threading.Lock()
@@ -258,42 +243,6 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
     finally:
         heads.close()
         opened.journal.close()  # type: ignore[attr-defined]
-
-
-def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
-    from birthmark.workflow.localsource import ByCaSource, LocalSource
-
-    def pool() -> Source:
-        from birthmark.workflow.draw import PoolSource
-
-        return PoolSource(
-            ledger=ledger,
-            records=workspace.records,
-            vault_key=workspace.vault_key,
-            chain_of=workspace.chain,
-            clock=workspace.clock,
-        )
-
-    def issue() -> Source:
-        from birthmark.workflow.issue import IssueSource
-
-        return IssueSource(
-            ledger=ledger,
-            records=workspace.records,
-            permits=workspace.permits,
-            clock=workspace.clock,
-            entropy=workspace.entropy,
-        )
-
-    def acquire() -> Source:
-        from birthmark.shell.procurement import acquire_source
-
-        return acquire_source(workspace, ledger)
-
-    born = ByCaSource(
-        own=_Later(issue), external=_Later(acquire), records=workspace.records, is_external=workspace.is_external
-    )
-    return LocalSource(pool=_Later(pool), issue=born)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from birthmark.workflow.handout import (
     reused_attempt,
     stored_certificate,
 )
-from birthmark.workflow.issue import accepted_request, device_order, require_open
+from birthmark.workflow.issuing import accepted_csr, device_order, require_open
 from birthmark.workflow.procure import idempotency_key, matches_record
 
 __all__ = ["AcquireSource"]
@@ -70,7 +70,7 @@ class AcquireSource:
         with recording_refusals(self._ledger, request, clock=self._clock):
             device = known_device(self._records, request.device_serial)
             order = device_order(self._records, device)
-            csr = accepted_request(request)
+            csr = accepted_csr(request)
             if self._records.attempt(request.attempt) is None:
                 self._request(request, device, order, csr)
             intent = self._intent(request, csr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 
 from cryptography import x509
@@ -10,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import DeviceState
 from birthmark.model.events import Drawn, decode_entry, utc_text
-from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_station_id
 from birthmark.model.records import DeviceRecord
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import spki_of
@@ -18,6 +19,7 @@ from birthmark.ports import Clock, Credential, CredentialRequest, Ledger, Record
 from birthmark.wire.vault import VaultKey, open_slot
 from birthmark.workflow.handout import (
     ChainOf,
+    check_ids,
     known_device,
     not_available,
     record_of,
@@ -26,60 +28,66 @@ from birthmark.workflow.handout import (
     stored_certificate,
 )
 
-__all__ = ["PoolSource", "require_pair"]
+__all__ = ["Draw", "Drawing", "PoolSource", "Sealed", "require_pair"]
 
 _TAKEN = frozenset({DeviceState.DRAWN, DeviceState.INSTALLED, DeviceState.VERIFIED})
-_Sealed = tuple[bytes, bytes]
+Sealed = tuple[bytes, bytes]
+"""Encapsulated content key and slot."""
 
 
-class PoolSource:
-    """Implements ``ports.Source`` over the pool of this ledger.
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A request that may be fulfilled. ``is_new``: the draw is not on record yet."""
 
-    Power cut before ``Drawn`` is durable: nothing happened. After it: the same attempt gets the same key again until
-    it is erased. Refusals: ``device.unknown``, ``device.scrapped``, ``device.failed``, ``pool.not_made``,
-    ``pool.born_in_device``, ``pool.drawn``, ``pool.erased``, ``attempt.reused``, ``attempt.superseded``.
+    request: CredentialRequest
+    device: DeviceRecord
+    is_new: bool
+
+
+class Drawing:
+    """The steps of drawing, whoever orders them: ``examine`` → ``draw`` (in a transaction) → ``open`` (after it).
+
+    ``vault_key`` is called when a slot is opened.
     """
 
     def __init__(
-        self, *, ledger: Ledger, records: Records, vault_key: VaultKey, chain_of: ChainOf, clock: Clock
+        self, *, ledger: Ledger, records: Records, vault_key: Callable[[], VaultKey], chain_of: ChainOf
     ) -> None:
         self._ledger = ledger
         self._records = records
         self._vault_key = vault_key
         self._chain_of = chain_of
-        self._clock = clock
 
-    def obtain(self, request: CredentialRequest) -> Credential:
-        """Return the identity of the device, or refuse on record."""
-        parse_attempt_id(request.attempt)
-        parse_station_id(request.station)
-        parse_device_serial(request.device_serial)
-        with recording_refusals(self._ledger, request, clock=self._clock):
-            sealed = self._take(request)
-        # Only here, after the commit, is the slot opened.
-        return self._open(request, sealed)
+    def examine(self, request: CredentialRequest, device: DeviceRecord) -> Draw:
+        """Say what is to be done for a request, or refuse it.
 
-    def _take(self, request: CredentialRequest) -> _Sealed:
-        known = self._drawn_before(request)
-        if known is not None:
-            return known
-        device = known_device(self._records, request.device_serial)
-        event = Drawn(
-            at=utc_text(self._clock()),
-            device=request.device_serial,
-            station=request.station,
-            attempt=request.attempt,
-        )
-        try:
-            self._require_pooled(device)
-            with self._ledger.transaction() as tx:
-                tx.append(event)
-                return _slot(tx, device)
-        except Refused as refusal:
-            return self._settle(request, refusal)
+        Raises ``Refused``: ``device.scrapped``, ``device.failed``, ``pool.not_made``, ``pool.born_in_device``,
+        ``pool.drawn``, ``attempt.reused``, ``attempt.superseded``.
+        """
+        again = self._drawn_before(request)
+        if again is not None:
+            return Draw(request, again, is_new=False)
+        self._require_pooled(device)
+        return Draw(request, device, is_new=True)
 
-    def _drawn_before(self, request: CredentialRequest) -> _Sealed | None:
-        """Return the slot of an attempt that drew before, None for a new attempt."""
+    def draw(self, tx: Transaction, draw: Draw, at: str) -> Sealed:
+        """Put a draw on record and return its slot; ``pool.erased`` if there is none."""
+        request = draw.request
+        if draw.is_new:
+            tx.append(Drawn(at=at, device=request.device_serial, station=request.station, attempt=request.attempt))
+        return _slot(tx, draw.device)
+
+    def settle(self, request: CredentialRequest, refusal: Refused) -> Draw:
+        """Somebody was faster between looking and writing: take part in the same attempt, or say who it was."""
+        if (same := self._drawn_before(request)) is not None:
+            return Draw(request, same, is_new=False)
+        device = self._records.device(request.device_serial)
+        if refusal.code == "device.state" and device is not None and device.state in _TAKEN:
+            raise _already_drawn(device) from refusal
+        raise refusal
+
+    def _drawn_before(self, request: CredentialRequest) -> DeviceRecord | None:
+        """Return the device of an attempt that drew before, None for a new attempt."""
         attempt = self._records.attempt(request.attempt)
         if attempt is None:
             return None
@@ -99,8 +107,7 @@ class PoolSource:
             )
         if (ended := not_available(device)) is not None:
             raise ended
-        with self._ledger.transaction() as tx:
-            return _slot(tx, device)
+        return device
 
     def _station_of(self, seq: int) -> str:
         """Return the station whose draw is log entry ``seq``."""
@@ -130,16 +137,8 @@ class PoolSource:
             order=device.order,
         )
 
-    def _settle(self, request: CredentialRequest, refusal: Refused) -> _Sealed:
-        """Somebody was faster between looking and writing: take part in the same attempt, or say who it was."""
-        if (same := self._drawn_before(request)) is not None:
-            return same
-        device = self._records.device(request.device_serial)
-        if refusal.code == "device.state" and device is not None and device.state in _TAKEN:
-            raise _already_drawn(device) from refusal
-        raise refusal
-
-    def _open(self, request: CredentialRequest, sealed: _Sealed) -> Credential:
+    def open(self, request: CredentialRequest, sealed: Sealed) -> Credential:
+        """Return the credential in a slot, now that its draw is durable; ``Tampered`` if its parts do not fit."""
         device = known_device(self._records, request.device_serial)
         intent = None if device.intent is None else self._records.intent(device.intent)
         order = self._records.order(device.order)
@@ -147,7 +146,7 @@ class PoolSource:
             raise _inconsistent(device.device_serial, "it has no intent")
         _, spki_hash, _ = record_of(intent, device.position)
         certificate = stored_certificate(self._ledger, device)
-        secret = open_slot(self._vault_key, *sealed, device.position, spki_hash)
+        secret = open_slot(self._vault_key(), *sealed, device.position, spki_hash)
         require_pair(device.device_serial, certificate, secret, spki_hash)
         return Credential(
             device_serial=device.device_serial,
@@ -159,7 +158,41 @@ class PoolSource:
         )
 
 
-def _slot(tx: Transaction, device: DeviceRecord) -> _Sealed:
+class PoolSource:
+    """Implements ``ports.Source`` over the pool of this ledger.
+
+    Power cut before ``Drawn`` is durable: nothing happened. After it: the same attempt gets the same key again until
+    it is erased. Refusals, all on record: those of ``Drawing.examine`` and ``pool.erased``.
+    """
+
+    def __init__(
+        self, *, ledger: Ledger, records: Records, vault_key: VaultKey, chain_of: ChainOf, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._records = records
+        self._drawing = Drawing(ledger=ledger, records=records, vault_key=lambda: vault_key, chain_of=chain_of)
+        self._clock = clock
+
+    def obtain(self, request: CredentialRequest) -> Credential:
+        """Return the identity of the device, or refuse on record."""
+        check_ids(request)
+        with recording_refusals(self._ledger, request, clock=self._clock):
+            sealed = self._take(request)
+        # Only here, after the commit, is the slot opened.
+        return self._drawing.open(request, sealed)
+
+    def _take(self, request: CredentialRequest) -> Sealed:
+        try:
+            return self._draw(self._drawing.examine(request, known_device(self._records, request.device_serial)))
+        except Refused as refusal:
+            return self._draw(self._drawing.settle(request, refusal))
+
+    def _draw(self, draw: Draw) -> Sealed:
+        with self._ledger.transaction() as tx:
+            return self._drawing.draw(tx, draw, utc_text(self._clock()))
+
+
+def _slot(tx: Transaction, device: DeviceRecord) -> Sealed:
     sealed = None
     if device.intent is not None and device.position is not None:
         sealed = tx.vault.read(device.intent, device.position)

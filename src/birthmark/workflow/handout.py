@@ -10,6 +10,7 @@ from cryptography import x509
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import DeviceState
 from birthmark.model.events import Issued, Received, Rejected, decode_entry, utc_text
+from birthmark.model.ids import parse_attempt_id, parse_device_serial, parse_station_id
 from birthmark.model.records import DeviceRecord, IntentRecord
 from birthmark.ports import Clock, CredentialRequest, Ledger, Records
 
@@ -18,6 +19,7 @@ __all__ = [
     "REQUEST_OCTETS",
     "ChainOf",
     "cert_serial_of",
+    "check_ids",
     "known_device",
     "not_available",
     "record_of",
@@ -30,6 +32,13 @@ ChainOf = Callable[[str], tuple[bytes, ...]]
 """CA name → its certificates (DER), the CA first, its root last."""
 RECORD_OCTETS, REQUEST_OCTETS = 72, 64
 _RANDOM, _HASH = 8, 32
+
+
+def check_ids(request: CredentialRequest) -> None:
+    """Return if the names in a request are names; such a request is refused without a record."""
+    parse_attempt_id(request.attempt)
+    parse_station_id(request.station)
+    parse_device_serial(request.device_serial)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from birthmark.pki.algorithms import algorithm_named, spki_of
 from birthmark.ports import Clock, Entropy, Ledger, Records, SealedChunk, Transaction
 from birthmark.wire.vault import ChunkSealer, VaultRecipient
 from birthmark.workflow.handout import cert_serial_of, known_device
-from birthmark.workflow.issue import issue_reserved
+from birthmark.workflow.issuing import issue_reserved
 from birthmark.workflow.permits import Permits
 
 __all__ = ["Rework"]

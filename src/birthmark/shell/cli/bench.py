@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure the product beside a floor in the same run.", no_args_is_help=True)
     bench.command("issue")(issue)
     bench.command("station")(station)
+    bench.command("serve")(serve)
     bench.command("audit")(audit)
     bench.command("bundle")(bundle)
     bench.command("ingest")(ingest)
@@ -56,6 +57,19 @@ def station(
 
     for number in [heads] if heads is not None else [1, 8]:
         _show(bench_station(number, count, parent=parent), as_json=as_json)
+
+
+def serve(
+    clients: Annotated[int | None, typer.Option(help="Connections at once; default: 1, then 16.")] = None,
+    count: Annotated[int, typer.Option(help="How many certificates for each number of clients.")] = 4_000,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Certificates per second from the service over mutual TLS, against verifying a CSR and signing alone."""
+    from birthmark.shell.bench.serve import bench_serve
+
+    for result in bench_serve([clients] if clients is not None else [1, 16], count, parent=parent):
+        _show(result, as_json=as_json)
 
 
 def audit(

@@ -29,6 +29,7 @@ NOUNS: dict[str, str] = {
     "site": "site",
     "order": "order",
     "bundle": "bundle",
+    "serve": "serve",
     "station": "station",
     "device": "device",
     "ledger": "ledger",

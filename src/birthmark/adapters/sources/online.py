@@ -1,0 +1,177 @@
+"""The authority's service over HTTPS with mutual TLS: one kept connection, one attempt until its answer is whole."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from birthmark.errors import (
+    BirthmarkError,
+    DeviceFault,
+    Misconfigured,
+    Refused,
+    StationFault,
+    Tampered,
+    Unavailable,
+)
+from birthmark.model.secret import Secret
+from birthmark.wire.service import CredentialAnswer, CredentialAsked, ErrorShown, read_answer
+
+__all__ = ["OnlineAuthority", "Patience", "client_tls"]
+
+_MAX_ANSWER_OCTETS = 1 << 20
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed; 500 only where the error itself says so."""
+_FAMILIES: dict[str, type[BirthmarkError]] = {
+    family.__name__: family for family in (Misconfigured, Refused, DeviceFault, StationFault, Unavailable, Tampered)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request is tried, in seconds: in all, for one connection, for one answer, between two tries."""
+
+    total_s: float = 60.0
+    connect_s: float = 5.0
+    answer_s: float = 15.0
+    first_wait_s: float = 0.1
+    most_wait_s: float = 5.0
+
+
+class OnlineAuthority:
+    """Implements ``ports.Authority``. Threads may share it.
+
+    Whatever is cut, wherever: the service does the same for the same attempt, so asking again is always safe.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        tls: ssl.SSLContext,
+        *,
+        patience: Patience = Patience(),
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not url.startswith("https://"):
+            raise Misconfigured(
+                "authority.url",
+                f"{url[:200]} is not an https: address",
+                hint="Set url in [authority] to the address of your authority's service.",
+                url=url[:200],
+            )
+        self._url = url.rstrip("/") + "/v1/credentials"
+        self._patience = patience
+        self._monotonic = monotonic
+        self._sleep = sleep
+        timeout = httpx.Timeout(patience.answer_s, connect=patience.connect_s)
+        limits = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=60.0)
+        self._client = httpx.Client(verify=tls, timeout=timeout, limits=limits, trust_env=False)
+
+    def credential(self, asked: CredentialAsked) -> CredentialAnswer:
+        """Return the answer of the authority; raise what it refused, or ``Unavailable`` when time is over."""
+        body = msgspec.json.encode(asked)
+        end = self._monotonic() + self._patience.total_s
+        wait = self._patience.first_wait_s
+        while True:
+            try:
+                return self._once(body)
+            except _NotNow as trouble:
+                pause = max(trouble.wait_s, wait * random.uniform(0.5, 1.5))  # noqa: S311  it only spreads the load
+                if self._monotonic() + pause > end:
+                    raise trouble.error from None
+            self._sleep(pause)
+            wait = min(2 * wait, self._patience.most_wait_s)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _once(self, body: bytes) -> CredentialAnswer:
+        try:
+            headers = {"content-type": "application/json"}
+            with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+                content = _bounded(response)
+                status, wait_s = response.status_code, _retry_after(response)
+        except httpx.TransportError as problem:
+            raise _NotNow(_unreachable(f"{type(problem).__name__}: {problem}"), 0.0) from None
+        if status == 200:
+            return read_answer(content)
+        error = _told(status, content)
+        if status in _AGAIN and (error.retry_safe or status != 500):
+            raise _NotNow(error, wait_s)
+        raise error
+
+
+class _NotNow(Exception):
+    """Worth another try after ``wait_s`` seconds; ``error`` is what is told when there is no time left."""
+
+    def __init__(self, error: BirthmarkError, wait_s: float) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait_s = wait_s
+
+
+def client_tls(service_ca: Path, certificate: Path, key: Path, secret: Secret | None) -> ssl.SSLContext:
+    """Return the TLS of a station: its own certificate, and no trust in anything but the service's CA.
+
+    ``Misconfigured("authority.tls")`` if one of the PEM files cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(service_ca)
+        context.load_cert_chain(certificate, key, b"" if secret is None else secret.reveal())
+    except (OSError, ValueError) as problem:
+        raise Misconfigured(
+            "authority.tls",
+            f"the TLS files of this station cannot be used: {problem}",
+            hint="Check service_ca in [authority] and tls_certificate, tls_key, tls_secret of the station.",
+            certificate=str(certificate),
+        ) from None
+    return context
+
+
+def _bounded(response: httpx.Response) -> bytes:
+    parts: list[bytes] = []
+    octets = 0
+    for part in response.iter_bytes():
+        octets += len(part)
+        if octets > _MAX_ANSWER_OCTETS:
+            raise Tampered(
+                "service.answer.too_long",
+                f"the service answers with more than {_MAX_ANSWER_OCTETS} octets",
+                hint="Check that the address in the settings is that of your authority's service.",
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("retry-after", "")
+    return min(float(text), 30.0) if text.isdecimal() else 0.0
+
+
+def _told(status: int, content: bytes) -> BirthmarkError:
+    """Return the error that the service told, as this program's own."""
+    try:
+        shown = msgspec.json.decode(content, type=ErrorShown)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _unreachable(f"HTTP status {status} from something that is not the service")
+    family = _FAMILIES.get(shown.family, Unavailable)
+    return family(shown.error[:100], shown.message[:500], hint=shown.hint[:500])
+
+
+def _unreachable(reason: str) -> Unavailable:
+    return Unavailable(
+        "authority.unreachable",
+        f"the authority did not answer: {reason[:300]}",
+        hint="Check the network; then run the same command again, the attempt goes on where it stopped.",
+    )

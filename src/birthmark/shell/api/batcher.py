@@ -1,0 +1,92 @@
+"""Between the event loop and the ledger: requests wait in a queue, one thread works through them in rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from birthmark.errors import Unavailable
+from birthmark.workflow.issuebatch import Answer, Asked, IssueBatch
+
+__all__ = ["Batcher"]
+
+
+class Batcher:
+    """Takes requests on the event loop and answers them when they are durable.
+
+    ``most``: requests that one round takes; ``room``: how many may wait before new ones are turned away. Nothing is
+    lost on ``close``: what was taken is answered first.
+    """
+
+    def __init__(self, batch: IssueBatch, *, most: int = 64, room: int = 1024) -> None:
+        self._batch = batch
+        self._most = most
+        self._room = room
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Asked] = deque()
+        self._futures: dict[Asked, asyncio.Future[Answer]] = {}
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+        self.rounds = 0
+        self.failed = False
+        """Whether the last round was lost as a whole."""
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many requests are not answered yet."""
+        return len(self._futures)
+
+    def submit(self, asked: Asked) -> asyncio.Future[Answer]:
+        """Return the answer to come; ``Unavailable("service.busy")`` when too many wait."""
+        if self._closing or len(self._futures) >= self._room:
+            raise Unavailable(
+                "service.busy",
+                f"{len(self._futures)} requests wait already",
+                hint="Send the same request again after the time in Retry-After.",
+                waiting=len(self._futures),
+            )
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._futures[asked] = future
+        with self._wake:
+            self._waiting.append(asked)
+            self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        """Answer what was taken and end the thread. Call it off the event loop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            try:
+                answers = self._batch.run(taken)
+                self.failed = False
+            except Exception as problem:  # noqa: BLE001  everybody who waits is told; the ledger says what it kept
+                self.failed = True
+                answers = [Answer(asked, error=problem) for asked in self._batch.lost()]
+            self.rounds += 1
+            if answers:
+                self._loop.call_soon_threadsafe(self._deliver, answers)
+
+    def _take(self) -> list[Asked] | None:
+        """Wait for something to do; None when all is done and nothing more comes."""
+        with self._wake:
+            while not self._waiting and not self._batch.is_busy:
+                if self._closing:
+                    return None
+                self._wake.wait()
+            return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+
+    def _deliver(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            future = self._futures.pop(answer.asked)
+            if not future.done():
+                # A client that went away gets the same answer when it asks again.
+                future.set_result(answer)

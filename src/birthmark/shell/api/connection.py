@@ -1,0 +1,91 @@
+"""One connection: who is at its other end, how long it may take, how much it may say before it is understood.
+
+No ASGI server hands the client's certificate to the application; this subclass of uvicorn's protocol reads it when the
+TLS handshake is done and puts it into the scope of every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["HEADER_OCTETS", "PEER", "Connection", "close_slow"]
+
+PEER = "birthmark.peer"
+"""Scope member: certificate (DER) of the TLS client; None without one; absent from a Unix socket."""
+HEADER_OCTETS = 32 * 1024
+"""Room for request line and headers; one of them may be a forwarded certificate."""
+MESSAGE_S = 15.0
+"""A request arrives within this time from its first octet, or goes without an answer."""
+LONG_S, LONG_IDLE_S = 3600.0, 15.0
+"""A report may take this long in all, and this long without a sign of life."""
+_LONG_PATH = b"/v1/reports"
+
+
+class Connection(HttpToolsProtocol):
+    """Adds the peer to the scope, and a deadline and a bound to everything that is received."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._peer: bytes | None = None
+        self._is_tls = False
+        self._in_head = False
+        self._head_octets = 0
+        self._long_until: float | None = None
+        self.deadline: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        session = transport.get_extra_info("ssl_object")
+        self._is_tls = session is not None
+        self._peer = None if session is None else session.getpeercert(True)
+        self.deadline = self.loop.time() + MESSAGE_S
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            # The parser keeps whatever comes until a header ends; nothing else bounds that.
+            self._head_octets += len(data)
+            if self._head_octets > HEADER_OCTETS:
+                self.transport.write(_TOO_LONG)
+                self.transport.close()
+        elif self._long_until is not None:
+            self.deadline = min(self._long_until, self.loop.time() + LONG_IDLE_S)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_octets = True, 0
+        self.deadline = self.loop.time() + MESSAGE_S
+        if self._is_tls:
+            self.scope[PEER] = self._peer  # type: ignore[literal-required]
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+        if self.url.startswith(_LONG_PATH):
+            self._long_until = self.loop.time() + LONG_S
+
+    def on_message_complete(self) -> None:
+        self.deadline = self._long_until = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle is not None and self.cycle.more_body:
+            # Answered before everything was read: the rest is of no use.
+            self.transport.close()
+
+
+async def close_slow(connections: set[Any], *, every_s: float = 1.0) -> None:
+    """Close connections whose deadline is over, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(every_s)
+        now = loop.time()
+        for connection in [c for c in connections if c.deadline is not None and c.deadline < now]:
+            connection.transport.abort()
+
+
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

@@ -1,0 +1,144 @@
+"""What all handlers share, and the two ways in: for callers in certain roles, and for everybody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from birthmark.errors import BirthmarkError, Refused
+from birthmark.model.siteevents import Role
+from birthmark.shell.api.answers import error_response
+from birthmark.shell.api.batcher import Batcher
+from birthmark.shell.api.callers import Caller, Callers
+from birthmark.shell.api.observing import Metrics, RequestLog
+from birthmark.shell.wiring import Workspace
+from birthmark.wire.vault import VaultRecipient
+
+__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "read_body"]
+
+ANYBODY: frozenset[Role] = frozenset()
+"""No certificate is asked for."""
+IngestReport = Callable[[str, Path], int]
+"""Takes in a report file of a site; returns how many entries of its log are verified now."""
+
+
+@dataclass(slots=True)
+class Service:
+    """The parts of a running service."""
+
+    workspace: Workspace
+    callers: Callers
+    batcher: Batcher
+    log: RequestLog
+    metrics: Metrics
+    public_log: bool
+    ingest: IngestReport | None
+    recipients: dict[str, VaultRecipient] = field(default_factory=dict)
+
+
+Handler = Callable[[Service, Request, Caller | None], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One route. ``path``: Starlette's pattern; ``answer``: a message struct, or the media types of a file."""
+
+    method: str
+    path: str
+    summary: str
+    roles: frozenset[Role]
+    handler: Handler
+    answer: type[msgspec.Struct] | tuple[str, ...]
+    asks: type[msgspec.Struct] | str | None = None
+    errors: tuple[int, ...] = ()
+    fresh: bool = True
+    """Whether the caller is looked up for each request; not where the workflow does it."""
+
+
+class Endpoint:
+    """An ASGI application for one route: who may call it, what handles it, and the record of it."""
+
+    def __init__(self, service: Service, offer: Offer) -> None:
+        self._service = service
+        self._route = offer.path
+        self._roles = offer.roles
+        self._handler = offer.handler
+        self._fresh = offer.fresh
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. A defect becomes a 500 that says nothing of itself."""
+        began = time.perf_counter()
+        request = Request(scope, receive)
+        caller: Caller | None = None
+        code: str | None = None
+        try:
+            # Also where anybody may call: a header that only the proxy may send is refused everywhere.
+            caller = self._service.callers.of(scope, fresh=self._fresh)
+            self._require(caller)
+            response = await self._handler(self._service, request, caller)
+        except BirthmarkError as error:
+            code = error.code
+            response = error_response(error)
+        except ClientDisconnect:
+            return
+        seconds = time.perf_counter() - began
+        self._service.metrics.count(self._route, response.status_code, seconds, code)
+        self._service.log.add(
+            "request",
+            method=scope["method"],
+            route=self._route,
+            status=response.status_code,
+            ms=round(seconds * 1000, 3),
+            caller=None if caller is None else caller.name,
+            code=code,
+        )
+        await response(scope, receive, send)
+
+    def _require(self, caller: Caller | None) -> None:
+        if not self._roles:
+            return
+        if caller is None:
+            raise Refused(
+                "service.access.missing",
+                "this needs a client certificate",
+                hint="Connect with the TLS client certificate that the authority made for you.",
+            )
+        if caller.role not in self._roles:
+            raise Refused(
+                "service.role",
+                f"{caller.name} is let in as {caller.role}; this is for others",
+                hint="Use the certificate of somebody in one of the roles that may do this.",
+                role=caller.role,
+                allowed=sorted(self._roles),
+            )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the whole body; ``Refused("service.request.too_long")`` as soon as it is longer than ``limit``."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_long(limit)
+    parts: list[bytes] = []
+    octets = 0
+    async for part in request.stream():
+        octets += len(part)
+        if octets > limit:
+            raise _too_long(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_long(limit: int) -> Refused:
+    return Refused(
+        "service.request.too_long",
+        f"the body has more than {limit} octets",
+        hint="Send one request for one device.",
+        limit=limit,
+    )

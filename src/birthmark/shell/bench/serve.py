@@ -1,0 +1,207 @@
+"""``bench serve``: certificates a second through the real service, beside verifying a CSR and signing alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import resource
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from birthmark.model import events as e
+from birthmark.model.ids import OrderId
+from birthmark.shell.bench.accessfiles import AccessFiles
+from birthmark.shell.bench.floor import run_floor
+from birthmark.shell.bench.httpload import LoadResult, run_load
+from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.config import CONFIG_NAME
+from birthmark.shell.wiring import Workspace
+from birthmark.workflow.order import NewOrder, create_order, serial_range
+
+__all__ = ["bench_serve"]
+
+_SITE = "bench"
+_WARM_UP = 50
+
+
+def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dict[str, object]]:
+    """Let one service process answer ``count`` requests of each number of clients; return a result for each.
+
+    Mutual TLS 1.3, kept connections, P-256 keys born in devices, every certificate durable in the ledger before its
+    answer. The floor is one process that verifies a CSR and makes one signature, in the same minute; it is measured
+    before and after, and the better one counts. ``half_load``: requests come at half of the measured rate.
+    """
+    with throw_away_workspace(parent) as workspace:
+        files = AccessFiles(workspace.root.parent / "tls")
+        total = sum(count + count // 2 for _ in clients) + _WARM_UP
+        requests = _make_requests(_prepare(workspace, files, total))
+        tls = _client_tls(workspace.root.parent / "tls")
+        floor = run_floor(verify_and_sign, max(2000, count), 1)
+        found = []
+        with _service(workspace.root) as (port, process):
+            run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
+            for number in clients:
+                batch = [next(requests) for _ in range(count)]
+                half = [next(requests) for _ in range(count // 2)]
+                found.append(_measure(port, process, tls, batch, half, number))
+        floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
+    return [_result(number, count, floor, *measured) for number, measured in zip(clients, found, strict=True)]
+
+
+def verify_and_sign(count: int) -> Callable[[], None]:
+    """Verify a P-256 CSR and make one P-256 signature over a TBS-sized message, ``count`` times."""
+    csrs = [_csr(f"dev-{number:06d}", ec.generate_private_key(ec.SECP256R1())) for number in range(100)]
+    sign, scheme, message = ec.generate_private_key(ec.SECP256R1()).sign, ec.ECDSA(SHA256()), os.urandom(400)
+
+    def loop() -> None:
+        for number in range(count):
+            if not x509.load_der_x509_csr(csrs[number % 100]).is_signature_valid:
+                raise RuntimeError("a CSR of the floor does not verify")
+            sign(message, scheme)
+
+    return loop
+
+
+def _csr(device_serial: str, key: Any) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device_serial)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
+    return request.public_bytes(Encoding.DER)
+
+
+def _prepare(workspace: Workspace, files: AccessFiles, total: int) -> list[str]:
+    """Make the site, its station\'s access and the order; return its devices."""
+    at = e.utc_text(workspace.clock())
+    files.make("server", server=True)
+    certificate, spki_sha256 = files.make("station")
+    path = workspace.root / CONFIG_NAME
+    lines = (
+        "[serve]",
+        'tls_certificate = "../tls/server.pem"',
+        'tls_key = "../tls/server.key"',
+        'client_ca = "../tls/ca.pem"',
+    )
+    path.write_text("\n".join((path.read_text(), *lines, "")))
+    devices = list(serial_range("th-0000000001", total))
+    settings = workspace.product("device")
+    order = NewOrder(
+        order=OrderId("bench"),
+        product="device",
+        profile=workspace.profile(settings.profile),
+        key_algorithm=settings.key_algorithm,
+        key_origin="device",
+        ca=settings.ca,
+        by=workspace.by,
+    )
+    create_order(workspace.ledger, order, devices, clock=workspace.clock)
+    vkey = (workspace.root / "log" / "vkey").read_text().strip()
+    by = workspace.by
+    with workspace.ledger.transaction() as tx:
+        tx.append(
+            e.SiteAdded(at=at, site=_SITE, origin="bench/site", vkey=vkey, site_prefix="0202", mode="online", by=by)
+        )
+        granted = e.AccessGranted(
+            at=at, name=f"{_SITE}/line", role="station", spki_sha256=spki_sha256, cert_sha256="", by=by, site=_SITE
+        )
+        tx.append(granted, certificate)
+        tx.append(e.OrderAssigned(at=at, order="bench", site=_SITE, mode="online", by=by))
+    return devices
+
+
+def _make_requests(devices: Sequence[str]) -> Iterator[bytes]:
+    """Make all requests before the clock runs; yield them as they go over the wire."""
+    made = []
+    for number, device_serial in enumerate(devices):
+        csr = _csr(device_serial, ec.generate_private_key(ec.SECP256R1()))
+        asked = {
+            "attempt": f"bench-{number:010d}",
+            "device_serial": device_serial,
+            "csr": base64.b64encode(csr).decode(),
+        }
+        body = json.dumps(asked).encode()
+        head = f"POST /v1/credentials HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        made.append(head.encode() + body)
+    return iter(made)
+
+
+def _client_tls(directory: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(directory / "ca.pem")
+    context.load_cert_chain(directory / "station.pem", directory / "station.key")
+    context.check_hostname = False
+    return context
+
+
+@contextmanager
+def _service(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run the real command; yield its port and process."""
+    command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
+    with (root.parent / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+    try:
+        line = b"" if process.stdout is None else process.stdout.readline()
+        if not line.startswith(b"serving "):
+            raise RuntimeError((root.parent / "serve.log").read_text()[-2000:])
+        yield int(line.strip().rpartition(b":")[2]), process
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _measure(
+    port: int,
+    process: subprocess.Popen[bytes],
+    tls: ssl.SSLContext,
+    batch: Sequence[bytes],
+    half: Sequence[bytes],
+    clients: int,
+) -> tuple[LoadResult, LoadResult, float]:
+    """Return the full load, the half load, and the processor seconds of the service for one request at full load."""
+    before = _cpu_seconds(process.pid)
+    full = run_load(port, tls, batch, clients=clients)
+    cpu = (_cpu_seconds(process.pid) - before) / len(batch)
+    paced = run_load(port, tls, half, clients=clients, rate=len(batch) / full.seconds / 2)
+    for result in (full, paced):
+        if result.failures:
+            raise RuntimeError(f"{len(result.failures)} requests failed: {result.failures[0]!r}")
+    return full, paced, cpu
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process (proc_pid_stat(5), fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _result(
+    clients: int, count: int, floor: float, full: LoadResult, paced: LoadResult, cpu: float
+) -> dict[str, object]:
+    rate = count / full.seconds
+    return {
+        "bench": "serve",
+        "clients": clients,
+        "count": count,
+        "rate": round(rate, 1),
+        "floor": round(floor, 1),
+        "ratio": round(rate / floor, 3),
+        "p50_ms": full.quantile_ms(0.5),
+        "p99_ms": full.quantile_ms(0.99),
+        "half_load_rate": round(len(paced.times) / paced.seconds, 1),
+        "half_load_p50_ms": paced.quantile_ms(0.5),
+        "half_load_p99_ms": paced.quantile_ms(0.99),
+        "service_cpu_us": round(cpu * 1e6),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+    }

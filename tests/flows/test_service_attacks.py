@@ -1,0 +1,344 @@
+"""An attacker's list against the service: a test each, on the real server."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark.model import events as e
+from birthmark.pki.algorithms import spki_of
+from birthmark.shell.wiring import open_workspace
+from birthmark.wire.vault import open_slot
+from support.serviceworld import BORN, ELSEWHERE, POOLED, Running, World, build_world, device_csr
+from support.stationworld import events_of
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("attacks") / "world")
+
+
+@pytest.fixture(scope="module")
+def running(world: World) -> Iterator[Running]:
+    with world.running() as running:
+        yield running
+
+
+def asked(device_serial: str, attempt: str = "attempt-0001", csr: bytes | None = None) -> dict[str, object]:
+    body: dict[str, object] = {"attempt": attempt, "device_serial": device_serial}
+    return body if csr is None else {**body, "csr": base64.b64encode(csr).decode()}
+
+
+def post(world: World, running: Running, who: str | None, body: object, **headers: str) -> httpx.Response:
+    with world.client(running.url, who) as client:
+        return client.post("/v1/credentials", json=body, headers=headers)
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]
+
+
+def state_of(world: World, device_serial: str) -> str:
+    with open_workspace(world.hq, publish=False) as hq:
+        return str(hq.records.device(device_serial).state)
+
+
+def test_stolen_certificate_of_another_site_gets_nothing(world: World, running: Running) -> None:
+    body = asked(BORN[0], csr=device_csr(BORN[0]))
+    assert code(post(world, running, "munich", body)) == (403, "service.other_site")
+    assert code(post(world, running, "line1", asked(ELSEWHERE[0], csr=device_csr(ELSEWHERE[0])))) == (
+        403, "service.other_site",
+    )  # fmt: skip
+    assert state_of(world, BORN[0]) == "ordered"
+    with open_workspace(world.hq, publish=False) as hq:
+        last = [event for event in events_of(hq.ledger) if isinstance(event, e.Rejected)]
+        assert {event.station for event in last} >= {"munich/line1", "shenzhen/line1"}, "both are on record"
+    with world.client(running.url, "munich") as client:
+        assert code(client.get(f"/v1/devices/{BORN[0]}")) == (403, "service.other_site")
+        assert [order["order"] for order in client.get("/v1/orders").json()["orders"]] == ["other"]
+        assert code(client.get("/v1/orders/born/bundle")) == (403, "service.other_site")
+
+
+@pytest.mark.parametrize("who", ["auditor", "operator", "proxy"])
+def test_other_roles_are_given_no_identities(world: World, running: Running, who: str) -> None:
+    assert code(post(world, running, who, asked(BORN[0], csr=device_csr(BORN[0])))) == (403, "service.role")
+    with world.client(running.url, who) as client:
+        assert client.post("/v1/reports", content=b"x").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"), [(None, (401, "service.access.missing")), ("withdrawn", (403, "service.access.withdrawn")),
+                          ("unknown", (403, "service.access.unknown"))],
+)  # fmt: skip
+def test_who_is_not_let_in_gets_nothing(
+    world: World, running: Running, who: str | None, expected: tuple[int, str]
+) -> None:
+    assert code(post(world, running, who, asked(BORN[0], csr=device_csr(BORN[0])))) == expected
+
+
+@pytest.mark.parametrize("who", ["stranger", "expired"])
+def test_certificate_of_another_ca_or_time_does_not_connect(world: World, running: Running, who: str) -> None:
+    with pytest.raises(httpx.TransportError):
+        post(world, running, who, asked(BORN[0], csr=device_csr(BORN[0])))
+
+
+def test_withdrawal_counts_on_a_connection_that_is_open(world: World, running: Running) -> None:
+    with world.client(running.url, "operator") as client:
+        assert client.get("/v1/orders").status_code == 200
+        with open_workspace(world.hq, publish=False) as hq, hq.ledger.transaction() as tx:
+            spki = world.pairs["operator"].spki_sha256
+            tx.append(e.AccessWithdrawn(at=e.utc_text(hq.clock()), spki_sha256=spki, reason="left", by="test"))
+        assert code(client.get("/v1/orders")) == (403, "service.access.withdrawn")
+
+
+def test_withdrawn_station_gets_nothing_on_a_connection_that_is_open(world: World, running: Running) -> None:
+    body = asked(ELSEWHERE[0], "attempt-0050", csr=device_csr(ELSEWHERE[0]))
+    with world.client(running.url, "munich") as client:
+        assert client.post("/v1/credentials", json=body).status_code == 200
+        with open_workspace(world.hq, publish=False) as hq, hq.ledger.transaction() as tx:
+            spki = world.pairs["munich"].spki_sha256
+            tx.append(e.AccessWithdrawn(at=e.utc_text(hq.clock()), spki_sha256=spki, reason="stolen", by="test"))
+        late = asked(ELSEWHERE[1], "attempt-0051", csr=device_csr(ELSEWHERE[1]))
+        assert code(client.post("/v1/credentials", json=late)) == (403, "service.access.ended")
+        assert code(client.post("/v1/credentials", json=body)) == (403, "service.access.ended")
+
+
+def forwarded(world: World, who: str) -> list[str]:
+    pair = world.pairs[who]
+    rfc9440 = f":{base64.b64encode(pair.der).decode()}:"
+    return [rfc9440, urllib.parse.quote(pair.certificate.public_bytes(Encoding.PEM).decode())]
+
+
+@pytest.mark.parametrize("name", ["client-cert", "Client-Cert", "CLIENT-CERT"])
+@pytest.mark.parametrize("who", [None, "line1", "auditor"])
+def test_smuggled_client_certificate_header_is_refused(
+    world: World, running: Running, who: str | None, name: str
+) -> None:
+    for value in (*forwarded(world, "line1"), ""):
+        answer = post(world, running, who, asked(BORN[0], csr=device_csr(BORN[0])), **{name: value})
+        assert code(answer) == (400, "service.header.forbidden")
+    with world.client(running.url, who) as client:
+        assert code(client.get("/healthz", headers={name: "x"})) == (400, "service.header.forbidden")
+
+
+def test_proxy_may_forward_a_certificate_once_and_whole(world: World, running: Running) -> None:
+    for value in forwarded(world, "line1"):
+        with world.client(running.url, "proxy") as client:
+            got = client.get("/v1/orders", headers={"client-cert": value})
+            assert {order["order"] for order in got.json()["orders"]} == {"born", "pooled"}
+            twice = client.get("/v1/orders", headers=[("client-cert", value), ("client-cert", value)])
+            assert code(twice) == (400, "service.header.malformed")
+    for value, expected in (
+        (forwarded(world, "stranger")[0], "service.access.issuer"),
+        (forwarded(world, "withdrawn")[0], "service.access.withdrawn"),
+        (forwarded(world, "expired")[0], "service.access.expired"),
+        (":AAAA:", "service.header.malformed"),
+        (":!:", "service.header.malformed"),
+        ("garbage", "service.header.malformed"),
+        ("", "service.access.missing"),
+    ):
+        with world.client(running.url, "proxy") as client:
+            assert code(client.get("/v1/orders", headers={"client-cert": value}))[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", (400, "service.request.malformed")),
+        (b"{}", (400, "service.request.malformed")),
+        (b"[" * 100_000, (400, "service.request.malformed")),
+        (b'{"attempt":"attempt-0001","device_serial":"EL-0001","extra":1}', (400, "service.request.malformed")),
+        (b'{"attempt":"attempt-0001","device_serial":"../../etc"}', (400, "service.request.malformed")),
+        (b'{"attempt":"attempt-0001","device_serial":"EL-0001","csr":"!"}', (400, "service.request.malformed")),
+        (b'{"attempt":"attempt-0001","device_serial":"\xff"}', (400, "service.request.malformed")),
+        (b'{"attempt":"a","device_serial":"EL-0001"}', (400, "service.request.malformed")),
+        (b" " * 200_000, (413, "service.request.too_long")),
+    ],
+    ids=["empty", "no members", "nesting bomb", "unknown member", "path", "no base64", "no text", "short", "long"],
+)
+def test_malformed_body_is_refused(world: World, running: Running, body: bytes, expected: tuple[int, str]) -> None:
+    with world.client(running.url, "line1") as client:
+        assert code(client.post("/v1/credentials", content=body)) == expected
+
+
+def test_oversize_body_without_a_length_is_cut_off(world: World, running: Running) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(4096):
+            yield b"x" * 65536
+
+    with world.client(running.url, "line1") as client:
+        try:
+            answer = client.post("/v1/credentials", content=endless())
+            assert code(answer) == (413, "service.request.too_long")
+        except httpx.TransportError:
+            pass  # the service does not wait until everything is said
+
+
+def test_huge_csr_is_refused_and_the_next_request_is_served(world: World, running: Running) -> None:
+    with world.client(running.url, "line1") as client:
+        assert code(client.post("/v1/credentials", json=asked(BORN[2], csr=b"\x30" * 66_000))) == (422, "csr.size")
+        weak = ec.derive_private_key(7, ec.SECP256R1())
+        other = client.post("/v1/credentials", json=asked(BORN[2], "attempt-0010", csr=device_csr(BORN[2], weak)))
+        assert code(other) == (422, "csr.key.weak")
+        got = client.post("/v1/credentials", json=asked(BORN[2], "attempt-0011", csr=device_csr(BORN[2])))
+        assert got.status_code == 200
+
+
+def test_one_attempt_or_key_or_device_gets_one_identity(world: World, running: Running) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    first = asked(BORN[3], "attempt-0020", csr=device_csr(BORN[3], key))
+    with world.client(running.url, "line1") as client:
+        got = client.post("/v1/credentials", json=first)
+        assert client.post("/v1/credentials", json=first).json() == got.json()
+        other_key = asked(BORN[3], "attempt-0020", csr=device_csr(BORN[3]))
+        assert code(client.post("/v1/credentials", json=other_key)) == (409, "attempt.reused")
+        other_device = asked(BORN[4], "attempt-0020", csr=device_csr(BORN[4]))
+        assert code(client.post("/v1/credentials", json=other_device)) == (409, "attempt.reused")
+        same_key = asked(BORN[4], "attempt-0021", csr=device_csr(BORN[4], key))
+        assert code(client.post("/v1/credentials", json=same_key)) == (422, "key.reused")
+        second = asked(BORN[3], "attempt-0022", csr=device_csr(BORN[3]))
+        assert code(client.post("/v1/credentials", json=second)) == (409, "device.has_identity")
+        assert client.post("/v1/credentials", json=asked(POOLED[0], "attempt-0030")).status_code == 200
+        again = client.post("/v1/credentials", json=asked(POOLED[0], "attempt-0031"))
+        assert code(again) == (409, "pool.drawn")
+
+
+PATHS = (
+    "/log/../birthmark.toml",
+    "/log/..%2fbirthmark.toml",
+    "/log/%2e%2e/%2e%2e/etc/passwd",
+    "/log/tile/entries/../../../keys/vault.pem",
+    "/log//etc/passwd",
+    "/log/tile/0/000.p/../../../../keys/log.pem",
+    "/ca/..%2fkeys%2flog.pem",
+    "/ca/root.key",
+    "/crl/..%2f..%2fkeys%2flog.crl",
+    "/crl/root%00.crl",
+    "/v1/orders/..%2f..%2fkeys/manifest",
+    "/v1/orders/born/..%2f..%2fbirthmark.toml",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_path_tricks_lead_nowhere(world: World, running: Running, path: str) -> None:
+    context = world.tls("auditor")
+    with (
+        socket.create_connection(("127.0.0.1", running.port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+    ):
+        tls.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: tls.recv(65536), b""))
+    assert answer.split(b" ")[1] in (b"400", b"404", b"409"), answer[:300]
+    assert b"PRIVATE" not in answer
+    assert b"birthmark-workspace" not in answer
+
+
+def test_public_files_are_there_and_cacheable(world: World, running: Running) -> None:
+    with world.client(running.url, None) as client:
+        ca = client.get("/ca/issuing.der")
+        assert ca.status_code == 200
+        assert client.get("/ca/issuing.der", headers={"if-none-match": ca.headers["etag"]}).status_code == 304
+        assert client.get("/ca/root.pem").text.startswith("-----BEGIN CERTIFICATE")
+        assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
+        assert code(client.get("/log/checkpoint")) == (403, "service.role")
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/nowhere").json()["error"] == "service.not_found"
+        assert client.delete("/healthz").json()["error"] == "service.method"
+    with world.client(running.url, "auditor") as client:
+        assert client.get("/log/checkpoint").headers["cache-control"] == "no-cache"
+        assert b"birthmark_requests_total" in client.get("/metrics").content
+
+
+def half_open(world: World, running: Running, who: str, first: bytes) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", running.port))
+    tls = world.tls(who).wrap_socket(plain, server_hostname="127.0.0.1")
+    tls.sendall(first)
+    return tls
+
+
+def test_slow_client_is_closed_and_others_are_served_meanwhile(world: World, running: Running) -> None:
+    slow = [
+        half_open(world, running, "line1", first)
+        for first in (
+            b"",
+            b"POST /v1/cred",
+            b"POST /v1/credentials HTTP/1.1\r\ncontent-length: 100\r\n\r\n{",
+        )
+    ]
+    with world.client(running.url, "line1") as client:
+        assert client.get("/v1/orders").status_code == 200
+    for connection in slow:
+        connection.settimeout(60)
+        with suppress(OSError):  # a reset is an end as well
+            assert connection.recv(1000) == b""
+        connection.close()
+
+
+def test_endless_header_is_cut_off(world: World, running: Running) -> None:
+    connection = half_open(world, running, "line1", b"GET / HTTP/1.1\r\nx: ")
+    connection.settimeout(60)
+    with suppress(OSError):  # closed while we talked
+        for _ in range(64):
+            connection.sendall(b"y" * 4096)
+        answer = connection.recv(1000)
+        assert answer == b"" or b" 431 " in answer
+    connection.close()
+
+
+def test_secrets_are_in_no_answer_and_no_log(world: World, running: Running) -> None:
+    csr = device_csr(BORN[9])
+    with world.client(running.url, "line1") as client:
+        client.post("/v1/credentials", json=asked(BORN[9], "attempt-0090", csr=csr))
+        sealed = client.post("/v1/credentials", json=asked(POOLED[9], "attempt-0091"))
+        client.post("/v1/credentials?token=canary-in-a-query", json={"canary-in-a-body": 1})
+        client.get("/nowhere/canary-in-a-path", headers={"authorization": "canary-in-a-header"})
+    with open_workspace(world.site, publish=False) as site:
+        body = sealed.json()
+        certificate = x509.load_der_x509_certificate(base64.b64decode(body["certificate"]))
+        parts = [base64.b64decode(body["sealed"][name]) for name in ("encapsulated", "slot")]
+        spki_hash = sha256(spki_of(certificate.public_key())).digest()
+        key = open_slot(site.vault_key, parts[0], parts[1], 0, spki_hash).reveal()
+    with world.client(running.url, "auditor") as client:
+        metrics = client.get("/metrics").content
+    said = running.log.read_bytes() + metrics + sealed.content
+    scalar = key[36:68]
+    for secret in (
+        b"canary",
+        scalar,
+        scalar.hex().encode(),
+        base64.b64encode(key)[8:60],
+        (world.hq / "secrets" / "passphrase").read_bytes(),
+    ):
+        assert secret not in said
+    assert b'"event":"request"' in running.log.read_bytes()
+
+
+def test_report_is_kept_whole_or_not_at_all(world: World, running: Running) -> None:
+    data = os.urandom(300_000)
+    with world.client(running.url, "line1") as client:
+        for _ in range(2):
+            got = client.post("/v1/reports", content=data)
+            assert (got.status_code, got.json()["octets"]) == (200, 300_000)
+    inbox = world.hq / "sites" / "shenzhen" / "inbox"
+    (kept,) = [path for path in inbox.iterdir() if path.suffix == ".report"]
+    assert kept.read_bytes() == data
+    assert kept.stat().st_mode & 0o077 == 0
+    half = half_open(
+        world, running, "line1", b"POST /v1/reports HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nabc"
+    )
+    half.close()
+    with world.client(running.url, "line1") as client:
+        assert client.get("/v1/orders").status_code == 200
+    assert [path.name for path in inbox.iterdir() if path.suffix == ".report"] == [kept.name]
