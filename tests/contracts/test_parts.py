@@ -154,7 +154,7 @@ class TestGroup:
             raise OSError("the disk is gone")
 
         with monkeypatch.context() as patched:
-            patched.setattr("birthmark.adapters.ledgers.sqlite.transaction.SqliteTransaction.finish", fail)
+            patched.setattr("birthmark.adapters.ledgers.sql.transaction.SqlTransaction.finish", fail)
             with pytest.raises(OSError, match="the disk is gone"), grouped.transaction() as tx:
                 tx.append(rejected("x.1"))
         with grouped.transaction() as tx:
