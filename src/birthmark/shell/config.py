@@ -12,7 +12,15 @@ import msgspec
 
 from birthmark.errors import Misconfigured
 
-__all__ = ["CONFIG_NAME", "CaSettings", "StationSettings", "WorkspaceSettings", "load_settings", "parse_settings"]
+__all__ = [
+    "CONFIG_NAME",
+    "CaSettings",
+    "LedgerSettings",
+    "StationSettings",
+    "WorkspaceSettings",
+    "load_settings",
+    "parse_settings",
+]
 
 CONFIG_NAME = "birthmark.toml"
 _FORMAT = "birthmark-workspace/1"
@@ -45,6 +53,17 @@ class VaultSettings(_Settings, frozen=True):
     secret: _Text
 
 
+class LedgerSettings(_Settings, frozen=True):
+    """A ledger that several machines share; without this table it is a file in the workspace.
+
+    ``url``: ``postgres:`` and what libpq needs, without a password. ``password``: reference to it, unless
+    ``~/.pgpass`` or the server itself knows who is asking.
+    """
+
+    url: _Text
+    password: _Text | None = None
+
+
 class StationSettings(_Settings, frozen=True):
     """A station of this site: the key that signs its receipts and its journal file."""
 
@@ -70,6 +89,7 @@ class WorkspaceSettings(_Settings, frozen=True):
     site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}\Z")]
     log: LogSettings
     vault: VaultSettings
+    ledger: LedgerSettings | None = None
     sensitive: bool = False
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
@@ -137,6 +157,7 @@ def parse_settings(data: bytes, where: str) -> WorkspaceSettings:
 _TABLES: dict[str, type[_Settings]] = {
     "log": LogSettings,
     "vault": VaultSettings,
+    "ledger": LedgerSettings,
     "cas": CaSettings,
     "stations": StationSettings,
     "products": ProductSettings,

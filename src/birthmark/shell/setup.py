@@ -31,6 +31,7 @@ class SetupRequest:
     """What a new workspace shall be. ``secret``: reference to the passphrase or PIN of its keys.
 
     ``root_days``, ``issuing_days`` and ``device_days``: validity; 0 means 99991231235959Z.
+    ``ledger``: URL of a shared ledger, ``ledger_password``: reference to its password.
     ``token``: ``(module path, token label)`` when the CA keys live in a PKCS#11 token.
     """
 
@@ -49,6 +50,8 @@ class SetupRequest:
     site_prefix: str = "0101"
     sensitive: bool = False
     station: str = "line1"
+    ledger: str | None = None
+    ledger_password: str | None = None
     values: dict[str, str] = field(default_factory=dict)
     plan: bytes | None = None
 
@@ -59,7 +62,7 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     Power cut: ``birthmark.toml`` is written last but one, the ledger last; a directory without a ledger is not a
     workspace yet, and is to be removed by hand.
     """
-    from birthmark.adapters.ledgers.sqlite import SqliteLedger
+    from birthmark.shell.ledgers import create_ledger, require_ledger
     from birthmark.shell.wiring import Workspace
     from birthmark.tlog.note import encode_vkey, public_octets
     from birthmark.wire.vault import VaultKey
@@ -74,6 +77,7 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     config = _settings_text(request)
     settings = parse_settings(config.encode(), str(root / CONFIG_NAME))
     secrets(request.secret)  # whoever has to be asked is asked before anything is made
+    require_ledger(settings.ledger, secrets=secrets)
     root.mkdir(parents=True, exist_ok=True, mode=0o755)
     for directory in ("profiles", "keys", "ca", "ledger", "log", "journal"):
         (root / directory).mkdir(parents=True, mode=0o755 if directory in ("ca", "log", "profiles") else 0o700)
@@ -102,7 +106,7 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
         by=workspace.by,
         sensitive=request.sensitive,
     )
-    ledger = SqliteLedger.create(root / "ledger" / "ledger.db", first=first, clock=workspace.clock)
+    ledger = create_ledger(root, settings.ledger, first=first, secrets=secrets, clock=workspace.clock)
     vkey = encode_vkey(f"{request.origin}/station/{request.station}", public_octets(station_key))
     with ledger.transaction() as tx:
         tx.append(StationAdded(at=utc_text(now), station=request.station, vkey=vkey, by=workspace.by))
@@ -150,7 +154,7 @@ key = {_quoted(_key_uri("log", request))}
 [vault]
 file = "keys/vault.pem"
 secret = {_quoted(request.secret)}
-
+{_ledger_text(request)}
 [cas.root]
 key = {_quoted(_ca_key_uri("root", request))}
 
@@ -168,6 +172,13 @@ key_algorithm = {_quoted(request.key_algorithm)}
 
 [products.{_key(request.product)}.values]
 {values}"""
+
+
+def _ledger_text(request: SetupRequest) -> str:
+    if request.ledger is None:
+        return ""
+    password = f"password = {_quoted(request.ledger_password)}\n" if request.ledger_password else ""
+    return f"\n[ledger]\nurl = {_quoted(request.ledger)}\n{password}"
 
 
 def _values(request: SetupRequest) -> dict[str, str]:

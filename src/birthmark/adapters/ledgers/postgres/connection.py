@@ -167,8 +167,8 @@ _CAUSES: tuple[tuple[str, type[BirthmarkError], str, str], ...] = (
     ("58", StationFault, "ledger.io", "Check the disk of the database server; nothing of the last step was kept."),
     ("XX", Tampered, "ledger.corrupt", "Restore the database; the log tiles tell what it must contain."),
     ("53", Unavailable, "ledger.unreachable", "The database server is overloaded; try again."),
-    ("57", Unavailable, "ledger.unreachable", "The database server went away; try again with the same attempt."),
-    ("08", Unavailable, "ledger.unreachable", "The database server went away; try again with the same attempt."),
+    ("57", Unavailable, "ledger.unreachable", "The database server does not answer; try again with the same attempt."),
+    ("08", Unavailable, "ledger.unreachable", "The database server does not answer; try again with the same attempt."),
     ("25P03", Unavailable, "ledger.stalled", "This process stood still while it held the ledger; try again."),
 )
 """By the beginning of SQLSTATE (PostgreSQL, appendix A)."""
