@@ -58,6 +58,8 @@ def test_what_one_machine_makes_another_hands_out_and_the_audit_reads(place: Pat
         (place / device).mkdir()
         target = f"files:{device}"
         run("station", "provision", "--device-serial", device, "--target", target, "-C", at, cwd=place)
+    # Machine a shows in its files what b recorded meanwhile.
+    assert run("order", "make", "lot", "--processes", "1", "-C", "a", cwd=place)["made"] == 0
     assert run("ledger", "replay", "-C", "a", cwd=place)["tables"]["device"] == 600
     assert not (place / "a" / "ledger" / "ledger.db").exists()
     copied = run("ledger", "export", "--sqlite", "a/ledger/ledger.db", "-C", "a", cwd=place)

@@ -18,6 +18,7 @@ MAY_REVEAL = {
     "adapters/targets/identity.py": "compares the key in the device with its certificate",
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/handshake.py": "hands the device's key to the TLS library",
+    "adapters/ledgers/postgres/connection.py": "logs in to the database server",
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/draw.py": "checks that a drawn key belongs to its certificate",

@@ -98,5 +98,5 @@ def _address(settings: LedgerSettings, secrets: SecretsHandler) -> PostgresAddre
             "there is a password in the `url` of [ledger]",
             hint='Take it out; name it with password = "env:NAME" or use ~/.pgpass.',
         )
-    password = None if settings.password is None else secrets(settings.password).reveal().decode()
+    password = None if settings.password is None else secrets(settings.password)
     return PostgresAddress(conninfo, password)

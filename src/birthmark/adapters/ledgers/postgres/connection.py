@@ -17,6 +17,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered, Unavailable
+from birthmark.model.secret import Secret
 
 __all__ = ["PostgresDatabase", "naming_failures", "require_durable"]
 
@@ -47,7 +48,7 @@ class PostgresDatabase:
     """
 
     def __init__(
-        self, conninfo: str, password: str | None, *, stall_s: float, lock_s: float, reads: bool = False
+        self, conninfo: str, password: Secret | None, *, stall_s: float, lock_s: float, reads: bool = False
     ) -> None:
         self._conninfo = conninfo
         self._password = password
@@ -67,7 +68,7 @@ class PostgresDatabase:
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         details: dict[str, Any] = {**_KEEPALIVE, "application_name": "birthmark"}
         if self._password is not None:
-            details["password"] = self._password
+            details["password"] = self._password.reveal().decode()
         connection = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=_CONNECT_S, **details)
         try:
             # All columns are bigint, text or bytea: nothing is left to be guessed from a value.

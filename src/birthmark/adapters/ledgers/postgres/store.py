@@ -27,6 +27,7 @@ from birthmark.adapters.ledgers.sql.store import SqlLedger, write_first
 from birthmark.adapters.ledgers.sql.vault import SqlVault
 from birthmark.errors import Refused, StationFault, Unavailable
 from birthmark.model import events as e
+from birthmark.model.secret import Secret
 
 __all__ = ["PostgresAddress", "PostgresLedger"]
 
@@ -43,7 +44,7 @@ class PostgresAddress:
     """
 
     conninfo: str
-    password: str | None = None
+    password: Secret | None = None
     stall_s: float = 20.0
     lock_s: float = 30.0
 
