@@ -20,6 +20,7 @@ from birthmark.tlog.tiles import decode_entries
 from birthmark.wire.vault import open_slot
 from support.bulkline import BulkCa, failing_worker
 from support.ledger import AT, serials
+from support.raycluster import running_cluster
 
 PREFIX = bytes.fromhex("0102") + bytes(6)
 KINDS: dict[str, Callable[[BulkCa], Engine]] = {"inline": BulkCa.inline, "processes": lambda ca: ca.processes(2)}
@@ -30,10 +31,28 @@ def ca() -> BulkCa:
     return BulkCa.make()
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=[*KINDS, "ray"])
 def engine(request: pytest.FixtureRequest, ca: BulkCa) -> Iterator[Engine]:
-    with closing(KINDS[request.param](ca)) as made:
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+        kind: Callable[[BulkCa], Engine] = ray_engine
+    else:
+        kind = KINDS[request.param]
+    with closing(kind(ca)) as made:
         yield made
+
+
+def ray_engine(ca: BulkCa) -> Engine:
+    from birthmark.adapters.engines.ray import RayEngine
+
+    return RayEngine.open(ca.start(), workers=2, address=None)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of this machine that engines find running and leave running."""
+    with running_cluster():
+        yield
 
 
 def task(number: int, names: list[str]) -> MakeTask:
