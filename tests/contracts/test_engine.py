@@ -34,25 +34,20 @@ def ca() -> BulkCa:
 @pytest.fixture(params=[*KINDS, "ray"])
 def engine(request: pytest.FixtureRequest, ca: BulkCa) -> Iterator[Engine]:
     if request.param == "ray":
-        request.getfixturevalue("cluster")
-        kind: Callable[[BulkCa], Engine] = ray_engine
-    else:
-        kind = KINDS[request.param]
-    with closing(kind(ca)) as made:
+        # Workers of Ray take seconds to start: those who do not close it share one.
+        yield request.getfixturevalue("ray_engine")
+        return
+    with closing(KINDS[request.param](ca)) as made:
         yield made
 
 
-def ray_engine(ca: BulkCa) -> Engine:
+@pytest.fixture(scope="module")
+def ray_engine(ca: BulkCa) -> Iterator[Engine]:
+    """An engine in a Ray cluster of this machine that it finds running and leaves running."""
     from birthmark.adapters.engines.ray import RayEngine
 
-    return RayEngine.open(ca.start(), workers=2, address=None)
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """A Ray cluster of this machine that engines find running and leave running."""
-    with running_cluster():
-        yield
+    with running_cluster(), closing(RayEngine.open(ca.start(), workers=2, address=None)) as made:
+        yield made
 
 
 def task(number: int, names: list[str]) -> MakeTask:

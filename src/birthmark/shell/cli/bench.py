@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     bench.command("issue")(issue)
     bench.command("station")(station)
     bench.command("audit")(audit)
+    bench.command("ray")(ray)
     app.add_typer(bench, name="bench")
 
 
@@ -65,6 +66,24 @@ def audit(
     from birthmark.shell.bench.audit import bench_audit
 
     _show(bench_audit(count, parent=parent), as_json=as_json)
+
+
+def ray(
+    count: Annotated[int, typer.Option(help="How many identities an order.")] = 600,
+    key_algorithm: Annotated[str, typer.Option(help="Key algorithm of the devices.")] = "rsa2048",
+    profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "tls-client",
+    workers: Annotated[int, typer.Option(help="Workers, of either engine.")] = 2,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Identities per second with keys from a Ray cluster, beside as many processes of this machine."""
+    from birthmark.shell.bench.ray import bench_ray
+
+    result = bench_ray(
+        count, preset=profile, key_algorithm=key_algorithm, workers=workers, address=address, parent=parent
+    )
+    _show(result, as_json=as_json)
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:
