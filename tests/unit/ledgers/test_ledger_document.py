@@ -48,7 +48,7 @@ def test_the_formats_have_their_names():
 
 
 def test_every_code_of_the_ledger_stands_on_the_page():
-    sources = [path.read_text() for path in (ROOT / "src/birthmark/adapters/ledgers").glob("sql*/*.py")]
+    sources = [path.read_text() for path in (ROOT / "src/birthmark/adapters/ledgers").glob("*/*.py")]
     raised = set(re.findall(r'"((?:ledger|log)\.[a-z_]+(?:\.[a-z_]+)?)"', "".join(sources)))
     table = set(re.findall(r"`((?:ledger|log)\.[a-z_.]+)`", PAGE.partition("## What goes wrong")[2]))
     assert raised - {"log.head.not_growing", "ledger.db"} <= table
