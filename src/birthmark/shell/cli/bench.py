@@ -31,6 +31,9 @@ def issue(
     count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
     profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "idevid",
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="An empty database, like postgres:dbname=bench; default: a file below --parent.")
+    ] = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +43,7 @@ def issue(
 
     with progress_bar("making identities", total=count, quiet=as_json) as advance:
         workers = processes or default_processes()
-        result = bench_issue(count, preset=profile, processes=workers, parent=parent, progress=advance)
+        result = bench_issue(count, preset=profile, processes=workers, parent=parent, progress=advance, ledger=ledger)
     _show(result, as_json=as_json)
 
 
