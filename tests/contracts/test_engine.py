@@ -20,6 +20,7 @@ from birthmark.tlog.tiles import decode_entries
 from birthmark.wire.vault import open_slot
 from support.bulkline import BulkCa, failing_worker
 from support.ledger import AT, serials
+from support.raycluster import running_cluster
 
 PREFIX = bytes.fromhex("0102") + bytes(6)
 KINDS: dict[str, Callable[[BulkCa], Engine]] = {"inline": BulkCa.inline, "processes": lambda ca: ca.processes(2)}
@@ -30,9 +31,22 @@ def ca() -> BulkCa:
     return BulkCa.make()
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=[*KINDS, "ray"])
 def engine(request: pytest.FixtureRequest, ca: BulkCa) -> Iterator[Engine]:
+    if request.param == "ray":
+        # Workers of Ray take seconds to start: those who do not close it share one.
+        yield request.getfixturevalue("ray_engine")
+        return
     with closing(KINDS[request.param](ca)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ray_engine(ca: BulkCa) -> Iterator[Engine]:
+    """An engine in a Ray cluster of this machine that it finds running and leaves running."""
+    from birthmark.adapters.engines.ray import RayEngine
+
+    with running_cluster(), closing(RayEngine.open(ca.start(), workers=2, address=None)) as made:
         yield made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from support.ledger import (
     serials,
     slot_of,
 )
+from support.postgres import create_postgres, open_postgres
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,7 +50,7 @@ class Case:
     replay: Callable[[Any], dict[str, int]]
 
 
-def _sqlite(directory: Path) -> Case:
+def _sqlite(directory: Path, request: pytest.FixtureRequest) -> Case:
     path, clock = directory / "ledger" / "ledger.db", TestClock()
     create_sqlite(path, clock).close()
     return Case(
@@ -56,12 +58,24 @@ def _sqlite(directory: Path) -> Case:
     )
 
 
-KINDS: dict[str, Callable[[Path], Case]] = {"sqlite": _sqlite}
+def _postgres(directory: Path, request: pytest.FixtureRequest) -> Case:
+    """Every connection has a directory of its own, as on machines of their own."""
+    conninfo, clock = request.getfixturevalue("postgres").conninfo(), TestClock()
+    create_postgres(conninfo, directory / "0", clock).close()
+    numbers = itertools.count(1)
+    return Case(
+        clock,
+        lambda: open_postgres(conninfo, directory / str(next(numbers)), clock),
+        lambda it: replay_ledger(it, progress=lambda count: None),
+    )
+
+
+KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], Case]] = {"sqlite": _sqlite, "postgres": _postgres}
 
 
 @pytest.fixture(params=list(KINDS))
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    return KINDS[request.param](tmp_path)
+    return KINDS[request.param](tmp_path, request)
 
 
 @pytest.fixture

@@ -11,16 +11,21 @@ from typing import Any
 import pytest
 
 from birthmark.adapters.ledgers.grouped import GroupedLedger
-from birthmark.adapters.ledgers.sqlite import SqliteLedger
+from birthmark.adapters.ledgers.sql.store import SqlLedger
 from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from support.ledger import AT, Author, TestClock, create_sqlite, make_records, serials
+from support.postgres import create_postgres
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
-    opened = create_sqlite(tmp_path / "ledger" / "ledger.db", TestClock())
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SqlLedger]:
+    if request.param == "sqlite":
+        opened: SqlLedger = create_sqlite(tmp_path / "ledger" / "ledger.db", TestClock())
+    else:
+        conninfo = request.getfixturevalue("postgres").conninfo()
+        opened = create_postgres(conninfo, tmp_path / "ledger", TestClock())
     yield opened
     replay_ledger(opened, progress=lambda count: None)
     opened.close()
@@ -48,7 +53,7 @@ def codes(ledger: Any) -> list[str]:
 
 
 class TestPart:
-    def test_a_refused_part_takes_nothing_else_with_it(self, ledger: SqliteLedger):
+    def test_a_refused_part_takes_nothing_else_with_it(self, ledger: SqlLedger):
         Author(ledger).make("a", serials("A", 4))
         before = ledger.head().size
         with ledger.transaction() as tx:
@@ -60,7 +65,7 @@ class TestPart:
         assert codes(ledger) == ["x.before", "x.after"]
         assert ledger.head().size == before + 2
 
-    def test_numbers_and_serial_prefixes_go_on_as_if_it_had_not_been(self, ledger: SqliteLedger):
+    def test_numbers_and_serial_prefixes_go_on_as_if_it_had_not_been(self, ledger: SqlLedger):
         with ledger.transaction() as tx:
             first = tx.append(rejected("x.1"))
             with broken_off(), tx.part():
@@ -69,7 +74,7 @@ class TestPart:
                 raise KeyError
             assert tx.append(rejected("x.3")) == first + 1
 
-    def test_the_key_of_an_undone_part_is_free_and_that_of_a_kept_one_is_not(self, ledger: SqliteLedger):
+    def test_the_key_of_an_undone_part_is_free_and_that_of_a_kept_one_is_not(self, ledger: SqlLedger):
         author = Author(ledger)
         author.order("a", serials("A", 2), origin="device")
         kept, undone = make_records(1), make_records(1)
@@ -96,14 +101,14 @@ class TestPart:
 
 
 class TestGroup:
-    def test_one_alone_commits_at_once(self, ledger: SqliteLedger):
+    def test_one_alone_commits_at_once(self, ledger: SqlLedger):
         grouped = GroupedLedger(ledger)
         with grouped.transaction() as tx:
             tx.append(rejected("x.1"))
         assert codes(ledger) == ["x.1"]
         assert grouped.commits == 1
 
-    def test_those_who_wait_share_one_commit(self, ledger: SqliteLedger):
+    def test_those_who_wait_share_one_commit(self, ledger: SqlLedger):
         grouped = GroupedLedger(ledger)
         inside, go = threading.Event(), threading.Event()
 
@@ -129,7 +134,7 @@ class TestGroup:
         assert sorted(codes(ledger)) == sorted(["x.first", *(f"x.{number}" for number in range(8))])
         assert grouped.commits == 1
 
-    def test_who_is_refused_is_told_alone_and_the_others_are_kept(self, ledger: SqliteLedger):
+    def test_who_is_refused_is_told_alone_and_the_others_are_kept(self, ledger: SqlLedger):
         Author(ledger).make("a", serials("A", 40))
         grouped = GroupedLedger(ledger)
 
@@ -147,14 +152,14 @@ class TestGroup:
         assert told.count("device.state") == 40
         assert len([1 for _, entry in ledger.entries(0, 999) if isinstance(e.decode_entry(entry)[0], e.Drawn)]) == 40
 
-    def test_a_commit_that_fails_is_told_to_all(self, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch):
+    def test_a_commit_that_fails_is_told_to_all(self, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch):
         grouped = GroupedLedger(ledger)
 
         def fail(self: Any) -> None:
             raise OSError("the disk is gone")
 
         with monkeypatch.context() as patched:
-            patched.setattr("birthmark.adapters.ledgers.sqlite.transaction.SqliteTransaction.finish", fail)
+            patched.setattr("birthmark.adapters.ledgers.sql.transaction.SqlTransaction.finish", fail)
             with pytest.raises(OSError, match="the disk is gone"), grouped.transaction() as tx:
                 tx.append(rejected("x.1"))
         with grouped.transaction() as tx:

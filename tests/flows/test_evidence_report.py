@@ -157,9 +157,3 @@ def test_a_damaged_record_is_not_called_good(place: Path, tmp_path: Path) -> Non
     assert "Every invariant of the record holds" not in text
     assert "violations: do not rely on this record" in text
     assert "B-001" in text
-
-
-def test_text_from_outside_is_not_markup(place: Path) -> None:
-    must("audit", "report", "w", "-o", "all.html", cwd=place)
-    assert "<b>eve" not in (place / "all.html").read_text()
-    assert any("<b>eve</b>:" in part for part in page(place / "all.html").parts)

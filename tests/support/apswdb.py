@@ -10,6 +10,7 @@ import random
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -189,8 +190,10 @@ class ApswDatabase:
     def execute(self, query: str, values: Sequence[object] = ()) -> _Rows:
         return _Rows(self._connection, self._mapped(self._connection.execute, query, values))
 
-    def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+    def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> SimpleNamespace:
+        before = self._connection.total_changes()
         self._mapped(self._connection.executemany, query, rows)
+        return SimpleNamespace(rowcount=self._connection.total_changes() - before)
 
     def blobopen(self, table: str, column: str, row: int) -> Any:
         return self._mapped(self._connection.blob_open, "main", table, column, row, True)

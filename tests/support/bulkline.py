@@ -11,11 +11,12 @@ from functools import partial
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
-from birthmark.adapters.engines.processes import ProcessEngine, WorkerStart
-from birthmark.adapters.engines.worker import BulkWorker
+from birthmark.adapters.engines.processes import ProcessEngine
+from birthmark.adapters.engines.start import BulkStart, WorkerStart
+from birthmark.adapters.engines.worker import BulkWorker, ChunkSigner
 from birthmark.errors import BirthmarkError
 from birthmark.pki.algorithms import ALGORITHMS
-from birthmark.pki.issuer import Issuer, issue_ca_certificate
+from birthmark.pki.issuer import Issuer, Permit, issue_ca_certificate
 from birthmark.pki.profile import load_preset
 from birthmark.pki.template import Template, compile_template
 from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
@@ -102,12 +103,23 @@ class BulkCa:
     def processes(self, count: int, build: Callable[..., BulkWorker] | None = None) -> ProcessEngine:
         return ProcessEngine(WorkerStart(build or build_worker, self.arguments(), {"ca": self.key}), count)
 
+    def start(self) -> BulkStart:
+        return BulkStart(
+            worker=WorkerStart(build_worker, self.arguments(), {"ca": self.key}),
+            signer=lambda: ChunkSigner(*_signer(self.key, self.certificate, self.template.to_bytes())),
+            template=self.template.to_bytes(),
+            recipient=self.vault_key.recipient().public,
+        )
+
+
+def _signer(key: bytes, certificate: bytes, template: bytes) -> tuple[Issuer, Permit]:
+    issuer = Issuer(x509.load_der_x509_certificate(certificate), load_der_private_key(key, None))
+    return issuer, issuer.prepare(Template.from_bytes(template), now=datetime.now(UTC), lint=lambda der, issuer_der: [])
+
 
 def build_worker(secrets: dict[str, bytes], certificate: bytes, template: bytes, recipient: bytes) -> BulkWorker:
     """Build a worker from what can be sent to a process."""
-    issuer = Issuer(x509.load_der_x509_certificate(certificate), load_der_private_key(secrets["ca"], None))
-    permit = issuer.prepare(Template.from_bytes(template), now=datetime.now(UTC), lint=lambda der, issuer_der: [])
-    return BulkWorker(issuer, permit, VaultRecipient(recipient), os.urandom)
+    return BulkWorker(*_signer(secrets["ca"], certificate, template), VaultRecipient(recipient), os.urandom)
 
 
 def failing_worker(secrets: dict[str, bytes], *arguments: bytes) -> BulkWorker:

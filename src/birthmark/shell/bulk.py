@@ -1,4 +1,4 @@
-"""Bulk making: wires an order, its permit and the process engine together."""
+"""Bulk making: wires an order, its permit and an engine together."""
 
 from __future__ import annotations
 
@@ -7,24 +7,58 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from birthmark.adapters.engines.processes import ProcessEngine, WorkerStart
-from birthmark.adapters.engines.worker import BulkWorker
+from birthmark.adapters.engines.start import BulkStart, WorkerStart
+from birthmark.adapters.engines.worker import BulkWorker, ChunkSigner
 from birthmark.errors import BirthmarkError
 from birthmark.model.secret import Secret
+from birthmark.ports import Engine
+from birthmark.shell.plugins import adapter
 from birthmark.shell.wiring import Workspace, open_private_key, open_workspace, utc_now
 from birthmark.workflow.fulfil import Fulfilment
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
+    from birthmark.pki.issuer import Issuer, Permit
 
-__all__ = ["build_worker", "default_processes", "make_order", "signing_heads", "start_engine"]
+__all__ = [
+    "DEFAULT_ENGINE",
+    "EngineChoice",
+    "RunningEngine",
+    "build_signer",
+    "build_worker",
+    "default_processes",
+    "make_order",
+    "signing_heads",
+    "start_engine",
+]
 
 _DEPTH_PER_WORKER = 8
 _SIGN_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine of the entry point group ``birthmark.engines``, and where it is if it is not here."""
+
+    name: str = "processes"
+    address: str | None = None
+
+
+DEFAULT_ENGINE = EngineChoice()
+
+
+class RunningEngine(Engine, Protocol):
+    """An engine with its workers up."""
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers on this machine."""
+        ...
 
 
 def default_processes() -> int:
@@ -32,18 +66,14 @@ def default_processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def build_worker(
-    secrets: dict[str, bytes], root: Path, key_uri: str, chain: tuple[bytes, ...], template: bytes, recipient: bytes
-) -> BulkWorker:
-    """Build a worker in its own process: open the CA key, prepare the template again, lint included."""
+def build_signer(key: Any, chain: tuple[bytes, ...], template: bytes) -> tuple[Issuer, Permit]:
+    """Prepare the template again for the CA with ``key``, lint included."""
     from cryptography import x509
 
     from birthmark.pki.issuer import Issuer
     from birthmark.pki.lint import lint_certificate
     from birthmark.pki.template import Template
-    from birthmark.wire.vault import VaultRecipient
 
-    key = open_private_key(key_uri, lambda reference: Secret(secrets[reference]), root)
     certificates = [x509.load_der_x509_certificate(der) for der in chain]
     issuer = Issuer(certificates[0], key, certificates[1:])
     compiled = Template.from_bytes(template)
@@ -51,21 +81,39 @@ def build_worker(
     def lint(der: bytes, issuer_der: bytes) -> list[object]:
         return list(lint_certificate(der, issuer_der=issuer_der, profile=compiled.profile))
 
-    permit = issuer.prepare(compiled, now=utc_now(), lint=lint)  # type: ignore[arg-type]
-    return BulkWorker(issuer, permit, VaultRecipient(recipient), os.urandom)
+    return issuer, issuer.prepare(compiled, now=utc_now(), lint=lint)  # type: ignore[arg-type]
 
 
-def start_engine(workspace: Workspace, order: OrderRecord, template: bytes, processes: int) -> ProcessEngine:
+def build_worker(
+    secrets: dict[str, bytes], root: Path, key_uri: str, chain: tuple[bytes, ...], template: bytes, recipient: bytes
+) -> BulkWorker:
+    """Build a worker in its own process: open the CA key, prepare the template again."""
+    from birthmark.wire.vault import VaultRecipient
+
+    key = open_private_key(key_uri, lambda reference: Secret(secrets[reference]), root)
+    return BulkWorker(*build_signer(key, chain, template), VaultRecipient(recipient), os.urandom)
+
+
+def start_engine(
+    workspace: Workspace, order: OrderRecord, template: bytes, processes: int, choice: EngineChoice = DEFAULT_ENGINE
+) -> RunningEngine:
     """Start the workers for an order; they are ready to work when this returns."""
     key_uri = workspace.ca_key_uri(order.ca)
-    workspace.private_key(key_uri)  # resolves its secret here, where a person can be asked
-    arguments = (workspace.root.resolve(), key_uri, workspace.chain(order.ca), template)
-    start = WorkerStart(
+    key = workspace.private_key(key_uri)  # resolves its secret here, where a person can be asked
+    chain, recipient = workspace.chain(order.ca), workspace.vault_recipient.public
+    worker = WorkerStart(
         build=build_worker,
-        arguments=(*arguments, workspace.vault_recipient.public),
+        arguments=(workspace.root.resolve(), key_uri, chain, template, recipient),
         secrets=workspace.secrets.resolved(),
     )
-    return ProcessEngine(start, processes)
+    start = BulkStart(
+        worker=worker,
+        signer=lambda: ChunkSigner(*build_signer(key, chain, template)),
+        template=template,
+        recipient=recipient,
+    )
+    engine: RunningEngine = adapter("engines", choice.name).open(start, workers=processes, address=choice.address)
+    return engine
 
 
 def make_order(
@@ -74,6 +122,7 @@ def make_order(
     *,
     processes: int,
     progress: Callable[[int], None],
+    choice: EngineChoice = DEFAULT_ENGINE,
     ready: Callable[[], None] = lambda: None,
     finished: Callable[[float], None] = lambda peak_mb: None,
 ) -> int:
@@ -84,7 +133,7 @@ def make_order(
     """
     with workspace.lock(f"make-{order.order}"):
         permit = workspace.permits.for_order(order)
-        engine = start_engine(workspace, order, permit.template.to_bytes(), processes)
+        engine = start_engine(workspace, order, permit.template.to_bytes(), processes, choice)
         try:
             fulfilment = Fulfilment(
                 order,

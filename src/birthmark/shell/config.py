@@ -19,6 +19,7 @@ __all__ = [
     "PART_FORMAT",
     "AuthoritySettings",
     "CaSettings",
+    "LedgerSettings",
     "ServeSettings",
     "SettingsPart",
     "SiteSettings",
@@ -73,6 +74,17 @@ class VaultSettings(_Settings, frozen=True):
 
     file: _Text
     secret: _Text
+
+
+class LedgerSettings(_Settings, frozen=True):
+    """A ledger that several machines share; without this table it is a file in the workspace.
+
+    ``url``: ``postgres:`` and what libpq needs, without a password. ``password``: reference to it, unless
+    ``~/.pgpass`` or the server itself knows who is asking.
+    """
+
+    url: _Text
+    password: _Text | None = None
 
 
 class StationSettings(_Settings, frozen=True):
@@ -156,6 +168,7 @@ class WorkspaceSettings(_Settings, frozen=True):
     site_prefix: Annotated[str, msgspec.Meta(pattern=r"^(0[1-9a-f]|[1-7][0-9a-f])[0-9a-f]{2}\Z")]
     log: LogSettings
     vault: VaultSettings
+    ledger: LedgerSettings | None = None
     role: Literal["authority", "site"] = "authority"
     sensitive: bool = False
     serve: ServeSettings | None = None
@@ -284,6 +297,7 @@ _TABLES: dict[str, type[_Settings]] = {
     "vault": VaultSettings,
     "site": SiteSettings,
     "authority": AuthoritySettings,
+    "ledger": LedgerSettings,
     "cas": CaSettings,
     "serve": ServeSettings,
     "stations": StationSettings,

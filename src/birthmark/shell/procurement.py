@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from birthmark.adapters.engines.processes import ProcessEngine, WorkerStart
+from birthmark.adapters.engines.processes import ProcessEngine
 from birthmark.adapters.engines.requester import RequestWorker
+from birthmark.adapters.engines.start import WorkerStart
 from birthmark.adapters.issuers.paced import PacedQueue
 from birthmark.adapters.requeststore import FileRequestStore
 from birthmark.errors import Misconfigured

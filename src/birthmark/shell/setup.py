@@ -35,6 +35,7 @@ class SetupRequest:
     """What a new workspace shall be. ``secret``: reference to the passphrase or PIN of its keys.
 
     ``root_days``, ``issuing_days`` and ``device_days``: validity; 0 means 99991231235959Z.
+    ``ledger``: URL of a shared ledger, ``ledger_password``: reference to its password.
     ``token``: ``(module path, token label)`` when the CA keys live in a PKCS#11 token.
     """
 
@@ -53,6 +54,8 @@ class SetupRequest:
     site_prefix: str = "0101"
     sensitive: bool = False
     station: str = "line1"
+    ledger: str | None = None
+    ledger_password: str | None = None
     values: dict[str, str] = field(default_factory=dict)
     plan: bytes | None = None
 
@@ -63,12 +66,14 @@ def create_workspace(root: Path, request: SetupRequest, *, secrets: SecretsResol
     Power cut: ``birthmark.toml`` is written last but one, the ledger last; a directory without a ledger is not a
     workspace yet, and is to be removed by hand.
     """
+    from birthmark.shell.ledgers import require_ledger
     from birthmark.shell.wiring import Workspace
 
     require_no_workspace(root)
     config = _settings_text(request)
     settings = parse_settings(config.encode(), str(root / CONFIG_NAME))
     secrets(request.secret)  # whoever has to be asked is asked before anything is made
+    require_ledger(settings.ledger, secrets=secrets)
     lay_out(root)
     workspace = Workspace(root, settings, secrets)
     make_log_key(workspace)
@@ -109,7 +114,7 @@ key = {toml_text(file_key_uri("log", request.secret))}
 [vault]
 file = "keys/vault.pem"
 secret = {toml_text(request.secret)}
-
+{_ledger_text(request)}
 [cas.root]
 key = {toml_text(ca_key_uri("root", request.secret, request.token))}
 
@@ -127,6 +132,13 @@ key_algorithm = {toml_text(request.key_algorithm)}
 
 [products.{toml_key(request.product)}.values]
 {values}"""
+
+
+def _ledger_text(request: SetupRequest) -> str:
+    if request.ledger is None:
+        return ""
+    password = f"password = {toml_text(request.ledger_password)}\n" if request.ledger_password else ""
+    return f"\n[ledger]\nurl = {toml_text(request.ledger)}\n{password}"
 
 
 def _values(request: SetupRequest) -> dict[str, str]:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birthmark.adapters.durable import naming_os_errors
-from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, Unavailable
 from birthmark.shell.config import ProductSettings, WorkspaceSettings, load_settings
+from birthmark.shell.ledgers import open_ledger
 from birthmark.shell.plugins import adapter
 from birthmark.shell.secrets import SecretsResolver
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from birthmark.adapters.ledgers.sql.store import SqlLedger
     from birthmark.pki.issuer import Issuer
     from birthmark.pki.profile import Profile
     from birthmark.ports import Journal, Keys, Target
@@ -69,8 +70,8 @@ class Workspace:
         self._closing = ExitStack()
 
     @cached_property
-    def ledger(self) -> SqliteLedger:
-        ledger = SqliteLedger(self.root / "ledger" / "ledger.db", clock=self.clock)
+    def ledger(self) -> SqlLedger:
+        ledger = open_ledger(self.root, self.settings.ledger, secrets=self.secrets, clock=self.clock)
         ledger.note_software(self.by)
         return ledger
 
@@ -243,7 +244,10 @@ class Workspace:
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
-        """Hold a named lock of this workspace; unless told to wait, ``Unavailable("workspace.busy")`` if it is held."""
+        """Hold a named lock among all who use the ledger.
+
+        Unless told to wait, ``Unavailable("workspace.busy")`` if it is held.
+        """
         path = self.root / "ledger" / f"{name}.lock"
         with naming_os_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -251,13 +255,11 @@ class Workspace:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as problem:
-                raise Unavailable(
-                    "workspace.busy",
-                    f"another process is busy with: {name}",
-                    hint="Wait until it ends, then try again.",
-                    lock=name,
-                ) from problem
-            yield
+                raise _busy(name) from problem
+            with self.ledger.exclusive(name, wait=wait) as held:
+                if not held:
+                    raise _busy(name)
+                yield
         finally:
             os.close(descriptor)
 
@@ -271,6 +273,15 @@ class Workspace:
             keys.close()
         if "ledger" in self.__dict__:
             self.ledger.close()
+
+
+def _busy(name: str) -> Unavailable:
+    return Unavailable(
+        "workspace.busy",
+        f"another process is busy with: {name}",
+        hint="Wait until it ends, then try again.",
+        lock=name,
+    )
 
 
 @contextmanager

@@ -84,9 +84,10 @@ def station_vkey(workspace: Workspace, station: str, key: Any) -> str:
 
 def begin_log(workspace: Workspace, first: WorkspaceCreated, stations: Mapping[str, str]) -> None:
     """Make the ledger with its first entry and the stations (verifier keys), and show the first head."""
-    from birthmark.adapters.ledgers.sqlite import SqliteLedger
+    from birthmark.shell.ledgers import create_ledger
 
-    ledger = SqliteLedger.create(workspace.root / "ledger" / "ledger.db", first=first, clock=workspace.clock)
+    settings = workspace.settings.ledger
+    ledger = create_ledger(workspace.root, settings, first=first, secrets=workspace.secrets, clock=workspace.clock)
     with ledger.transaction() as tx:
         for station, vkey in stations.items():
             tx.append(StationAdded(at=first.at, station=station, vkey=vkey, by=workspace.by))

@@ -19,6 +19,8 @@ from birthmark.workflow.orderterms import values_digest
 __all__ = ["CHUNK_SIZE", "NewOrder", "create_order", "order_facts", "serial_range"]
 
 CHUNK_SIZE = 512
+_SLOW_CHUNK_SIZE = 16
+"""Devices a chunk whose keys take tens of milliseconds each (RSA): all workers then share an order evenly."""
 """Devices that are reserved, signed and stored together: 512 reservations of 72 octets fit into one log entry."""
 
 _MAX_ORDER = 10_000_000
@@ -84,7 +86,8 @@ def create_order(ledger: Ledger, order: NewOrder, device_serials: Iterable[str],
             key_algorithm=order.key_algorithm,
         )
     serials = _checked(device_serials, order.profile)
-    chunks = -(-len(serials) // CHUNK_SIZE)
+    size = min(CHUNK_SIZE, _SLOW_CHUNK_SIZE) if order.key_algorithm.startswith("rsa") else CHUNK_SIZE
+    chunks = -(-len(serials) // size)
     at = utc_text(clock())
     with ledger.transaction() as tx:
         tx.append(
@@ -102,8 +105,8 @@ def create_order(ledger: Ledger, order: NewOrder, device_serials: Iterable[str],
             )
         )
         for chunk in range(chunks):
-            first = chunk * CHUNK_SIZE
-            part = serials[first : first + CHUNK_SIZE]
+            first = chunk * size
+            part = serials[first : first + size]
             event = DevicesOrdered(at=at, order=order.order, chunk=chunk, first=first, count=len(part))
             tx.append(event, "\n".join(part).encode("ascii"))
     return len(serials)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from birthmark.adapters.ledgers.sqlite import SqliteLedger, keyruns
+from birthmark.adapters.ledgers.sql import keyruns
+from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
 from birthmark.errors import Refused
 from support.ledger import Author, TestClock, create_sqlite, make_records, serials

@@ -6,9 +6,9 @@ import re
 import sqlite3
 from pathlib import Path
 
-from birthmark.adapters.ledgers.sqlite import keyruns
-from birthmark.adapters.ledgers.sqlite.connection import SCHEMA_FORMAT, create_schema
-from birthmark.adapters.ledgers.sqlite.replay import FOLDED_TABLES
+from birthmark.adapters.ledgers.sql import keyruns
+from birthmark.adapters.ledgers.sql.schema import FOLDED_TABLES, SCHEMA_FORMAT
+from birthmark.adapters.ledgers.sqlite.connection import create_schema
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/formats/ledger.md").read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def test_the_formats_have_their_names():
 
 
 def test_every_code_of_the_ledger_stands_on_the_page():
-    sources = [path.read_text() for path in (ROOT / "src/birthmark/adapters/ledgers/sqlite").glob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "src/birthmark/adapters/ledgers").glob("*/*.py")]
     raised = set(re.findall(r'"((?:ledger|log)\.[a-z_]+(?:\.[a-z_]+)?)"', "".join(sources)))
     table = set(re.findall(r"`((?:ledger|log)\.[a-z_.]+)`", PAGE.partition("## What goes wrong")[2]))
     assert raised - {"log.head.not_growing", "ledger.db"} <= table

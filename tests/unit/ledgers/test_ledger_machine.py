@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from birthmark.adapters.ledgers.sqlite import SqliteLedger, keyruns
+from birthmark.adapters.ledgers.sql import keyruns
+from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
 from birthmark.adapters.logstore import FileLogStore
 from birthmark.errors import Refused

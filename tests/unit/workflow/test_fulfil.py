@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from birthmark.adapters.ledgers.sqlite import SqliteLedger, connection, keyruns, store
+from birthmark.adapters.ledgers.sql import keyruns
+from birthmark.adapters.ledgers.sqlite import SqliteLedger, connection, store
 from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
 from birthmark.errors import Refused, StationFault
 from birthmark.model import events as e

@@ -21,7 +21,7 @@ class LedgerReader:
             raise Misconfigured(
                 "audit.workspace.missing",
                 f"there is no ledger at {path}",
-                hint="Name the directory of a workspace; the ledger lies in ledger/ledger.db below it.",
+                hint="Name a workspace with ledger/ledger.db; `birthmark ledger export` copies a shared ledger there.",
                 path=str(path),
             )
         self.path = path

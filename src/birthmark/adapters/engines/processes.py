@@ -17,38 +17,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Protocol
 
-from birthmark.errors import BirthmarkError, Fact, StationFault
+from birthmark.adapters.engines.failure import Failure, failure_of
+from birthmark.adapters.engines.start import BulkStart, ChunkWorker, WorkerStart
+from birthmark.errors import Misconfigured, StationFault
 from birthmark.ports import MadeChunk, MakeTask, SignedChunk, SignTask
 
-__all__ = ["ChunkWorker", "ProcessEngine", "WorkerStart"]
+__all__ = ["ProcessEngine"]
 
 _PIPE_OCTETS = 1 << 20
 _GATHER, _GATHER_S = 4, 0.02
 """Results a worker that are gathered for one commit, and how long to wait for the next."""
 _LARGEST_TASK = 40_000
 """Octets of a chunk to make with the longest device serials, pickled."""
-
-
-class ChunkWorker(Protocol):
-    """What works in a process: ``BulkWorker``, or ``RequestWorker`` where somebody else signs."""
-
-    def make(self, task: MakeTask) -> MadeChunk: ...
-
-    def sign(self, task: SignTask) -> SignedChunk: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStart:
-    """How a worker comes into being: ``build(secret_values)`` is importable and returns the worker."""
-
-    build: Callable[..., ChunkWorker]
-    arguments: tuple[object, ...]
-    secrets: dict[str, bytes]
-
-    def __repr__(self) -> str:
-        return f"WorkerStart(build={self.build!r})"
 
 
 @dataclass(eq=False, slots=True)
@@ -74,8 +55,8 @@ class _Worker:
             message = self.results.recv()
         except (EOFError, OSError) as problem:
             raise _died() from problem
-        if isinstance(message, _Failure):
-            raise message.family(message.code, message.message, hint=message.hint, **message.facts)
+        if isinstance(message, Failure):
+            raise message.error()
         result: MadeChunk | SignedChunk = message
         return result
 
@@ -106,6 +87,17 @@ class ProcessEngine:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def open(cls, start: BulkStart, *, workers: int, address: str | None) -> ProcessEngine:
+        """Start ``workers`` processes on this machine."""
+        if address is not None:
+            raise Misconfigured(
+                "engine.address",
+                "the engine of this machine has no address",
+                hint="Leave --address out, or use --engine ray.",
+            )
+        return cls(start.worker, workers)
 
     def _start(self, start: WorkerStart, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -181,30 +173,11 @@ def _widen(pipe: Connection) -> int:
     return int(fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ))
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    family: type[BirthmarkError]
-    code: str
-    message: str
-    hint: str
-    facts: dict[str, Fact]
-
-
 def _died() -> StationFault:
     return StationFault(
         "engine.worker.died",
         "a key-making process ended unexpectedly",
         hint="Run `birthmark order make` again: nothing that was on record is lost. Check memory and the CA token.",
-    )
-
-
-def _failed(problem: Exception) -> _Failure:
-    return _Failure(
-        StationFault,
-        "engine.worker.failed",
-        f"a key-making process ended with {type(problem).__name__}",
-        "Run `birthmark order make` again; if it repeats, report it with the version of this program.",
-        {"exception": type(problem).__name__},
     )
 
 
@@ -224,11 +197,8 @@ def _serve(
             results.send(worker.make(task) if isinstance(task, MakeTask) else worker.sign(task))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
-    except BirthmarkError as problem:
-        facts = dict(problem.facts)
-        results.send(_Failure(type(problem), problem.code, problem.message, problem.hint, facts))
     except Exception as problem:  # noqa: BLE001  the parent tells it; the text of a foreign error may hold a secret
-        results.send(_failed(problem))
+        results.send(failure_of(problem))
     finally:
         # No clean-up of inherited state: the parent owns it.
         os._exit(0)

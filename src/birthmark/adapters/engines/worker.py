@@ -1,4 +1,4 @@
-"""What one worker of the bulk engine does with a chunk: make keys, seal them, fill the TBS, and later sign.
+"""What bulk engines do with a chunk: make keys, seal them, fill the TBS; and later, perhaps elsewhere, sign.
 
 The hot loop of the product. Nothing here knows of processes: the engine feeds it tasks and takes results.
 """
@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from birthmark.errors import Refused, Tampered
 from birthmark.pki.algorithms import KeyAlgorithm, spki_of
 from birthmark.pki.issuer import Issuer, Permit
-from birthmark.pki.template import Filler
+from birthmark.pki.template import Filler, Template
 from birthmark.ports import Entropy, MadeChunk, MakeTask, SealedChunk, SignedChunk, SignTask
 from birthmark.wire.vault import ChunkSealer, VaultRecipient
 
-__all__ = ["BulkWorker"]
+__all__ = ["BulkWorker", "ChunkMaker", "ChunkSigner", "PreparedChunk", "device_serials_of"]
 
 _SERIALS = re.compile(rb"[A-Za-z0-9._:-]{1,64}(?:\n[A-Za-z0-9._:-]{1,64})*")
 _DER, _PKCS8, _PLAIN = Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
@@ -27,42 +27,36 @@ _DER, _PKCS8, _PLAIN = Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
 _POINT_OCTETS = {"p256": 65, "p384": 97}
 
 
-@dataclass(slots=True)
-class _Made:
+@dataclass(frozen=True, slots=True)
+class PreparedChunk:
+    """A made chunk and what its signature needs: the TBS of each device (DER) and their SHA-256."""
+
+    made: MadeChunk
     device_serials: list[bytes]
     tbs: list[bytes]
     tbs_hashes: list[bytes]
 
 
-class BulkWorker:
-    """Makes and signs chunks for one permit and one vault."""
+class ChunkMaker:
+    """Makes chunks for one template and one vault; it needs no CA key."""
 
-    def __init__(self, issuer: Issuer, permit: Permit, recipient: VaultRecipient, entropy: Entropy) -> None:
-        self._issuer = issuer
-        self._permit = permit
+    def __init__(self, template: Template, recipient: VaultRecipient, entropy: Entropy) -> None:
+        self._template = template
         self._recipient = recipient
         self._entropy = entropy
-        self._algorithm: KeyAlgorithm = permit.template.key_algorithm
+        self._algorithm: KeyAlgorithm = template.key_algorithm
         self._make_key = _key_maker(self._algorithm)
-        self._made: dict[int, _Made] = {}
 
-    def make(self, task: MakeTask) -> MadeChunk:
-        """Make ``task.count`` keys; keep the TBS until ``sign``. Private keys leave this call only sealed."""
-        device_serials = task.device_serials.split(b"\n")
-        if len(device_serials) != task.count or not _SERIALS.fullmatch(task.device_serials):
-            raise Refused(
-                "engine.task.malformed",
-                f"task {task.task} does not name {task.count} device serials",
-                hint="Run `birthmark audit verify`: the order on record is damaged.",
-                task=task.task,
-            )
+    def make(self, task: MakeTask) -> PreparedChunk:
+        """Make ``task.count`` keys. Private keys leave this call only sealed."""
+        device_serials = device_serials_of(task)
         sealer = ChunkSealer(self._recipient, self._entropy, self._algorithm.name)
         randoms = self._entropy(8 * task.count)
         fillers: dict[int, Callable[[bytes, bytes, bytes, bytes], bytes]] = {}
         records: list[bytes] = []
         slots, tbs_list, tbs_hashes = [], [], []
         make_key, seal, prefix = self._make_key, sealer.seal, task.serial_prefix
-        key_bits, has_key_id = self._algorithm.bits_offset, self._permit.template.profile.ski
+        key_bits, has_key_id = self._algorithm.bits_offset, self._template.profile.ski
         for position, device_serial in enumerate(device_serials):
             fill = fillers.get(len(device_serial))
             if fill is None:
@@ -78,26 +72,68 @@ class BulkWorker:
             slots.append(seal(position, spki_hash, pkcs8))
             tbs_list.append(tbs)
             tbs_hashes.append(tbs_hash)
-        self._made[task.task] = _Made(device_serials, tbs_list, tbs_hashes)
         sealed = SealedChunk(sealer.encapsulated, sealer.slot_size, b"".join(slots))
-        return MadeChunk(task.task, b"".join(records), sealed)
+        made = MadeChunk(task.task, b"".join(records), sealed)
+        return PreparedChunk(made, device_serials, tbs_list, tbs_hashes)
 
     def _filler(self, device_serial: bytes) -> Filler:
-        self._permit.template.check_device_serial(device_serial)
-        return self._permit.template.filler(len(device_serial))
+        self._template.check_device_serial(device_serial)
+        return self._template.filler(len(device_serial))
 
-    def sign(self, task: SignTask) -> SignedChunk:
-        """Sign a made chunk and return its log entries."""
-        made = self._made.pop(task.task)
-        certificates = self._issuer.sign_many(self._permit, made.tbs, verify="sample", tbs_hashes=made.tbs_hashes)
+
+class ChunkSigner:
+    """Signs prepared chunks with the CA key of this process."""
+
+    def __init__(self, issuer: Issuer, permit: Permit) -> None:
+        self._issuer = issuer
+        self._permit = permit
+        self.template = permit.template
+
+    def sign(self, task: SignTask, prepared: PreparedChunk) -> SignedChunk:
+        """Sign a chunk whose TBS this process filled or checked; return its log entries."""
+        certificates = self._issuer.sign_many(
+            self._permit, prepared.tbs, verify="sample", tbs_hashes=prepared.tbs_hashes
+        )
         head, tail = b'{"at":"%s","device":"' % task.at.encode(), b'","intent":%d,"type":"issued"}\n' % task.intent
         entries: list[bytes] = []
         leaf_hashes = []
-        for device_serial, certificate in zip(made.device_serials, certificates, strict=True):
+        for device_serial, certificate in zip(prepared.device_serials, certificates, strict=True):
             entry = b"".join((head, device_serial, tail, certificate))
             entries += (len(entry).to_bytes(2, "big"), entry)
             leaf_hashes.append(sha256(b"\0" + entry).digest())
         return SignedChunk(task.task, b"".join(entries), b"".join(leaf_hashes))
+
+
+class BulkWorker:
+    """Makes and signs chunks in one process: the TBS stay here between the two."""
+
+    def __init__(self, issuer: Issuer, permit: Permit, recipient: VaultRecipient, entropy: Entropy) -> None:
+        self._issuer = issuer
+        self._maker = ChunkMaker(permit.template, recipient, entropy)
+        self._signer = ChunkSigner(issuer, permit)
+        self._prepared: dict[int, PreparedChunk] = {}
+
+    def make(self, task: MakeTask) -> MadeChunk:
+        """Make a chunk; keep the TBS until ``sign``."""
+        prepared = self._prepared[task.task] = self._maker.make(task)
+        return prepared.made
+
+    def sign(self, task: SignTask) -> SignedChunk:
+        """Sign a made chunk and return its log entries."""
+        return self._signer.sign(task, self._prepared.pop(task.task))
+
+
+def device_serials_of(task: MakeTask) -> list[bytes]:
+    """Return the device serials of a task; ``Refused("engine.task.malformed")`` if it does not name them."""
+    device_serials = task.device_serials.split(b"\n")
+    if len(device_serials) != task.count or not _SERIALS.fullmatch(task.device_serials):
+        raise Refused(
+            "engine.task.malformed",
+            f"task {task.task} does not name {task.count} device serials",
+            hint="Run `birthmark audit verify`: the order on record is damaged.",
+            task=task.task,
+        )
+    return device_serials
 
 
 def _key_maker(algorithm: KeyAlgorithm) -> Callable[[], tuple[bytes, bytes]]:

@@ -21,18 +21,24 @@ _NAIVE_ROUNDS = 12_000
 
 
 def bench_issue(
-    count: int, *, preset: str, processes: int, parent: Path, progress: Callable[[int], None]
+    count: int,
+    *,
+    preset: str,
+    processes: int,
+    parent: Path,
+    progress: Callable[[int], None],
+    ledger: str | None = None,
 ) -> dict[str, object]:
     """Make an order of ``count`` identities and measure it; floors run before and after, in as many processes.
 
     Counted from the moment the workers are up until the last identity is durable under a signed head;
     ``published_rate`` counts until the log's files are written, too. ``peak_mb`` is the sum of the largest resident
-    sets of all processes.
+    sets of all processes. ``ledger``: URL of an empty database, by default a file below ``parent``.
     """
     everyone = processes + 1  # the workers and the one writer
     rounds = min(count, _FLOOR_ROUNDS)
     before = run_floor(keygen_and_sign, rounds, everyone)
-    with throw_away_workspace(parent, preset=preset) as workspace:
+    with throw_away_workspace(parent, preset=preset, ledger=ledger) as workspace:
         measured = _product(workspace, count, processes, progress)
     after = run_floor(keygen_and_sign, rounds, everyone)
     naive = run_floor(naive_builder, min(count, _NAIVE_ROUNDS), everyone)
@@ -42,6 +48,7 @@ def bench_issue(
         "count": count,
         "profile": preset,
         "processes": processes,
+        "ledger": "sqlite" if ledger is None else "postgres",
         "rate": round(measured.rate),
         "floor": round(floor),
         "ratio": round(measured.rate / floor, 3),

@@ -42,11 +42,11 @@ def make_workspace(root: Path, *, preset: str = "tls-client", product: str = "de
 
 
 @contextmanager
-def throw_away_workspace(parent: Path, *, preset: str = "tls-client") -> Iterator[Workspace]:
-    """Yield an open workspace below ``parent`` and remove it afterwards."""
+def throw_away_workspace(parent: Path, *, preset: str = "tls-client", ledger: str | None = None) -> Iterator[Workspace]:
+    """Yield an open workspace below ``parent`` and remove it afterwards; a shared ``ledger`` keeps its tables."""
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
     try:
-        make_workspace(directory / "bench", preset=preset)
+        make_workspace(directory / "bench", preset=preset, ledger=ledger)
         with open_workspace(directory / "bench") as workspace:
             yield workspace
     finally:

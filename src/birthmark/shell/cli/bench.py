@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     bench.command("audit")(audit)
     bench.command("bundle")(bundle)
     bench.command("ingest")(ingest)
+    bench.command("ray")(ray)
     app.add_typer(bench, name="bench")
 
 
@@ -33,6 +34,9 @@ def issue(
     count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
     profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "idevid",
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="An empty database, like postgres:dbname=bench; default: a file below --parent.")
+    ] = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +46,7 @@ def issue(
 
     with progress_bar("making identities", total=count, quiet=as_json) as advance:
         workers = processes or default_processes()
-        result = bench_issue(count, preset=profile, processes=workers, parent=parent, progress=advance)
+        result = bench_issue(count, preset=profile, processes=workers, parent=parent, progress=advance, ledger=ledger)
     _show(result, as_json=as_json)
 
 
@@ -108,6 +112,24 @@ def ingest(
 
     with progress_bar("ingesting receipts", total=sites * receipts, quiet=as_json) as advance:
         result = bench_ingest(sites, receipts, parent=parent, processes=processes, progress=advance)
+    _show(result, as_json=as_json)
+
+
+def ray(
+    count: Annotated[int, typer.Option(help="How many identities an order.")] = 600,
+    key_algorithm: Annotated[str, typer.Option(help="Key algorithm of the devices.")] = "rsa2048",
+    profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "tls-client",
+    workers: Annotated[int, typer.Option(help="Workers, of either engine.")] = 2,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Identities per second with keys from a Ray cluster, beside as many processes of this machine."""
+    from birthmark.shell.bench.ray import bench_ray
+
+    result = bench_ray(
+        count, preset=profile, key_algorithm=key_algorithm, workers=workers, address=address, parent=parent
+    )
     _show(result, as_json=as_json)
 
 

@@ -39,6 +39,12 @@ def init(
     ] = _REFERENCE,
     token: Annotated[str | None, typer.Option(help="Label of the PKCS#11 token for CA keys.")] = None,
     module: Annotated[str, typer.Option(help="PKCS#11 module of the token.")] = _SOFTHSM,
+    ledger: Annotated[
+        str | None, typer.Option(help="Shared ledger, like postgres:host=db dbname=birthmark; default: a file.")
+    ] = None,
+    ledger_password: Annotated[
+        str | None, typer.Option(help="Where the password of the shared ledger is: env:, file:, fd: or prompt:.")
+    ] = None,
     value: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for placeholders of the profile, like hw_type=1.3.6.1.4.1.…")
     ] = None,
@@ -60,6 +66,8 @@ def init(
         key_algorithm="p256",
         secret=secret,
         token=(str(Path(module).resolve()), token) if token is not None else None,
+        ledger=ledger,
+        ledger_password=ledger_password,
         values=_values(value or []),
         plan=data,
     )

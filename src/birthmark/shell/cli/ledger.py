@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     ledger = typer.Typer(help="The log of events and its tables.", no_args_is_help=True)
     ledger.command("replay")(replay)
     ledger.command("events")(events)
+    ledger.command("export")(export)
     app.add_typer(ledger, name="ledger")
 
 
@@ -33,6 +34,26 @@ def replay(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> 
     rows = [[name, f"{count:,}"] for name, count in tables.items()]
     text = table(f"{size:,} entries rebuild every table exactly", ["table", "rows"], rows)
     emit({"entries": size, "tables": tables}, text, as_json=as_json)
+
+
+def export(
+    sqlite: Annotated[Path, typer.Option(help="The new file, a ledger of docs/formats/ledger.md.")],
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the ledger, sealed keys included, into one SQLite file: `birthmark audit verify` reads such a file."""
+    from birthmark.adapters.ledgers.sqlite.export import export_ledger
+    from birthmark.shell.wiring import open_workspace
+
+    with open_workspace(workspace, publish=False) as opened:
+        size = opened.ledger.head().size
+        with progress_bar("copying", total=size, quiet=as_json) as advance:
+            tables = export_ledger(opened.ledger, sqlite, progress=advance)
+    text = (
+        f"{size:,} entries and their tables are in {visible(str(sqlite))}.\n"
+        "Next: put it at ledger/ledger.db beside log/ and ca/ of the workspace, and run `birthmark audit verify` there."
+    )
+    emit({"file": str(sqlite), "entries": size, "tables": tables}, text, as_json=as_json)
 
 
 def events(

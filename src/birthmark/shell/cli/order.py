@@ -16,6 +16,7 @@ from birthmark.shell.cli.screen import emit, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
+    from birthmark.shell.bulk import EngineChoice
     from birthmark.shell.wiring import Workspace
 
 __all__ = ["register"]
@@ -135,18 +136,24 @@ def _key_origin(text: str) -> KeyOrigin:
 
 def make(
     name: Annotated[str, typer.Argument(help="Name of the order.")],
-    processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Workers; default: one a processor of this machine.")] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second to a service that signs; see its CA.")] = None,
+    engine: Annotated[str, typer.Option(help="Who makes the keys: processes (here) or ray (a cluster).")] = "processes",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, like 10.0.0.1:6379; default: start one here.")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Make every identity of the order that is still open. Safe to kill and to repeat at any instant."""
-    from birthmark.shell.bulk import default_processes
+    from birthmark.shell.bulk import EngineChoice, default_processes
     from birthmark.shell.wiring import open_workspace
+
+    choice = EngineChoice(engine, address)
 
     with open_workspace(workspace) as opened:
         order = _order(opened, name)
-        made = _make_with_progress(opened, order, processes or default_processes(), rate, quiet=as_json)
+        made = _make_with_progress(opened, order, processes or default_processes(), rate, choice, quiet=as_json)
         totals = opened.records.totals(name)
     emit(
         {"order": name, "made": made, "stock": totals.stock, "open": totals.open},
@@ -178,7 +185,13 @@ def assign(
 
 
 def _make_with_progress(
-    workspace: Workspace, order: OrderRecord, processes: int, rate: float | None, *, quiet: bool
+    workspace: Workspace,
+    order: OrderRecord,
+    processes: int,
+    rate: float | None,
+    choice: EngineChoice,
+    *,
+    quiet: bool,
 ) -> int:
     from birthmark.shell.bulk import make_order
     from birthmark.shell.cli.screen import progress_bar
@@ -188,7 +201,7 @@ def _make_with_progress(
     with progress_bar("making identities", total=open_now, quiet=quiet) as advance:
         if workspace.is_external(order.ca):
             return procure_order(workspace, order, processes=processes, rate=rate, progress=advance)
-        return make_order(workspace, order, processes=processes, progress=advance)
+        return make_order(workspace, order, processes=processes, choice=choice, progress=advance)
 
 
 def _order(workspace: Workspace, name: str) -> OrderRecord:

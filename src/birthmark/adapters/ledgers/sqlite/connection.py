@@ -6,15 +6,13 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 from birthmark.adapters.durable import naming_os_errors
+from birthmark.adapters.ledgers.sql.schema import SCHEMA_FORMAT, schema_statements
 from birthmark.errors import BirthmarkError, Misconfigured, StationFault, Tampered, Unavailable
 
-__all__ = ["SCHEMA_FORMAT", "connect", "create", "create_schema", "naming_failures", "read_meta"]
-
-SCHEMA_FORMAT = "birthmark-ledger/1"
+__all__ = ["connect", "create", "create_schema", "naming_failures", "read_meta"]
 
 _BUSY_TIMEOUT_S = 30.0
 _PRAGMAS = (
@@ -89,11 +87,8 @@ def read_meta(database: sqlite3.Connection, path: Path) -> dict[str, str]:
 
 def create_schema(database: sqlite3.Connection) -> None:
     """Create all tables in the transaction that is open."""
-    text = files("birthmark.adapters.ledgers.sqlite").joinpath("schema.sql").read_text()
-    uncommented = "\n".join(line.partition("--")[0] for line in text.splitlines())
-    for statement in uncommented.split(";"):
-        if statement.strip():
-            database.execute(statement)
+    for statement in schema_statements():
+        database.execute(statement)
     database.execute("INSERT INTO meta VALUES ('format', ?)", (SCHEMA_FORMAT,))
 
 

@@ -7,25 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 
+from birthmark.adapters.ledgers.sql.fold import Fold
+from birthmark.adapters.ledgers.sql.schema import FOLDED_TABLES
+from birthmark.adapters.ledgers.sql.store import SqlLedger
 from birthmark.adapters.ledgers.sqlite.connection import create_schema, naming_failures
-from birthmark.adapters.ledgers.sqlite.fold import Fold
-from birthmark.adapters.ledgers.sqlite.store import SqliteLedger
 from birthmark.errors import BirthmarkError, Tampered
 from birthmark.model.events import Event, Issued, Received, decode_entry
 
-__all__ = ["FOLDED_TABLES", "replay_ledger"]
-
-FOLDED_TABLES = (
-    "meta", "station", "ca", "template", "order", "chunk", "certificate", "device", "attempt", "revoked", "site",
-    "assignment", "access", "bundle", "settled", "site_key", "finding", "approvers", "approval",
-)  # fmt: skip
-"""Everything but the log itself (`entry`, `head`), the key runs (a cache) and the vault (secrets)."""
+__all__ = ["replay_ledger"]
 
 _STEP = 4096
 
 
-def replay_ledger(ledger: SqliteLedger, *, progress: Callable[[int], None]) -> dict[str, int]:
-    """Fold the whole log into fresh tables and compare; return rows by table.
+def replay_ledger(ledger: SqlLedger, *, progress: Callable[[int], None]) -> dict[str, int]:
+    """Fold the whole log of any ledger into fresh SQLite tables and compare; return rows by table.
 
     ``Tampered("ledger.replay.differs")`` names the first table and row that differ,
     ``Tampered("ledger.replay.unlawful")`` an entry that cannot follow those before it.
@@ -64,7 +59,7 @@ def _is_bulk(database: sqlite3.Connection, event: Event) -> bool:
     return row is not None and row[0] is not None
 
 
-def _grouped(ledger: SqliteLedger) -> Iterator[tuple[int, Event, bytes, int]]:
+def _grouped(ledger: SqlLedger) -> Iterator[tuple[int, Event, bytes, int]]:
     """Yield (first sequence number, event, attachment, count): certificates of one intent together."""
 
     def decoded() -> Iterator[tuple[int, Event, bytes]]:
@@ -83,7 +78,7 @@ def _grouped(ledger: SqliteLedger) -> Iterator[tuple[int, Event, bytes, int]]:
         yield *members[0], len(members)
 
 
-def _compare(table: str, rebuilt: sqlite3.Connection, ledger: SqliteLedger) -> int:
+def _compare(table: str, rebuilt: sqlite3.Connection, ledger: SqlLedger) -> int:
     """Compare one table row by row, in key order; return its number of rows."""
     where = " WHERE name <> 'format'" if table == "meta" else ""
     query = f'SELECT * FROM "{table}"{where} ORDER BY 1, 2'  # noqa: S608

@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import RLock
 
 from birthmark.adapters.durable import naming_os_errors
+from birthmark.adapters.ledgers.sql.fold import Fold
+from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
+from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY, SqlRecords
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures
-from birthmark.adapters.ledgers.sqlite.fold import Fold
-from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex
-from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY, SqliteRecords
+from birthmark.adapters.ledgers.sqlite.runtable import RunTable
 from birthmark.errors import BirthmarkError, Refused
 from birthmark.model.device import DeviceState
 from birthmark.model.events import Event, Issued, Received
@@ -66,16 +67,16 @@ class SqliteReplica:
             self._database.close()
             raise
         self._size = int(size)
-        self._keys = KeyIndex(self._database, self._path.parent / "runs")
+        self._keys = KeyIndex(self._database, self._path.parent / "runs", RunTable(self._database))
         self._fold = Fold(self._database, self._keys.find)
-        self._records = SqliteRecords(self._database, RLock())
+        self._records = SqlRecords(self._database, RLock(), naming_failures)
 
     @property
     def size(self) -> int:
         return self._size
 
     @property
-    def records(self) -> SqliteRecords:
+    def records(self) -> SqlRecords:
         return self._records
 
     def take(self, first: int, entries: Sequence[tuple[Event, bytes] | None]) -> Mapping[int, BirthmarkError]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
-from birthmark.adapters.ledgers.sqlite.records import DEVICE_QUERY
+from birthmark.adapters.ledgers.sql.database import Database
+from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY
 from birthmark.errors import Refused
 from birthmark.model.device import DeviceState
 
@@ -42,7 +41,7 @@ class FoldedDevice:
 class FoldedTables:
     """The tables of one connection, inside the caller's transaction."""
 
-    def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
+    def __init__(self, database: Database, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
         self._database = database
         self._find_key = find_key
 
@@ -77,26 +76,27 @@ class FoldedTables:
         )
 
     def _use_attempt(self, attempt: str, device_serial: str, kind: str, seq: int) -> None:
-        try:
-            self._database.execute("INSERT INTO attempt VALUES (?, ?, ?, ?)", (attempt, device_serial, kind, seq))
-        except sqlite3.IntegrityError:
+        if not self._add("attempt", (attempt, device_serial, kind, seq)):
             raise Refused(
                 "attempt.reused",
                 f"attempt {attempt} was already used",
                 hint="Make a new attempt id for every device and every new try.",
                 attempt=attempt,
                 device_serial=device_serial,
-            ) from None
+            )
+
+    def _add(self, table: str, row: tuple[object, ...]) -> bool:
+        """Insert a row; tell whether it is new."""
+        marks = ", ".join("?" * len(row))
+        query = f'INSERT INTO "{table}" VALUES ({marks}) ON CONFLICT DO NOTHING'  # noqa: S608
+        return self._database.execute(query, row).rowcount == 1
 
     def _insert_new(self, table: str, row: tuple[object, ...], name: str) -> None:
-        marks = ", ".join("?" * len(row))
-        try:
-            self._database.execute(f'INSERT INTO "{table}" VALUES ({marks})', cast("tuple[Any, ...]", row))  # noqa: S608
-        except sqlite3.IntegrityError:
+        if not self._add(table, row):
             raise Refused(
                 "ledger.exists",
                 f"{table} {name} is already on record",
                 hint="Choose another name; what is on record is never replaced.",
                 table=table,
                 name=name,
-            ) from None
+            )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from birthmark.adapters.ledgers.sqlite.foldedtables import SETTLE_HINT, octets_of
-from birthmark.adapters.ledgers.sqlite.foldsites import SiteFold
-from birthmark.adapters.ledgers.sqlite.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
+from birthmark.adapters.ledgers.sql.database import Database
+from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, octets_of
+from birthmark.adapters.ledgers.sql.foldsites import SiteFold
+from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState, next_state
@@ -30,7 +30,7 @@ def _not_open(intent: int, device_serial: str | None) -> Refused:
 class Fold(SiteFold):
     """Applies events to the tables of one connection, inside the caller's transaction."""
 
-    def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
+    def __init__(self, database: Database, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
         super().__init__(database, find_key)
         self._appliers: dict[type, Callable[[Any, bytes, int], None]] = {
             **self.site_appliers(),
@@ -128,13 +128,12 @@ class Fold(SiteFold):
                 chunk=event.chunk,
                 order=event.order,
             )
-        try:
-            self._database.executemany(
-                "INSERT INTO device VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL)",
-                [(device_serial, event.order, event.chunk, place) for place, device_serial in enumerate(serials)],
-            )
-        except sqlite3.IntegrityError:
-            raise self._duplicates(serials, event) from None
+        new = self._database.executemany(
+            "INSERT INTO device VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL) ON CONFLICT DO NOTHING",
+            [(device_serial, event.order, event.chunk, place) for place, device_serial in enumerate(serials)],
+        ).rowcount
+        if new != event.count:
+            raise self._duplicates(serials, event)
 
     def _duplicates(self, serials: list[str], event: e.DevicesOrdered) -> Refused:
         query = 'SELECT "order" FROM device WHERE device_serial = ? AND ("order", chunk) <> (?, ?)'
@@ -157,18 +156,17 @@ class Fold(SiteFold):
         if len(attachment) != RECORD_SIZE * event.count or event.count < 1 or prefix is None:
             raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
         self._require_new_keys(hashes_of(attachment), event.device)
-        try:
-            self._database.execute(
-                "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL)",
-                (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
-            )
-        except sqlite3.IntegrityError:
+        new = self._database.execute(
+            "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL) ON CONFLICT DO NOTHING",
+            (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
+        ).rowcount
+        if new != 1:
             raise Refused(
                 "ledger.cert_serial",
                 f"certificate serials with the prefix {event.serial_prefix} are given already",
                 hint="Run the same command again; it takes another one.",
                 serial_prefix=event.serial_prefix,
-            ) from None
+            )
         self._require_signed_here(event.order)
         self._reserve(event, seq)
 

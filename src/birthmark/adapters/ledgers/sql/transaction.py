@@ -1,21 +1,21 @@
-"""One open transaction of the SQLite ledger: entries, their fold and the sealed keys, kept together or not at all."""
+"""One open transaction of a SQL ledger: entries, their fold and the sealed keys, kept together or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol
 
-from birthmark.adapters.ledgers.sqlite.fold import Fold
-from birthmark.adapters.ledgers.sqlite.keyruns import KeyIndex, hashes_of, request_hashes_of
-from birthmark.adapters.ledgers.sqlite.vault import SqliteVault
+from birthmark.adapters.ledgers.sql.database import Database
+from birthmark.adapters.ledgers.sql.fold import Fold
+from birthmark.adapters.ledgers.sql.keyruns import KeyIndex, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
+from birthmark.ports import Vault
 
-__all__ = ["SqliteTransaction"]
+__all__ = ["SqlTransaction"]
 
 _ENTRY_LIMIT = 65535
 _ROW_LIMIT = 65536
@@ -31,22 +31,21 @@ class _Owner(Protocol):
     site_prefix: bytes
 
 
-class SqliteTransaction:
+class SqlTransaction:
     """One open transaction; see ``ports.Transaction`` for the laws."""
 
-    def __init__(self, ledger: _Owner, database: sqlite3.Connection) -> None:
+    def __init__(self, ledger: _Owner, database: Database, vault: Vault, *, size: int, serial_time: int) -> None:
         self._ledger = ledger
         self._database = database
-        row = database.execute("SELECT size, serial_time FROM head").fetchone()
-        self._size: int = row[0]
-        self._serial_time: int = row[1]
+        self._size = size
+        self._serial_time = serial_time
         self._packed: list[bytes] = []
         self._leaves: list[bytes] = []
         self._octets = 0
         self._first = self.begun_at = self._size
         self._refusal: BaseException | None = None
         self.new_keys: list[tuple[int, list[bytes]]] = []
-        self.vault = SqliteVault(database)
+        self.vault = vault
 
     def append(self, event: e.Event, attachment: bytes = b"") -> int:
         try:

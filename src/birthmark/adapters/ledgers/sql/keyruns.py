@@ -3,9 +3,10 @@
 A run is a file: magic (16), count (uint64), 65,537 bucket starts (uint32) by the first two octets of the hash, then
 ``count`` hashes of 32 octets in ascending order. Numbers are big endian on disk except the bucket starts, which are
 little endian so that they can be mapped as they are. Runs are a cache: a missing or damaged one is rebuilt from the
-``certificate`` and ``site_key`` tables.
+``certificate`` and ``site_key`` tables. Which runs there are is written in a catalog: a table of the embedded ledger,
+a file beside the runs where several machines share one database.
 
-A crash while a run is written leaves a file without a row: it is ignored and written again.
+A crash while a run is written leaves a file that no catalog names: it is ignored and written again.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import sqlite3
 import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-__all__ = ["RECORD_SIZE", "REQUEST_SIZE", "KeyIndex", "hashes_of", "request_hashes_of"]
+from birthmark.adapters.ledgers.sql.database import Database
+
+__all__ = ["RECORD_SIZE", "REQUEST_SIZE", "KeyIndex", "RunCatalog", "RunEntry", "hashes_of", "request_hashes_of"]
 
 RECORD_SIZE = 72
 """random (8) | SPKI SHA-256 (32) | TBS SHA-256 (32): one reserved certificate."""
@@ -33,8 +37,8 @@ _HEADER = len(_MAGIC) + 8
 _STARTS = 4 * (_BUCKETS + 1)
 _FLUSH_AT = 1 << 18
 _NEW_KEYS = """
-SELECT intent, records, serial_prefix IS NULL FROM certificate WHERE intent > :known
-UNION ALL SELECT seq, requests, 1 FROM site_key WHERE seq > :known ORDER BY 1"""
+SELECT intent, records, CASE WHEN serial_prefix IS NULL THEN 1 ELSE 0 END FROM certificate WHERE intent > ?1
+UNION ALL SELECT seq, requests, 1 FROM site_key WHERE seq > ?1 ORDER BY 1"""
 _GROWTH = 4
 
 
@@ -87,6 +91,16 @@ class _Run:
         return [data[at : at + 32] for at in range(0, len(data), 32)]
 
 
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """What a catalog says of one run."""
+
+    file: str
+    covered: int
+    count: int
+    sha256: bytes
+
+
 def _write_run(directory: Path, parts: Iterable[list[bytes]], count: int) -> tuple[str, bytes]:
     """Write a run from sorted parts in bucket order, durably; return its name and the SHA-256 of the file.
 
@@ -125,11 +139,26 @@ def _file_hash(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+class RunCatalog(Protocol):
+    """Which runs there are, oldest first. All processes that share the directory of the runs share the catalog."""
+
+    def rows(self) -> list[tuple[str, int]]:
+        """Return (file, the last intent that it and those before it cover)."""
+        ...
+
+    def clear(self) -> None: ...
+
+    def replace(self, obsolete: Sequence[str], run: RunEntry) -> None:
+        """Put ``run`` at the end, in place of those that were merged into it."""
+        ...
+
+
 class KeyIndex:
     """All SPKI hashes that were ever reserved. One instance a connection; other processes are followed."""
 
-    def __init__(self, database: sqlite3.Connection, directory: Path) -> None:
+    def __init__(self, database: Database, directory: Path, catalog: RunCatalog) -> None:
         self._database = database
+        self._catalog = catalog
         self._directory = directory
         self._runs: list[_Run] = []
         self._names: list[str] = []
@@ -156,14 +185,13 @@ class KeyIndex:
         self._known = max(self._known, intent)
 
     def _follow(self) -> None:
-        names = [name for (name,) in self._database.execute("SELECT file FROM key_run ORDER BY run")]
-        if names != self._names or self._known < 0:
-            self._load_runs()
-        for seq, records, foreign in self._database.execute(_NEW_KEYS, {"known": self._known}):
+        rows = self._catalog.rows()
+        if self._known < 0 or [name for name, _ in rows] != self._names:
+            self._load_runs(rows)
+        for seq, records, foreign in self._database.execute(_NEW_KEYS, (self._known,)):
             self.add(request_hashes_of(records) if foreign else hashes_of(records), seq)
 
-    def _load_runs(self) -> None:
-        rows = self._database.execute("SELECT file, covered FROM key_run ORDER BY run").fetchall()
+    def _load_runs(self, rows: list[tuple[str, int]]) -> None:
         runs = []
         for name, _ in rows:
             try:
@@ -176,8 +204,8 @@ class KeyIndex:
         self._recent = set()
 
     def _drop_all_runs(self) -> None:
-        """Fall back to the table: the next flush writes new runs."""
-        self._database.execute("DELETE FROM key_run")
+        """Fall back to the tables: the next flush writes new runs."""
+        self._catalog.clear()
         self._runs, self._names, self._recent, self._known = [], [], set(), 0
 
     def due(self) -> bool:
@@ -208,11 +236,9 @@ class KeyIndex:
             merged.append(older)
             total += older.count
         keep = len(self._runs) - len(merged)
-        (run_id,) = self._database.execute("SELECT 1 + coalesce(max(run), 0) FROM key_run").fetchone()
         self._directory.mkdir(mode=0o700, exist_ok=True)
         name, digest = _write_run(self._directory, _merge(sorted(self._recent), merged), total)
-        self._database.executemany("DELETE FROM key_run WHERE file = ?", [(old,) for old in self._names[keep:]])
-        self._database.execute("INSERT INTO key_run VALUES (?, ?, ?, ?, ?)", (run_id, name, self._known, total, digest))
+        self._catalog.replace(self._names[keep:], RunEntry(name, self._known, total, digest))
         self._runs = [*self._runs[:keep], _Run(self._directory / name)]
         self._names = [*self._names[:keep], name]
         self._recent = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from birthmark.adapters.ledgers.sqlite.foldedtables import SETTLE_HINT, FoldedTables, octets_of
+from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, FoldedTables, octets_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
@@ -118,7 +118,7 @@ class SiteFold(FoldedTables):
     def _order_assigned(self, event: e.OrderAssigned, attachment: bytes, seq: int) -> None:
         mode = self._require_working(event.site)
         made = self._database.execute(
-            "SELECT count(*), sum(state <> 'ordered') FROM chunk WHERE \"order\" = ?", (event.order,)
+            "SELECT count(*), count(*) FILTER (WHERE state <> 'ordered') FROM chunk WHERE \"order\" = ?", (event.order,)
         ).fetchone()
         if mode != event.mode or not made[0] or (event.mode == "factory_ca" and made[1]):
             raise Refused(
@@ -252,7 +252,9 @@ class SiteFold(FoldedTables):
                 authority=known["authority"],
             )
         rows = [("authority", event.authority), ("authority_vkey", event.vkey), ("mode", event.mode)]
-        self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        self._database.executemany(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", rows
+        )
 
     def _bundle_opened(self, event: e.BundleOpened, attachment: bytes, seq: int) -> None:
         self._insert_new("bundle", (event.bundle, event.order, None, event.devices, seq), event.bundle)

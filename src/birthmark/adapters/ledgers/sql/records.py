@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Any
 
-from birthmark.adapters.ledgers.sqlite.connection import naming_failures
+from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.model.device import DeviceState
 from birthmark.model.records import (
     AttemptRecord,
@@ -30,7 +30,7 @@ from birthmark.model.siterecords import (
     SiteRecord,
 )
 
-__all__ = ["DEVICE_QUERY", "SqliteRecords"]
+__all__ = ["DEVICE_QUERY", "SqlRecords"]
 
 _ORDER = 'SELECT "order", product, profile, key_algorithm, key_origin, ca, quantity, chunks FROM "order"'
 _INTENT = (
@@ -44,8 +44,8 @@ DEVICE_QUERY = """
 SELECT d.device_serial, d."order",
        coalesce(d.state, CASE WHEN c.state <> 'issued' THEN c.state
                               WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
-       coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL)),
-       coalesce(d.position, iif(d.state IS NULL, d.place, NULL)), d.attempt, o.key_origin,
+       coalesce(d.intent, CASE WHEN d.state IS NULL THEN c.intent END),
+       coalesce(d.position, CASE WHEN d.state IS NULL THEN d.place END), d.attempt, o.key_origin,
        d.state IS NULL AND c.state IN ('ordered', 'reserved')
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
               JOIN "order" o ON o."order" = d."order"
@@ -72,15 +72,16 @@ _COLUMN = {
 _TOTALS = ("open", "stock", "consigned", "in_progress", "verified", "failed", "scrapped")
 
 
-class SqliteRecords:
+class SqlRecords:
     """Implements ``ports.Records``."""
 
-    def __init__(self, database: sqlite3.Connection, lock: RLock) -> None:
+    def __init__(self, database: Database, lock: RLock, naming: Callable[[], AbstractContextManager[None]]) -> None:
         self._database = database
         self._lock = lock
+        self._naming = naming
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        with self._lock, naming_failures():
+        with self._lock, self._naming():
             return self._database.execute(query, values).fetchall()
 
     def _one(self, query: str, *values: object) -> Any:
@@ -112,7 +113,9 @@ class SqliteRecords:
         return [OrderRecord(*row) for row in self._all(_ORDER + " ORDER BY seq")]
 
     def totals(self, order: str) -> OrderTotals:
-        chunks = dict(self._all('SELECT state, sum(count) FROM chunk WHERE "order" = ? GROUP BY 1', order))
+        chunks = dict(
+            self._all('SELECT state, CAST(sum(count) AS BIGINT) FROM chunk WHERE "order" = ? GROUP BY 1', order)
+        )
         totals = dict.fromkeys(_TOTALS, 0)
         for chunk_state, state, count in self._all(_TOUCHED, order):
             chunks[chunk_state] -= count
