@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Real components the tests and the demo start themselves. SoftHSM2 is also what the demo's tokens are.
-PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 fonts-dejavu-core poppler-utils
+PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 \
+  fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2
 
 .PHONY: install system demo test faults lint docs bench lock clean
 
