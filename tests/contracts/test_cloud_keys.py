@@ -26,7 +26,7 @@ from birthmark.adapters.keys.azure_keyvault import AzureKeyVaultKeys
 from birthmark.errors import Misconfigured, Refused, Tampered, Unavailable
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import algorithm_of
-from birthmark.ports import Keys
+from birthmark.ports import DestroysKeys, Keys
 from support.keyvault import KeyVault, key_vault
 
 REGION = "eu-west-1"
@@ -96,12 +96,17 @@ def keys(place: Place) -> Iterator[Keys]:
 
 
 class TestCloudKeys(KeyLaws):
-    """All laws but those of secrets, which these keys do not have, and of names that clouds do not take."""
+    """All laws but those of secrets, which these keys do not have, of names that clouds do not take, and of destruction:
+    a cloud forgets a key weeks later and on its own terms, so that is left to its console and refused here."""
 
     test_a_wrong_secret_opens_nothing = None
     test_a_wrong_secret_opens_nothing_while_another_is_logged_in = None
+    test_a_destroyed_key_is_gone_and_its_neighbour_stays = None
     test_names_of_any_script = None
     test_the_secret_is_asked_for_by_its_reference = None
+
+    def test_nobody_is_told_that_a_key_of_a_cloud_is_destroyed(self, keys: Keys):
+        assert not isinstance(keys, DestroysKeys)
 
     @pytest.mark.parametrize("algorithm", [*_SIGNING, "rsa3072"])
     def test_a_made_key_is_opened_and_signs(self, keys: Keys, place: Any, algorithm: str):
