@@ -96,8 +96,10 @@ def keys(place: Place) -> Iterator[Keys]:
 
 
 class TestCloudKeys(KeyLaws):
-    """All laws but those of secrets, which these keys do not have, of names that clouds do not take, and of destruction:
-    a cloud forgets a key weeks later and on its own terms, so that is left to its console and refused here."""
+    """All laws but those of secrets, which these keys do not have, of names that clouds do not take, and of destruction.
+
+    A cloud forgets a key weeks later and on its own terms: that is left to its console and refused here.
+    """
 
     test_a_wrong_secret_opens_nothing = None
     test_a_wrong_secret_opens_nothing_while_another_is_logged_in = None
