@@ -96,7 +96,7 @@ def keys(place: Place) -> Iterator[Keys]:
 
 
 class TestCloudKeys(KeyLaws):
-    """All laws but those of secrets, which these keys do not have, of names that clouds do not take, and of destruction.
+    """All laws but those of secrets, which these keys do not have, of names clouds refuse, and of destruction.
 
     A cloud forgets a key weeks later and on its own terms: that is left to its console and refused here.
     """
