@@ -6,13 +6,14 @@ import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import RLock
 
 from birthmark.adapters.durable import naming_os_errors
-from birthmark.adapters.ledgers.sql.fold import Fold
 from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
 from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY, SqlRecords
+from birthmark.adapters.ledgers.sqlite.batchfold import BatchFold
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures
 from birthmark.adapters.ledgers.sqlite.runtable import RunTable
 from birthmark.errors import BirthmarkError, Refused
@@ -68,7 +69,7 @@ class SqliteReplica:
             raise
         self._size = int(size)
         self._keys = KeyIndex(self._database, self._path.parent / "runs", RunTable(self._database))
-        self._fold = Fold(self._database, self._keys.find)
+        self._fold = BatchFold(self._database, self._keys.find)
         self._records = SqlRecords(self._database, RLock(), naming_failures)
 
     @property
@@ -82,6 +83,7 @@ class SqliteReplica:
     def take(self, first: int, entries: Sequence[tuple[Event, bytes] | None]) -> Mapping[int, BirthmarkError]:
         if first != self._size:
             raise ValueError(f"entry {first} does not follow the {self._size} that were taken")
+        self._fold.forget()
         items = [(number, entry) for number, entry in enumerate(entries, first) if entry is not None]
         refused: dict[int, BirthmarkError] = {}
         with naming_failures():
@@ -109,15 +111,30 @@ class SqliteReplica:
         """Fold entries within a savepoint; return why not if one is refused, and then none of them counts."""
         self._database.execute("SAVEPOINT part")
         try:
-            for _, group in groupby(items, _intent_of):
-                self._apply(list(group))
+            self._fold_all(items)
+            self._fold.write()
         except (Refused, ValueError, OverflowError, sqlite3.IntegrityError) as problem:
             self._database.execute("ROLLBACK TO part")
             self._database.execute("RELEASE part")
             self._keys.forget(items[0][0])
+            self._fold.forget()
             return problem if isinstance(problem, BirthmarkError) else _unreadable(problem)
         self._database.execute("RELEASE part")
         return None
+
+    def _fold_all(self, items: list[_Item]) -> None:
+        marks = self._fold.of_one_device((number, event) for number, (event, _) in items)
+        for alone, marked in groupby(zip(marks, items, strict=True), itemgetter(0)):
+            run = [item for _, item in marked]
+            if alone:
+                self._fold.load({event.device for _, (event, _) in run})  # type: ignore[union-attr]
+                for number, (event, attachment) in run:
+                    self._fold.apply(event, attachment, number)
+                continue
+            self._fold.write()
+            self._fold.forget()
+            for _, group in groupby(run, _intent_of):
+                self._apply(list(group))
 
     def _apply(self, group: list[_Item]) -> None:
         number, (event, _) = group[0]
@@ -149,6 +166,9 @@ class SqliteReplica:
             )
 
     def place(self, device_serial: str) -> tuple[str, DeviceState] | None:
+        held = self._fold.held(device_serial)
+        if held is not None:
+            return held.order, held.state
         row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
         return None if row is None else (row[1], DeviceState(row[2]))
 
