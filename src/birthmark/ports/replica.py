@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from birthmark.errors import BirthmarkError
@@ -31,8 +31,8 @@ class SiteReplica(Protocol):
         """Fold entries ``first`` and on; None stands for one that is no event."""
         ...
 
-    def place(self, device_serial: str) -> tuple[str, DeviceState] | None:
-        """Return order and state of a device."""
+    def places(self, device_serials: Iterable[str]) -> Mapping[str, tuple[str, DeviceState]]:
+        """Return order and state of each device that there is."""
         ...
 
     def certificate_entry(self, device_serial: str) -> int | None:

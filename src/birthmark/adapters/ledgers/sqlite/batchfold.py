@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from birthmark.adapters.ledgers.sql.fold import Fold
 from birthmark.adapters.ledgers.sql.foldedtables import FoldedDevice, attempt_reused, folded_device
@@ -33,7 +33,7 @@ from birthmark.model.events import (
 __all__ = ["BatchFold"]
 
 _OF_ONE_DEVICE = (Drawn, Installed, Verified, KeyErased, Failed, Rejected, Superseded, Scrapped, Revoked)
-_THESE_DEVICES = DEVICES_QUERY + "WHERE d.device_serial IN (SELECT value FROM json_each(?))"
+_THESE_DEVICES = DEVICES_QUERY + "WHERE d.device_serial IN (SELECT value FROM json_each(?))"  # noqa: S608
 _WRITE_DEVICE = "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?"
 _WRITE_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
@@ -41,7 +41,7 @@ _WRITE_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 class BatchFold(Fold):
     """Holds devices between ``load`` and ``forget``; what changed of them is in the tables after ``write``.
 
-    An entry that is not ``of_one_device`` reads and writes the tables themselves: ``write`` and ``forget`` go before it.
+    An entry that is not ``of_one_device`` reads and writes the tables themselves: ``write`` and ``forget`` go before.
     Whoever rolls the tables back forgets, too.
     """
 
@@ -70,13 +70,15 @@ class BatchFold(Fold):
     def load(self, device_serials: Iterable[str | None]) -> None:
         """Read devices that are not held yet; those that are on record nowhere are found missing later."""
         missing = [serial for serial in device_serials if serial not in self._held]
-        if len(missing) > 1:
+        if missing:
             for row in self._database.execute(_THESE_DEVICES, (json.dumps(missing),)):
                 self._held[row[0]] = folded_device(row)
 
-    def held(self, device_serial: str) -> FoldedDevice | None:
-        """Return a device as it is after what was folded, None if it is not held."""
-        return self._held.get(device_serial)
+    def look(self, device_serials: Iterable[str]) -> Iterator[tuple[str, FoldedDevice]]:
+        """Yield the devices that are on record, as they are after what was folded."""
+        wanted = list(device_serials)
+        self.load(wanted)
+        return ((serial, self._held[serial]) for serial in wanted if serial in self._held)
 
     def write(self) -> None:
         """Write what changed; ``Refused("attempt.reused")`` if one of the attempts is on record already."""

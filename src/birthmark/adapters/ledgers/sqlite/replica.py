@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -12,7 +13,7 @@ from threading import RLock
 
 from birthmark.adapters.durable import naming_os_errors
 from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
-from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY, SqlRecords
+from birthmark.adapters.ledgers.sql.records import SqlRecords
 from birthmark.adapters.ledgers.sqlite.batchfold import BatchFold
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures
 from birthmark.adapters.ledgers.sqlite.runtable import RunTable
@@ -27,6 +28,9 @@ SELECT x.issued_seq + coalesce(d.position, d.place)
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
 JOIN certificate x ON x.intent = coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL))
 WHERE d.device_serial = ?"""
+_PLACES = """
+SELECT named.key, d.place FROM json_each(?2) named JOIN device d ON d.device_serial = named.value
+JOIN certificate x ON x."order" = d."order" AND x.chunk = d.chunk WHERE x.intent = ?1 ORDER BY named.key"""
 _Item = tuple[int, tuple[Event, bytes]]
 
 
@@ -152,12 +156,8 @@ class SqliteReplica:
 
     def _require_places(self, intent: int, devices: list[str]) -> None:
         """Refuse certificates that do not stand in the order of the devices of their chunk."""
-        query = (
-            'SELECT d.place FROM device d JOIN certificate x ON x."order" = d."order" AND x.chunk = d.chunk'
-            " WHERE x.intent = ? AND d.device_serial = ?"
-        )
-        places = [self._database.execute(query, (intent, serial)).fetchone() for serial in devices]
-        if places != [(place,) for place in range(len(devices))]:
+        rows = self._database.execute(_PLACES, (intent, json.dumps(devices))).fetchall()
+        if rows != [(place, place) for place in range(len(devices))]:
             raise Refused(
                 "ledger.intent",
                 f"{len(devices)} certificates of intent {intent} are not those of its chunk",
@@ -165,12 +165,8 @@ class SqliteReplica:
                 intent=intent,
             )
 
-    def place(self, device_serial: str) -> tuple[str, DeviceState] | None:
-        held = self._fold.held(device_serial)
-        if held is not None:
-            return held.order, held.state
-        row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
-        return None if row is None else (row[1], DeviceState(row[2]))
+    def places(self, device_serials: Iterable[str]) -> Mapping[str, tuple[str, DeviceState]]:
+        return {serial: (held.order, held.state) for serial, held in self._fold.look(device_serials)}
 
     def certificate_entry(self, device_serial: str) -> int | None:
         row = self._database.execute(_CERTIFICATE, (device_serial,)).fetchone()
