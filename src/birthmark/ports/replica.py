@@ -35,8 +35,8 @@ class SiteReplica(Protocol):
         """Return order and state of each device that there is."""
         ...
 
-    def certificate_entry(self, device_serial: str) -> int | None:
-        """Return the number of the entry that holds the certificate of the device's identity."""
+    def certificate_entries(self, device_serials: Iterable[str]) -> Mapping[str, int]:
+        """Return the numbers of the entries that hold the certificates of devices, of those that have one."""
         ...
 
     def keep(self) -> None: ...

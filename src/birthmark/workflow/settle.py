@@ -204,15 +204,14 @@ class Settlement:
 
     def _certificates_before(self, entries: Sequence[_Entry]) -> dict[str, bytes]:
         """Return the certificates that devices which are verified in a batch had before it."""
-        found = {}
-        for entry in entries:
-            if entry is not None and isinstance(entry[0], Verified) and entry[0].device not in self._certificates:
-                number = self._replica.certificate_entry(entry[0].device)
-                if number is not None and number < self._mirror.size:
-                    decoded = _decoded(self._mirror.entry(number))
-                    if decoded is not None:
-                        found[entry[0].device] = decoded[1]
-        return found
+        wanted = {
+            entry[0].device
+            for entry in entries
+            if entry is not None and isinstance(entry[0], Verified) and entry[0].device not in self._certificates
+        }
+        numbers = self._replica.certificate_entries(wanted) if wanted else {}
+        known = sorted((number, device) for device, number in numbers.items() if number < self._mirror.size)
+        return {device: self._mirror.entry(number).partition(b"\n")[2] for number, device in known}
 
     def _remember(self, device_serial: str, certificate: bytes) -> None:
         self._certificates[device_serial] = certificate

@@ -74,8 +74,8 @@ def test_it_holds_what_the_site_holds(author: Author, tmp_path: Path, step: int,
     assert found == tables(lambda query: list(author.ledger.rows(query)))
     assert replica.places([POOL[0], "nobody"]) == {POOL[0]: ("pool", DeviceState.VERIFIED)}
     for device in (*POOL[:5], BORN[0]):
-        assert replica.certificate_entry(device) == author.ledger.records.device(device).issued_seq
-    assert replica.certificate_entry(BORN[1]) is None
+        assert replica.certificate_entries([device]) == {device: author.ledger.records.device(device).issued_seq}
+    assert replica.certificate_entries([BORN[1], "nobody"]) == {}
     replica.close()
 
 

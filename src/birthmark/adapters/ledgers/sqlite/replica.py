@@ -23,11 +23,11 @@ from birthmark.model.events import Event, Issued, Received
 
 __all__ = ["SqliteReplica"]
 
-_CERTIFICATE = """
-SELECT x.issued_seq + coalesce(d.position, d.place)
+_CERTIFICATES = """
+SELECT d.device_serial, x.issued_seq + coalesce(d.position, d.place)
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
 JOIN certificate x ON x.intent = coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL))
-WHERE d.device_serial = ?"""
+WHERE d.device_serial IN (SELECT value FROM json_each(?)) AND x.issued_seq IS NOT NULL"""
 _PLACES = """
 SELECT named.key, d.place FROM json_each(?2) named JOIN device d ON d.device_serial = named.value
 JOIN certificate x ON x."order" = d."order" AND x.chunk = d.chunk WHERE x.intent = ?1 ORDER BY named.key"""
@@ -168,9 +168,8 @@ class SqliteReplica:
     def places(self, device_serials: Iterable[str]) -> Mapping[str, tuple[str, DeviceState]]:
         return {serial: (held.order, held.state) for serial, held in self._fold.look(device_serials)}
 
-    def certificate_entry(self, device_serial: str) -> int | None:
-        row = self._database.execute(_CERTIFICATE, (device_serial,)).fetchone()
-        return None if row is None else row[0]
+    def certificate_entries(self, device_serials: Iterable[str]) -> Mapping[str, int]:
+        return dict(self._database.execute(_CERTIFICATES, (json.dumps(list(device_serials)),)))
 
     def keep(self) -> None:
         with naming_failures():
