@@ -41,9 +41,11 @@ def bench_ingest(
     Before the second half of the reports the ledger is filled up to ``rows`` devices. ``first_us`` and ``last_us`` are
     microseconds of processor time a receipt, all processes together: medians of the reports before and behind that
     (without ``rows``: the first report and the last one), when the ledger has ``first_rows`` and ``last_rows`` devices;
-    ``growth`` is last / first. Everything counts: checking the
-    file, its tiles, the site's tables, every signature, and what is durable in the authority's ledger. The floor is one
-    Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as many processes, before and after.
+    ``growth`` is last / first. ``floor_us`` and ``per_core_ratio`` compare processor time alone.
+
+    Everything counts: checking the file, its tiles, the site's tables, every signature, and what is durable in the
+    authority's ledger. The floor is one Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as
+    many processes, before and after.
     """
     makers = processes or default_processes()
     workers = max(1, checking_processes(receipts * ENTRIES_A_RECEIPT, makers))
@@ -51,14 +53,18 @@ def bench_ingest(
         rounds = min(_FLOOR_ROUNDS, max(2000, receipts))
         before = run_floor(receipt_floor, rounds, workers)
         half = (sites + 1) // 2 if rows else 1
+        floors = [_floor_us(rounds)]
         times = [_one(workspace, number, receipts, makers, progress) for number in range(half)]
         first_rows = _devices(workspace)
+        floors.append(_floor_us(rounds))
         _fill(workspace, rows - first_rows - (sites - half) * receipts)
         times += [_one(workspace, number, receipts, makers, progress) for number in range(half, sites)]
+        floors.append(_floor_us(rounds))
         after = run_floor(receipt_floor, rounds, workers)
         last_rows, entries = _devices(workspace), workspace.ledger.head().size
     floor, rate = (before + after) / 2, sites * receipts / sum(seconds for seconds, _ in times)
     each = [worked / receipts * 1e6 for _, worked in times]
+    floor_us = median(floors)
     first, last = (median(each[:half]), median(each[half:] or each)) if rows else (each[0], each[-1])
     return {
         "bench": "ingest",
@@ -73,11 +79,20 @@ def bench_ingest(
         "last_rows": last_rows,
         "last_us": round(last, 1),
         "growth": round(last / first, 3),
+        "floor_us": round(floor_us, 1),
+        "per_core_ratio": round(floor_us / (sum(each) / len(each)), 3),
         "ledger_entries": entries,
         "p50_ms": None,
         "p99_ms": None,
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
+
+
+def _floor_us(rounds: int) -> float:
+    """Return the microseconds of processor time that the floor takes for one receipt."""
+    loop, began = receipt_floor(rounds), time.process_time()
+    loop()
+    return (time.process_time() - began) / rounds * 1e6
 
 
 def _devices(workspace: Workspace) -> int:
