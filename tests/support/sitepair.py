@@ -31,6 +31,7 @@ from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.vault import ChunkSealer
+from birthmark.workflow.draw import PoolSource
 from birthmark.workflow.fulfil import Fulfilment
 from birthmark.workflow.order import NewOrder, create_order
 from support.stationworld import InlineEngine
@@ -326,6 +327,9 @@ def provision_online(pair: Pair, site: Site, name: str, serials: list[str]) -> N
     with pair.authority() as hq, site.open() as own:
         open_order(own, hq, name)
         with open_heads(hq) as desk, open_heads(own) as heads:
+            heads.source = PoolSource(
+                ledger=own.ledger, records=own.records, vault_key=own.vault_key, chain_of=own.chain, clock=own.clock
+            )
             for serial in serials:
                 attempt = os.urandom(16).hex()
                 got: Any = desk.source.obtain(CredentialRequest(attempt, f"{site.name}/line1", serial))

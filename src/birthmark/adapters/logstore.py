@@ -61,6 +61,7 @@ class FileLogStore:
         self._unsynced.clear()
         write_durably(self._directory / "checkpoint", checkpoint, mode=0o644)
         for partial in self._superseded:
-            # What cannot be removed does no harm.
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.is_dir():  # few ever were: most tiles are written whole
+                # What cannot be removed does no harm.
+                shutil.rmtree(partial, ignore_errors=True)
         self._superseded.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from birthmark.errors import BirthmarkError
@@ -31,12 +31,12 @@ class SiteReplica(Protocol):
         """Fold entries ``first`` and on; None stands for one that is no event."""
         ...
 
-    def place(self, device_serial: str) -> tuple[str, DeviceState] | None:
-        """Return order and state of a device."""
+    def places(self, device_serials: Iterable[str]) -> Mapping[str, tuple[str, DeviceState]]:
+        """Return order and state of each device that there is."""
         ...
 
-    def certificate_entry(self, device_serial: str) -> int | None:
-        """Return the number of the entry that holds the certificate of the device's identity."""
+    def certificate_entries(self, device_serials: Iterable[str]) -> Mapping[str, int]:
+        """Return the numbers of the entries that hold the certificates of devices, of those that have one."""
         ...
 
     def keep(self) -> None: ...

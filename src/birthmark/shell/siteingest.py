@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestResult", "checking_processes", "ingest_file"]
 
-_MANY_ENTRIES = 20_000
-"""From so many new entries on, other processes check signatures: starting them costs a second of work."""
+_MANY_ENTRIES = 50_000
+"""From so many new entries on, other processes check signatures: starting them costs as much as 4,000 receipts."""
 _MOST_WAITING = 64
 """Reports that may wait for one before them."""
 

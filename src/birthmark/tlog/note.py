@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
@@ -58,6 +59,7 @@ class VerifierKey:
         return key_id(self.name, ED25519, self.public)
 
 
+@lru_cache(maxsize=256)  # whoever opens many notes opens them with a few keys
 def key_id(name: str, key_type: int, public: bytes) -> bytes:
     """Return SHA-256(name || 0x0A || type || public key), its first 4 octets."""
     return sha256(name.encode() + b"\n" + bytes((key_type,)) + public).digest()[:KEY_ID_OCTETS]
@@ -81,6 +83,7 @@ def encode_vkey(name: str, public: bytes) -> str:
     return f"{name}+{key_id(name, ED25519, public).hex()}+{body}"
 
 
+@lru_cache(maxsize=256)
 def parse_vkey(vkey: str) -> VerifierKey:
     """Return the key of a verifier key text, or raise ``Misconfigured`` (``log.vkey.malformed``)."""
     match = _VKEY.fullmatch(vkey)

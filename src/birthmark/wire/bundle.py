@@ -147,7 +147,7 @@ def decode_chunk(payload: bytes, header: BundleHeader, *, seen: bool = False) ->
     ``seen``: the same octets were decoded before, so that only what is needed of them is looked at.
     """
     told, device_serials, bits, certificates, key, slots = _parts(payload)
-    facts = _facts_of(told, device_serials)
+    facts = _facts_of(told, device_serials, seen=seen)
     count = facts.count
     if header.suite is None:
         if facts.present != count or bits or certificates or key or slots:
@@ -169,11 +169,13 @@ def decode_chunk(payload: bytes, header: BundleHeader, *, seen: bool = False) ->
     return BundleChunk(facts.chunk, facts.first, count, device_serials, places, found, key[_HASH:], slots)
 
 
-def _facts_of(told: bytes, device_serials: bytes) -> _Facts:
+def _facts_of(told: bytes, device_serials: bytes, *, seen: bool) -> _Facts:
     try:
         facts = _facts.decode(told)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise _malformed(f"a chunk: {problem}") from None
+    if seen:
+        return facts
     named = _SERIALS.fullmatch(device_serials) is not None and device_serials.count(b"\n") == facts.count - 1
     if _encoder.encode(facts) != told or not 1 <= facts.count <= CHUNK_LIMIT or not named:
         raise _malformed(f"chunk {facts.chunk} does not name its {facts.count} devices")

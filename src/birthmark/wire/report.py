@@ -17,7 +17,7 @@ from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import MAX_NOTE_OCTETS
 from birthmark.tlog.tiles import decode_entries
 from birthmark.wire.document import Digest, DocumentPart, Moment, Text, open_document, sign_document
-from birthmark.wire.frames import FrameWriter, read_frames
+from birthmark.wire.frames import FrameWriter, read_frames, read_whole_frames
 
 __all__ = [
     "REPORT_MAGIC",
@@ -104,11 +104,12 @@ def _recut(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class ReportReader:
     """Reads a report from ``read`` (exactly so many octets, fewer only at the end). A frame is held at a time.
 
-    Raises ``Tampered``: ``frames.*``, ``report.malformed``.
+    ``seen``: the caller knows the entries by the root that they lead to, so that the digest of the file is not made
+    again. Raises ``Tampered``: ``frames.*``, ``report.malformed``.
     """
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._frames = read_frames(read, REPORT_MAGIC, limit=_FRAME_OCTETS)
+    def __init__(self, read: Callable[[int], bytes], *, seen: bool = False) -> None:
+        self._frames = (read_whole_frames if seen else read_frames)(read, REPORT_MAGIC, limit=_FRAME_OCTETS)
         header = self._next(b"H")
         try:
             self.header = _decoder.decode(header)

@@ -159,7 +159,7 @@ class ReportIngest:
         if size <= site.reported:
             return ReportOutcome(site.site, "old", first, size, site.reported)
         with opened() as read:
-            self._mirror.grow(first, ReportReader(read).entries(), report.checkpoint, progress=progress)
+            self._mirror.grow(first, ReportReader(read, seen=True).entries(), report.checkpoint, progress=progress)
         self._report_head(site)
         return ReportOutcome(site.site, "taken", first, size, site.reported)
 

@@ -9,7 +9,7 @@ it are durable: it is behind the cursor then, and catches up without judging any
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from birthmark.errors import Tampered
@@ -49,16 +49,19 @@ _DEPTH = 2
 """Batches whose signatures are being checked while the next one is read."""
 _KEEP_AFTER = 32
 """Batches after which the replica is kept."""
-_JOBS = 64
+_JOBS = 128
+"""Signatures that are handed to another process together."""
 _KEPT_CERTIFICATES = 8192
 
-_CHANGES = (Reserved, Requested, Issued, Received, Drawn, Installed, Verified, Failed, Superseded, Scrapped)
+_CHANGES = frozenset({Reserved, Requested, Issued, Received, Drawn, Installed, Verified, Failed, Superseded, Scrapped})
 """Events that bring the device they name into another state."""
 
 _WITH_AUTHORITY = frozenset({DeviceState.RESERVED, DeviceState.ISSUED, DeviceState.POOLED})
 """Of these the authority's own record is the better one, where it issues."""
 
 _Entry = tuple[Event, bytes] | None
+_Place = tuple[str, DeviceState]
+"""Order and state of a device at its site."""
 _Case = ReceiptCase | CertificateCase
 
 
@@ -152,22 +155,22 @@ class Settlement:
         refused = self._replica.take(first, lawful)
         self._last_intent = None
         keys: dict[str, tuple[int, bytes]] = {}
-        changed: dict[str, int] = {}
+        changed = _changed(first, lawful, refused)
+        places = self._replica.places(changed)
         for number, entry in enumerate(lawful, first):
             if entry is None or number in refused:
                 what = refused[number].message if number in refused else "it is no event of a site"
                 batch.found.append(Contradiction("site.entry.unlawful", what, entry=number))
                 continue
             event, attachment = entry
-            batch.found += [_at(number, item) for item in self._rules.judge(event, attachment)]
-            if isinstance(event, _CHANGES) and event.device is not None:
-                changed[event.device] = number
-            if isinstance(event, Issued | Received):
+            if found := self._rules.judge(event, attachment):
+                batch.found += [_at(number, item) for item in found]
+            if isinstance(event, Verified):
+                batch.cases.append((number, event.device, self._receipt_case(event, attachment, earlier, places)))
+            elif isinstance(event, Issued | Received):
                 self._remember(event.device, attachment)
                 self._take_certificate(batch, keys, number, event, attachment)
-            elif isinstance(event, Verified):
-                batch.cases.append((number, event.device, self._receipt_case(event, attachment, earlier)))
-        batch.lines = self._lines(changed, keys)
+        batch.lines = self._lines(changed, keys, places)
         jobs = [case for _, _, case in batch.cases]
         batch.results = self._map(check_proofs, [jobs[at : at + _JOBS] for at in range(0, len(jobs), _JOBS)])
         return batch
@@ -201,23 +204,24 @@ class Settlement:
 
     def _certificates_before(self, entries: Sequence[_Entry]) -> dict[str, bytes]:
         """Return the certificates that devices which are verified in a batch had before it."""
-        found = {}
-        for entry in entries:
-            if entry is not None and isinstance(entry[0], Verified) and entry[0].device not in self._certificates:
-                number = self._replica.certificate_entry(entry[0].device)
-                if number is not None and number < self._mirror.size:
-                    decoded = _decoded(self._mirror.entry(number))
-                    if decoded is not None:
-                        found[entry[0].device] = decoded[1]
-        return found
+        wanted = {
+            entry[0].device
+            for entry in entries
+            if entry is not None and isinstance(entry[0], Verified) and entry[0].device not in self._certificates
+        }
+        numbers = self._replica.certificate_entries(wanted) if wanted else {}
+        known = sorted((number, device) for device, number in numbers.items() if number < self._mirror.size)
+        return {device: self._mirror.entry(number).partition(b"\n")[2] for number, device in known}
 
     def _remember(self, device_serial: str, certificate: bytes) -> None:
         self._certificates[device_serial] = certificate
         if len(self._certificates) > _KEPT_CERTIFICATES:
             self._certificates.popitem(last=False)
 
-    def _receipt_case(self, event: Verified, receipt: bytes, earlier: dict[str, bytes]) -> ReceiptCase:
-        place = self._replica.place(event.device)
+    def _receipt_case(
+        self, event: Verified, receipt: bytes, earlier: Mapping[str, bytes], places: Mapping[str, _Place]
+    ) -> ReceiptCase:
+        place = places.get(event.device)
         order = None if place is None else self._own.order(place[0])
         return ReceiptCase(
             receipt=receipt,
@@ -232,13 +236,14 @@ class Settlement:
             certificate=self._certificates.get(event.device) or earlier.get(event.device),
         )
 
-    def _lines(self, changed: dict[str, int], keys: dict[str, tuple[int, bytes]]) -> list[SettleLine]:
+    def _lines(
+        self, changed: Mapping[str, int], keys: Mapping[str, tuple[int, bytes]], places: Mapping[str, _Place]
+    ) -> list[SettleLine]:
         lines = []
         for serial, number in changed.items():
-            place = self._replica.place(serial)
-            if place is None:
+            if serial not in places:
                 continue
-            order, state = place
+            order, state = places[serial]
             settled = _settled_state(self._own.assigned_mode(order), state)
             if settled is not None:
                 key = keys[serial][1] if serial in keys else None
@@ -309,7 +314,16 @@ def _is_receipt(case: _Case) -> bool:
 
 def _of_a_site(entries: list[_Entry]) -> list[_Entry]:
     """Return the entries with None for those that no site may write."""
-    return [None if entry is not None and isinstance(entry[0], AUTHORITY_ONLY) else entry for entry in entries]
+    return [None if entry is not None and type(entry[0]) in AUTHORITY_ONLY else entry for entry in entries]
+
+
+def _changed(first: int, entries: Sequence[_Entry], refused: Mapping[int, object]) -> dict[str, int]:
+    """Return the devices that lawful entries bring into another state, each with the number of the last one."""
+    return {
+        entry[0].device: number  # type: ignore[union-attr]
+        for number, entry in enumerate(entries, first)
+        if entry is not None and type(entry[0]) in _CHANGES and entry[0].device is not None and number not in refused  # type: ignore[union-attr]
+    }
 
 
 def _at(number: int, item: Contradiction) -> Contradiction:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 
-from birthmark.model.events import DevicesOrdered, Issued, Received, decode_entry
+from birthmark.model.events import DevicesOrdered, decode_entry
 from birthmark.model.records import DeviceRecord, OrderRecord
 from birthmark.model.siterecords import SiteRecord
 from birthmark.ports import Ledger
@@ -25,7 +26,8 @@ class OwnRecord:
         self._ledger = ledger
         self._records = records
         self.site = site
-        self._intents: OrderedDict[int, dict[str, bytes]] = OrderedDict()
+        self._intents: OrderedDict[int, list[bytes]] = OrderedDict()
+        self._chunk: dict[str, DeviceRecord] = {}
         self._stations = records.stations()
         self.delegated = {
             sha256(ca.certificate).hexdigest(): ca.certificate for ca in records.cas() if ca.site == site.site
@@ -46,6 +48,24 @@ class OwnRecord:
         """Return a device of the authority."""
         return self._records.device(device_serial)
 
+    def read_chunk(self, order: str, chunk: int) -> None:
+        """Read the devices of a chunk for which it still speaks: certificates for all of them are about to be seen."""
+        self._chunk = {}
+        serials = self.chunk_devices(order, chunk)
+        touched = frozenset(self._records.touched(order, chunk)) if serials else frozenset()
+        untouched = [place for place in range(len(serials)) if place not in touched]
+        first = self._records.device(serials[untouched[0]]) if untouched else None
+        if first is None or first.position != untouched[0]:
+            return
+        start = None if first.issued_seq is None else first.issued_seq - first.position
+        for place in untouched:
+            seq = None if start is None else start + place
+            self._chunk[serials[place]] = replace(first, device_serial=serials[place], position=place, issued_seq=seq)
+
+    def device_of_chunk(self, device_serial: str) -> DeviceRecord | None:
+        """Return a device of the authority, as it was when its chunk was read if that was the last one read."""
+        return self._chunk.pop(device_serial, None) or self._records.device(device_serial)
+
     def is_settled_here(self, device_serial: str) -> bool:
         """Say whether the site brought this device to its state before."""
         settled = self._records.settled(device_serial)
@@ -64,26 +84,22 @@ class OwnRecord:
 
     def certificate(self, device: DeviceRecord) -> bytes | None:
         """Return the certificate (DER) that the authority has for a device."""
-        if device.intent is None or device.issued_seq is None:
+        if device.intent is None or device.position is None or device.issued_seq is None:
             return None
         held = self._intents.get(device.intent)
         if held is None:
-            held = self._certificates(device.intent)
+            first = device.issued_seq - device.position
+            held = self._certificates(device.intent, first)
             if len(self._intents) >= _KEPT_INTENTS:
                 self._intents.popitem(last=False)
             self._intents[device.intent] = held
-        return held.get(device.device_serial)
+        return held[device.position] if device.position < len(held) else None
 
-    def _certificates(self, intent: int) -> dict[str, bytes]:
+    def _certificates(self, intent: int, first: int) -> list[bytes]:
+        """Return the attachments of the entries of an intent that begin at ``first``: its certificates."""
         record = self._records.intent(intent)
-        if record is None or record.issued_seq is None:
-            return {}
-        found = {}
-        for _, entry in self._ledger.entries(record.issued_seq, record.count):
-            event, certificate = decode_entry(entry)
-            if isinstance(event, Issued | Received) and event.intent == intent:
-                found[event.device] = certificate
-        return found
+        count = 0 if record is None else record.count
+        return [entry.partition(b"\n")[2] for _, entry in self._ledger.entries(first, count)]
 
     def station_vkey(self, station: str) -> str | None:
         """Return the key of the receipts of a station of the site."""

@@ -64,17 +64,19 @@ class SiteMirror:
         they lead to another root than the checkpoint's: then nothing is shown.
         """
         head = open_checkpoint(checkpoint, self._origin, self._vkey)
-        edge, at = self.frontier(self.size), self.size
+        at = self.size
         held: list[bytes] = []
         for piece in pieces:
             fresh = piece[max(0, at + len(held) - first) :]
             first += len(piece)
             held += fresh
             if len(held) >= _STEP:
-                edge, at, held = self._write(edge, at, held), at + len(held), []
+                self._write(at, held)
+                at, held = at + len(held), []
             progress(len(piece))
-        edge = self._write(edge, at, held) if held else edge
-        if edge.size != head.size or edge.root() != head.root:
+        if held:
+            self._write(at, held)
+        if at + len(held) != head.size or self._written(head.size).root() != head.root:
             raise Tampered(
                 "report.changed",
                 "the report changed while it was read",
@@ -85,12 +87,15 @@ class SiteMirror:
         self.checkpoint, self.head = checkpoint, head
         self._bundles.clear()
 
-    def _write(self, edge: Frontier, at: int, entries: list[bytes]) -> Frontier:
+    def _written(self, size: int) -> Frontier:
+        """Return the edge of the first ``size`` entries as the tiles have it, shown or not."""
+        return Frontier.load(size, HashReader(size, self._store.read)) if size else Frontier()
+
+    def _write(self, at: int, entries: list[bytes]) -> None:
         hashes = b"".join(leaf_hashes(entries))
         index, kept = divmod(at, TILE_WIDTH)
         before = load_entries(Tile(ENTRIES, index, kept), self._store.read) if kept else []
         write_tiles(self._store, at, hashes, (encode_entries(before), encode_entries(entries)))
-        return edge.extend(hashes)
 
     def entries(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
         """Yield (number, entry) of entries ``first`` to ``last - 1``."""

@@ -1,11 +1,15 @@
-"""The signatures in a site's entries: receipts, and certificates of its own CA. Pure, so that any process can do it."""
+"""The signatures in a site's entries: receipts, and certificates of its own CA. Pure, so that any process can do it.
+
+Cases go to other processes by the hundred: they are structures that pickle without running Python code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+
+import msgspec
 
 from birthmark.errors import BirthmarkError
 from birthmark.pki.certread import open_parts
@@ -16,8 +20,7 @@ from birthmark.wire.receipt import open_receipt, verify_evidence
 __all__ = ["CertificateCase", "CheckMap", "ReceiptCase", "check_proofs"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptCase:
+class ReceiptCase(msgspec.Struct, frozen=True):
     """What a ``verified`` entry says, and what its receipt must fit.
 
     ``vkey``: that of the station on record at the authority, None if it has none; ``certificate``: that of the device
@@ -36,8 +39,7 @@ class ReceiptCase:
     certificate: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateCase:
+class CertificateCase(msgspec.Struct, frozen=True):
     """A certificate that a site signed, and what must be in it. ``ca_spki``: key of the delegated CA (DER)."""
 
     certificate: bytes

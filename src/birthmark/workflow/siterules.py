@@ -33,10 +33,10 @@ from birthmark.workflow.sitetemplates import SiteTemplates
 
 __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
-AUTHORITY_ONLY = (
+AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
     FindingRaised,
-)  # fmt: skip
+})  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5
 
@@ -113,6 +113,8 @@ class SiteRules:
         mode = self._own.assigned_mode(event.order)
         if mode is None:
             return
+        if event.chunk is not None:
+            self._own.read_chunk(event.order, event.chunk)
         if mode != "factory_ca":
             what = f"the site reserved certificates for order {event.order}, which is {mode}"
         elif not event.serial_prefix.startswith(self._site.site_prefix):
@@ -124,6 +126,8 @@ class SiteRules:
 
     def _requested(self, event: Requested, attachment: bytes) -> Iterator[Contradiction]:
         mode = self._own.assigned_mode(event.order)
+        if mode is not None and event.chunk is not None:
+            self._own.read_chunk(event.order, event.chunk)
         if mode is None or (mode == "online" and event.source == "online"):
             return
         kind, _, name = event.source.partition(":")
@@ -165,7 +169,7 @@ class SiteRules:
 
     def _usable(self, device_serial: str) -> DeviceRecord | Contradiction:
         """Return the authority's record of a device that the site may give an identity."""
-        device = self._own.device(device_serial)
+        device = self._own.device_of_chunk(device_serial)
         if device is None:
             return Contradiction(
                 "site.device.foreign", "an identity was made for a device that is not on record", device=device_serial

@@ -120,17 +120,19 @@ class _PreparedChunk:
     def append(self, tx: Transaction) -> None:
         """Append the intent, all certificates and the keys."""
         intent = tx.append(self.request, _NO_REQUEST.join(self.hashes) + _NO_REQUEST)
-        entries: list[bytes] = []
-        leaf_hashes: list[bytes] = []
         # As ``encode_entry`` writes it; serials hold nothing that JSON escapes, and the first entry shows it.
         head, tail = b'{"at":"%s","device":"' % self.request.at.encode(), b'","intent":%d,"type":"received"}\n' % intent
+        leaf, fixed = b"\0" + head, len(head) + len(tail)
+        parts: list[bytes] = []
+        leaf_hashes: list[bytes] = []
         for device_serial, certificate in zip(self.serials, self.certificates, strict=True):
-            entry = b"".join((head, device_serial, tail, certificate))
-            entries += (len(entry).to_bytes(2, "big"), entry)
-            leaf_hashes.append(sha256(b"\0" + entry).digest())
+            octets = fixed + len(device_serial) + len(certificate)
+            parts += (octets.to_bytes(2, "big"), head, device_serial, tail, certificate)
+            leaf_hashes.append(sha256(b"".join((leaf, device_serial, tail, certificate))).digest())
         first = Received(at=self.request.at, device=self.serials[0].decode("ascii"), intent=intent)
-        assert entries[1] == encode_entry(first, self.certificates[0]), "one spelling"  # noqa: S101
-        tx.append_issued(intent, count=self.request.count, entries=b"".join(entries), leaf_hashes=b"".join(leaf_hashes))
+        assert b"".join(parts[1:5]) == encode_entry(first, self.certificates[0]), "one spelling"  # noqa: S101
+        entries = b"".join(parts)
+        tx.append_issued(intent, count=self.request.count, entries=entries, leaf_hashes=b"".join(leaf_hashes))
         tx.vault.put(intent, self.sealed)
 
 

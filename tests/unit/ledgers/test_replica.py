@@ -72,11 +72,10 @@ def test_it_holds_what_the_site_holds(author: Author, tmp_path: Path, step: int,
     replica.keep()
     found = tables(lambda query: replica._database.execute(query).fetchall())
     assert found == tables(lambda query: list(author.ledger.rows(query)))
-    assert replica.place(POOL[0]) == ("pool", DeviceState.VERIFIED)
-    assert replica.place("nobody") is None
+    assert replica.places([POOL[0], "nobody"]) == {POOL[0]: ("pool", DeviceState.VERIFIED)}
     for device in (*POOL[:5], BORN[0]):
-        assert replica.certificate_entry(device) == author.ledger.records.device(device).issued_seq
-    assert replica.certificate_entry(BORN[1]) is None
+        assert replica.certificate_entries([device]) == {device: author.ledger.records.device(device).issued_seq}
+    assert replica.certificate_entries([BORN[1], "nobody"]) == {}
     replica.close()
 
 
@@ -109,8 +108,8 @@ def test_unlawful_entries_change_nothing_and_do_not_move_the_numbers(author: Aut
     assert sorted(refused) == [size, size + 2]
     assert all(isinstance(problem, Refused) for problem in refused.values())
     assert replica.size == size + 4
-    assert replica.place(POOL[2]) == ("pool", DeviceState.SCRAPPED)
-    assert replica.place(POOL[0]) == ("pool", DeviceState.VERIFIED)
+    places = {POOL[2]: ("pool", DeviceState.SCRAPPED), POOL[0]: ("pool", DeviceState.VERIFIED)}
+    assert replica.places([POOL[2], POOL[0]]) == places
     with pytest.raises(ValueError, match="does not follow"):
         replica.take(0, entries)
     replica.close()

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from birthmark.errors import Tampered
 from birthmark.model.ids import OrderId
@@ -23,28 +24,48 @@ __all__ = ["bench_ingest", "receipt_floor"]
 _FLOOR_ROUNDS = 20_000
 _ENTRY_OCTETS, _MESSAGE_OCTETS = 1600, 300
 _FIRST_PREFIX = 0x0200
+_FILL_ORDER = 100_000
 
 
 def bench_ingest(
-    sites: int, receipts: int, *, parent: Path, processes: int | None = None, progress: Callable[[int], None]
+    sites: int,
+    receipts: int,
+    *,
+    parent: Path,
+    rows: int = 0,
+    processes: int | None = None,
+    progress: Callable[[int], None],
 ) -> dict[str, object]:
     """Ingest the reports of ``sites`` sites, ``receipts`` devices each, one after the other into one ledger.
 
-    ``first_us`` and ``last_us`` are microseconds of processor time a receipt in the first report, when the ledger is
-    small, and in the last one, all processes together; ``growth`` is last / first. Everything counts: checking the
-    file, its tiles, the site's tables, every signature, and what is durable in the authority's ledger. The floor is one
-    Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as many processes, before and after.
+    Before the second half of the reports the ledger is filled up to ``rows`` devices. ``first_us`` and ``last_us`` are
+    microseconds of processor time a receipt, all processes together: medians of the reports before and behind that
+    (without ``rows``: the first report and the last one), when the ledger has ``first_rows`` and ``last_rows`` devices;
+    ``growth`` is last / first. ``floor_us`` and ``per_core_ratio`` compare processor time alone.
+
+    Everything counts: checking the file, its tiles, the site's tables, every signature, and what is durable in the
+    authority's ledger. The floor is one Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as
+    many processes, before and after.
     """
     makers = processes or default_processes()
     workers = max(1, checking_processes(receipts * ENTRIES_A_RECEIPT, makers))
     with throw_away_workspace(parent) as workspace:
         rounds = min(_FLOOR_ROUNDS, max(2000, receipts))
         before = run_floor(receipt_floor, rounds, workers)
-        times = [_one(workspace, number, receipts, makers, progress) for number in range(sites)]
+        half = (sites + 1) // 2 if rows else 1
+        floors = [_floor_us(rounds)]
+        times = [_one(workspace, number, receipts, makers, progress) for number in range(half)]
+        first_rows = _devices(workspace)
+        floors.append(_floor_us(rounds))
+        _fill(workspace, rows - first_rows - (sites - half) * receipts)
+        times += [_one(workspace, number, receipts, makers, progress) for number in range(half, sites)]
+        floors.append(_floor_us(rounds))
         after = run_floor(receipt_floor, rounds, workers)
-        rows = workspace.ledger.head().size
+        last_rows, entries = _devices(workspace), workspace.ledger.head().size
     floor, rate = (before + after) / 2, sites * receipts / sum(seconds for seconds, _ in times)
     each = [worked / receipts * 1e6 for _, worked in times]
+    floor_us = median(floors)
+    first, last = (median(each[:half]), median(each[half:] or each)) if rows else (each[0], each[-1])
     return {
         "bench": "ingest",
         "sites": sites,
@@ -53,24 +74,43 @@ def bench_ingest(
         "rate": round(rate),
         "floor": round(floor),
         "ratio": round(rate / floor, 3),
-        "first_us": round(each[0], 1),
-        "last_us": round(each[-1], 1),
-        "growth": round(each[-1] / each[0], 3),
-        "ledger_entries": rows,
+        "first_rows": first_rows,
+        "first_us": round(first, 1),
+        "last_rows": last_rows,
+        "last_us": round(last, 1),
+        "growth": round(last / first, 3),
+        "floor_us": round(floor_us, 1),
+        "per_core_ratio": round(floor_us / (sum(each) / len(each)), 3),
+        "ledger_entries": entries,
         "p50_ms": None,
         "p99_ms": None,
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 
-def _one(
-    workspace: Workspace, number: int, receipts: int, processes: int, progress: Callable[[int], None]
-) -> tuple[float, float]:
-    """Make one site's log and ingest it; return the seconds that took, and those of the processors."""
-    name = f"site-{number}"
+def _floor_us(rounds: int) -> float:
+    """Return the microseconds of processor time that the floor takes for one receipt."""
+    loop, began = receipt_floor(rounds), time.process_time()
+    loop()
+    return (time.process_time() - began) / rounds * 1e6
+
+
+def _devices(workspace: Workspace) -> int:
+    """Return how many devices the ledger has."""
+    return sum(order.quantity for order in workspace.records.orders())
+
+
+def _fill(workspace: Workspace, devices: int) -> None:
+    """Order so many devices that nobody makes: half of them sort before those of the sites, half behind."""
+    for number, first in enumerate(range(0, devices, _FILL_ORDER)):
+        serials = serial_range(f"{'az'[number % 2]}{number:05}-0000000001", min(_FILL_ORDER, devices - first))
+        create_order(workspace.ledger, _new_order(workspace, f"fill-{number}"), serials, clock=workspace.clock)
+
+
+def _new_order(workspace: Workspace, name: str) -> NewOrder:
     settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId(f"lot-{number}"),
+    return NewOrder(
+        order=OrderId(name),
         product="device",
         profile=workspace.profile(settings.profile),
         key_algorithm=settings.key_algorithm,
@@ -78,6 +118,14 @@ def _one(
         ca=settings.ca,
         by=workspace.by,
     )
+
+
+def _one(
+    workspace: Workspace, number: int, receipts: int, processes: int, progress: Callable[[int], None]
+) -> tuple[float, float]:
+    """Make one site's log and ingest it; return the seconds that took, and those of the processors."""
+    name = f"site-{number}"
+    order = _new_order(workspace, f"lot-{number}")
     serials = serial_range(f"s{number:03}-0000000001", receipts)
     create_order(workspace.ledger, order, serials, clock=workspace.clock)
     make_order(workspace, workspace.records.order(order.order), processes=processes, progress=lambda made: None)

@@ -103,6 +103,7 @@ def bundle(
 def ingest(
     sites: Annotated[int, typer.Option(help="How many sites; the ledger grows with each.")] = 10,
     receipts: Annotated[int, typer.Option(help="Receipts in the report of each site.")] = 1000,
+    rows: Annotated[int, typer.Option(help="Devices in the ledger before the second half of the reports.")] = 0,
     processes: Annotated[int | None, typer.Option(help="Processes for signatures; default: one a processor.")] = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
@@ -111,7 +112,7 @@ def ingest(
     from birthmark.shell.bench.ingest import bench_ingest
 
     with progress_bar("ingesting receipts", total=sites * receipts, quiet=as_json) as advance:
-        result = bench_ingest(sites, receipts, parent=parent, processes=processes, progress=advance)
+        result = bench_ingest(sites, receipts, parent=parent, rows=rows, processes=processes, progress=advance)
     _show(result, as_json=as_json)
 
 

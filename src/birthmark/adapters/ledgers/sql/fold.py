@@ -128,10 +128,7 @@ class Fold(SiteFold):
                 chunk=event.chunk,
                 order=event.order,
             )
-        new = self._database.executemany(
-            "INSERT INTO device VALUES (?, ?, ?, ?, NULL, NULL, NULL, NULL) ON CONFLICT DO NOTHING",
-            [(device_serial, event.order, event.chunk, place) for place, device_serial in enumerate(serials)],
-        ).rowcount
+        new = self._add_devices(event.order, event.chunk, serials)
         if new != event.count:
             raise self._duplicates(serials, event)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY
 from birthmark.errors import Refused
 from birthmark.model.device import DeviceState
 
-__all__ = ["SETTLE_HINT", "FoldedDevice", "FoldedTables", "octets_of"]
+__all__ = ["SETTLE_HINT", "FoldedDevice", "FoldedTables", "attempt_reused", "folded_device", "octets_of"]
 
 SETTLE_HINT = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
 
@@ -22,6 +24,17 @@ def octets_of(text: str, count: int) -> bytes | None:
     except ValueError:
         return None
     return octets if len(octets) == count and octets.hex() == text else None
+
+
+_ROWS_A_STATEMENT = 64
+"""Rows of one INSERT: it costs half of as many statements, and its text is the same for every chunk."""
+
+
+@cache
+def _insert_devices(rows: int) -> str:
+    """Return the statement that inserts so many devices: order, chunk, place of the first, then their serials."""
+    values = ", ".join(f"(?{4 + row}, ?1, ?2, ?3 + {row}, NULL, NULL, NULL, NULL)" for row in range(rows))
+    return f"INSERT INTO device VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,23 @@ class FoldedDevice:
     key_origin: str
     chunk_open: bool
     """Its chunk still speaks for it, and is not issued."""
+
+
+def folded_device(row: Sequence[Any]) -> FoldedDevice:
+    """Return a row of ``DEVICES_QUERY``."""
+    _, order, state, intent, position, attempt, key_origin, chunk_open = row
+    return FoldedDevice(order, DeviceState(state), intent, position, attempt, key_origin, bool(chunk_open))
+
+
+def attempt_reused(attempt: str, device_serial: str) -> Refused:
+    """Return the refusal of an attempt id that is on record already."""
+    return Refused(
+        "attempt.reused",
+        f"attempt {attempt} was already used",
+        hint="Make a new attempt id for every device and every new try.",
+        attempt=attempt,
+        device_serial=device_serial,
+    )
 
 
 class FoldedTables:
@@ -64,8 +94,15 @@ class FoldedTables:
                 hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
                 device_serial=device_serial,
             )
-        _, order, state, intent, position, attempt, key_origin, chunk_open = row
-        return FoldedDevice(order, DeviceState(state), intent, position, attempt, key_origin, bool(chunk_open))
+        return folded_device(row)
+
+    def _add_devices(self, order: str, chunk: int, device_serials: Sequence[str]) -> int:
+        """Insert the devices of a chunk, those that are on record already left out; return how many are new."""
+        new = 0
+        for first in range(0, len(device_serials), _ROWS_A_STATEMENT):
+            part = device_serials[first : first + _ROWS_A_STATEMENT]
+            new += self._database.execute(_insert_devices(len(part)), (order, chunk, first, *part)).rowcount
+        return new
 
     def _set_device(
         self, device_serial: str, state: DeviceState, *, intent: int | None, position: int | None, attempt: str | None
@@ -77,13 +114,7 @@ class FoldedTables:
 
     def _use_attempt(self, attempt: str, device_serial: str, kind: str, seq: int) -> None:
         if not self._add("attempt", (attempt, device_serial, kind, seq)):
-            raise Refused(
-                "attempt.reused",
-                f"attempt {attempt} was already used",
-                hint="Make a new attempt id for every device and every new try.",
-                attempt=attempt,
-                device_serial=device_serial,
-            )
+            raise attempt_reused(attempt, device_serial)
 
     def _add(self, table: str, row: tuple[object, ...]) -> bool:
         """Insert a row; tell whether it is new."""

@@ -30,7 +30,7 @@ from birthmark.model.siterecords import (
     SiteRecord,
 )
 
-__all__ = ["DEVICE_QUERY", "SqlRecords"]
+__all__ = ["DEVICES_QUERY", "DEVICE_QUERY", "SqlRecords"]
 
 _ORDER = 'SELECT "order", product, profile, key_algorithm, key_origin, ca, quantity, chunks FROM "order"'
 _INTENT = (
@@ -40,7 +40,7 @@ _SITE = "SELECT site, origin, vkey, site_prefix, mode, stopped, reported, root, 
 _ACCESS = "SELECT spki_sha256, name, role, site, withdrawn, seq FROM access"
 _BUNDLE = 'SELECT bundle, "order", site, devices, seq FROM bundle'
 # A device whose own state is NULL is where its chunk is: bulk work writes one row a chunk, not one a device.
-DEVICE_QUERY = """
+DEVICES_QUERY = """
 SELECT d.device_serial, d."order",
        coalesce(d.state, CASE WHEN c.state <> 'issued' THEN c.state
                               WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
@@ -49,7 +49,8 @@ SELECT d.device_serial, d."order",
        d.state IS NULL AND c.state IN ('ordered', 'reserved')
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
               JOIN "order" o ON o."order" = d."order"
-WHERE d.device_serial = ?"""
+"""
+DEVICE_QUERY = DEVICES_QUERY + "WHERE d.device_serial = ?"
 _TOUCHED = """
 SELECT c.state, d.state, count(*) FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
 WHERE d."order" = ? AND d.state IS NOT NULL GROUP BY 1, 2"""

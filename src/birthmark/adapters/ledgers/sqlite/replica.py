@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import RLock
 
 from birthmark.adapters.durable import naming_os_errors
-from birthmark.adapters.ledgers.sql.fold import Fold
 from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
-from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY, SqlRecords
+from birthmark.adapters.ledgers.sql.records import SqlRecords
+from birthmark.adapters.ledgers.sqlite.batchfold import BatchFold
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures
 from birthmark.adapters.ledgers.sqlite.runtable import RunTable
 from birthmark.errors import BirthmarkError, Refused
@@ -21,11 +23,14 @@ from birthmark.model.events import Event, Issued, Received
 
 __all__ = ["SqliteReplica"]
 
-_CERTIFICATE = """
-SELECT x.issued_seq + coalesce(d.position, d.place)
+_CERTIFICATES = """
+SELECT d.device_serial, x.issued_seq + coalesce(d.position, d.place)
 FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
 JOIN certificate x ON x.intent = coalesce(d.intent, iif(d.state IS NULL, c.intent, NULL))
-WHERE d.device_serial = ?"""
+WHERE d.device_serial IN (SELECT value FROM json_each(?)) AND x.issued_seq IS NOT NULL"""
+_PLACES = """
+SELECT named.key, d.place FROM json_each(?2) named JOIN device d ON d.device_serial = named.value
+JOIN certificate x ON x."order" = d."order" AND x.chunk = d.chunk WHERE x.intent = ?1 ORDER BY named.key"""
 _Item = tuple[int, tuple[Event, bytes]]
 
 
@@ -68,7 +73,7 @@ class SqliteReplica:
             raise
         self._size = int(size)
         self._keys = KeyIndex(self._database, self._path.parent / "runs", RunTable(self._database))
-        self._fold = Fold(self._database, self._keys.find)
+        self._fold = BatchFold(self._database, self._keys.find)
         self._records = SqlRecords(self._database, RLock(), naming_failures)
 
     @property
@@ -82,6 +87,7 @@ class SqliteReplica:
     def take(self, first: int, entries: Sequence[tuple[Event, bytes] | None]) -> Mapping[int, BirthmarkError]:
         if first != self._size:
             raise ValueError(f"entry {first} does not follow the {self._size} that were taken")
+        self._fold.forget()
         items = [(number, entry) for number, entry in enumerate(entries, first) if entry is not None]
         refused: dict[int, BirthmarkError] = {}
         with naming_failures():
@@ -109,15 +115,30 @@ class SqliteReplica:
         """Fold entries within a savepoint; return why not if one is refused, and then none of them counts."""
         self._database.execute("SAVEPOINT part")
         try:
-            for _, group in groupby(items, _intent_of):
-                self._apply(list(group))
+            self._fold_all(items)
+            self._fold.write()
         except (Refused, ValueError, OverflowError, sqlite3.IntegrityError) as problem:
             self._database.execute("ROLLBACK TO part")
             self._database.execute("RELEASE part")
             self._keys.forget(items[0][0])
+            self._fold.forget()
             return problem if isinstance(problem, BirthmarkError) else _unreadable(problem)
         self._database.execute("RELEASE part")
         return None
+
+    def _fold_all(self, items: list[_Item]) -> None:
+        marks = self._fold.of_one_device((number, event) for number, (event, _) in items)
+        for alone, marked in groupby(zip(marks, items, strict=True), itemgetter(0)):
+            run = [item for _, item in marked]
+            if alone:
+                self._fold.load({event.device for _, (event, _) in run})  # type: ignore[union-attr]
+                for number, (event, attachment) in run:
+                    self._fold.apply(event, attachment, number)
+                continue
+            self._fold.write()
+            self._fold.forget()
+            for _, group in groupby(run, _intent_of):
+                self._apply(list(group))
 
     def _apply(self, group: list[_Item]) -> None:
         number, (event, _) = group[0]
@@ -135,12 +156,8 @@ class SqliteReplica:
 
     def _require_places(self, intent: int, devices: list[str]) -> None:
         """Refuse certificates that do not stand in the order of the devices of their chunk."""
-        query = (
-            'SELECT d.place FROM device d JOIN certificate x ON x."order" = d."order" AND x.chunk = d.chunk'
-            " WHERE x.intent = ? AND d.device_serial = ?"
-        )
-        places = [self._database.execute(query, (intent, serial)).fetchone() for serial in devices]
-        if places != [(place,) for place in range(len(devices))]:
+        rows = self._database.execute(_PLACES, (intent, json.dumps(devices))).fetchall()
+        if rows != [(place, place) for place in range(len(devices))]:
             raise Refused(
                 "ledger.intent",
                 f"{len(devices)} certificates of intent {intent} are not those of its chunk",
@@ -148,13 +165,11 @@ class SqliteReplica:
                 intent=intent,
             )
 
-    def place(self, device_serial: str) -> tuple[str, DeviceState] | None:
-        row = self._database.execute(DEVICE_QUERY, (device_serial,)).fetchone()
-        return None if row is None else (row[1], DeviceState(row[2]))
+    def places(self, device_serials: Iterable[str]) -> Mapping[str, tuple[str, DeviceState]]:
+        return {serial: (held.order, held.state) for serial, held in self._fold.look(device_serials)}
 
-    def certificate_entry(self, device_serial: str) -> int | None:
-        row = self._database.execute(_CERTIFICATE, (device_serial,)).fetchone()
-        return None if row is None else row[0]
+    def certificate_entries(self, device_serials: Iterable[str]) -> Mapping[str, int]:
+        return dict(self._database.execute(_CERTIFICATES, (json.dumps(list(device_serials)),)))
 
     def keep(self) -> None:
         with naming_failures():
