@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from birthmark.errors import Refused
 from birthmark.pki.certread import UNREADABLE, name_faults
+from birthmark.pki.csrplain import recognise
 from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import (
     INTEGER,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from birthmark.pki.profile import Profile
 
-__all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr"]
+__all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr", "plain_csr"]
 
 MAX_CSR_OCTETS = 64 * 1024
 
@@ -111,6 +112,27 @@ def parse_csr(data: bytes) -> Csr:
     if len(data) > MAX_CSR_OCTETS:
         raise Refused("csr.size", f"a request of {len(data)} octets", hint=_RESEND, octets=len(data))
     der = _to_der(data)
+    plain = plain_csr(der)
+    return _parse_any(der) if plain is None else plain
+
+
+def plain_csr(der: bytes) -> Csr | None:
+    """Return what ``parse_csr`` would, in a third of its time, for the request that nearly every device sends (DER).
+
+    None for any other request and for every one that is not accepted: ``parse_csr`` then says why.
+    """
+    parts = recognise(der)
+    if parts is None:
+        return None
+    try:
+        subject, extensions = _open_clean(der)
+    except Refused:
+        return None
+    return Csr(der, parts.info, parts.spki, "p256", subject, extensions, (), ())
+
+
+def _parse_any(der: bytes) -> Csr:
+    """Walk through a request (DER), whatever its form."""
     try:
         info, algorithm, bits = _three(read_members(read_der(der)))
         members = _members_of_info(info)
