@@ -41,22 +41,27 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
 
     Mutual TLS 1.3, kept connections, P-256 keys born in devices, every certificate durable in the ledger before its
     answer. The floor is one process that verifies a CSR and makes one signature, in the same minute; it is measured
-    before and after, and the better one counts. ``half_load``: requests come at half of the measured rate.
+    before and after, and the better one counts. ``half_load``: requests come at half of the measured rate. Service and
+    floor have one processor to themselves, the clients have the others, if there is more than one.
     """
+    mine = os.sched_getaffinity(0)
+    others = mine - {served := min(mine)} or mine
     with throw_away_workspace(parent) as workspace:
         files = AccessFiles(workspace.root.parent / "tls")
         total = sum(count + count // 2 for _ in clients) + _WARM_UP
         requests = _make_requests(_prepare(workspace, files, total))
         tls = _client_tls(workspace.root.parent / "tls")
-        floor = run_floor(verify_and_sign, max(2000, count), 1)
+        with _on({served}):
+            floor = run_floor(verify_and_sign, max(2000, count), 1)
         found = []
-        with _service(workspace.root) as (port, process):
+        with _service(workspace.root, {served}) as (port, process), _on(others):
             run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
             for number in clients:
                 batch = [next(requests) for _ in range(count)]
                 half = [next(requests) for _ in range(count // 2)]
                 found.append(_measure(port, process, tls, batch, half, number))
-        floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
+        with _on({served}):
+            floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
     return [_result(number, count, floor, *measured) for number, measured in zip(clients, found, strict=True)]
 
 
@@ -144,10 +149,21 @@ def _client_tls(directory: Path) -> ssl.SSLContext:
 
 
 @contextmanager
-def _service(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run the real command; yield its port and process."""
+def _on(processors: set[int]) -> Iterator[None]:
+    """Keep this thread, and the processes that it starts, on some processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _service(root: Path, processors: set[int]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run the real command on some processors; yield its port and process."""
     command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
-    with (root.parent / "serve.log").open("wb") as log:
+    with (root.parent / "serve.log").open("wb") as log, _on(processors):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:
         line = b"" if process.stdout is None else process.stdout.readline()
