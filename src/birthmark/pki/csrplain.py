@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +24,8 @@ _P256 = ALGORITHMS["p256"]
 _LETTERS = rb"[A-Za-z0-9 '()+,./:=?-]"  # PrintableString (X.680, 41.4): they mean the same in a UTF8String
 _VALUE = re.compile(_LETTERS + rb"{1,64}")
 _NO_NAME = b"\x30\x00"
-_NAME = re.compile(rb"\x30(.)\x31(.)\x30(.)\x06\x03\x55\x04[\x03\x05][\x0c\x13](.)", re.DOTALL)
+_NAME = re.compile(rb"\x30(.)\x31(.)\x30(.)\x06\x03(\x55\x04[\x03\x05])[\x0c\x13](.)", re.DOTALL)
+_ATTRIBUTES = {b"\x55\x04\x03": "2.5.4.3", b"\x55\x04\x05": "2.5.4.5"}
 _INFO_START = b"\x02\x01\x00"
 _NO_ATTRIBUTES = b"\xa0\x00"
 _EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
@@ -36,10 +36,14 @@ _COORDINATE = 32
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """Parts of a request in the one form whose proof of possession holds: signed octets and key (DER)."""
+    """Parts of a request in the one form whose proof of possession holds: signed octets and key (DER), and the
+    subject as (dotted OID, value)."""
 
     info: bytes
     spki: bytes
+    names: tuple[tuple[str, str], ...]
+    has_extensions: bool
+    """Whether there is an extension request; nothing else is looked at in it."""
 
 
 def recognise(der: bytes) -> PlainRequest | None:
@@ -50,19 +54,18 @@ def recognise(der: bytes) -> PlainRequest | None:
     info = _inside(der, outer[0], 0x30)
     if info is None or not der.startswith(_SIGNED_BY, info[1]):
         return None
-    spki = _key_of(der, *info)
+    parts = _read_info(der, outer[0], *info)
     signature = _signature_of(der, info[1] + len(_SIGNED_BY))
-    if spki is None or signature is None:
+    if parts is None or signature is None:
         return None
-    signed = der[outer[0] : info[1]]
-    key: Any = load_sound_p256(spki)
+    key = load_sound_p256(parts.spki)
     if key is None:
         return None
     try:
-        key.verify(signature, signed, _SCHEME)
+        key.verify(signature, parts.info, _SCHEME)
     except InvalidSignature:
         return None
-    return PlainRequest(signed, spki)
+    return parts
 
 
 def _inside(der: bytes, at: int, tag: int) -> tuple[int, int] | None:
@@ -82,37 +85,43 @@ def _inside(der: bytes, at: int, tag: int) -> tuple[int, int] | None:
     return (start, end) if end <= len(der) else None
 
 
-def _key_of(der: bytes, at: int, end: int) -> bytes | None:
-    """Return the key of a request whose info part has the contents ``at .. end``; None if anything else is odd."""
+def _read_info(der: bytes, start: int, at: int, end: int) -> PlainRequest | None:
+    """Return what the info part says that starts at ``start`` and has the contents ``at .. end``; None if it is odd."""
     if not der.startswith(_INFO_START, at):
         return None
-    key_at = _end_of_name(der, at + len(_INFO_START))
-    if key_at is None:
+    name = _read_name(der, at + len(_INFO_START))
+    if name is None:
         return None
+    names, key_at = name
     attributes_at = key_at + _P256.spki_length
     spki = der[key_at:attributes_at]
-    if not spki.startswith(_P256.spki_prefix) or not _plain_attributes(der[attributes_at:end]):
+    attributes = der[attributes_at:end]
+    if not spki.startswith(_P256.spki_prefix):
         return None
-    return spki
+    has_extensions = attributes != _NO_ATTRIBUTES
+    if has_extensions and not _is_extension_request(attributes):
+        return None
+    return PlainRequest(der[start:end], spki, names, has_extensions)
 
 
-def _end_of_name(der: bytes, at: int) -> int | None:
-    """Return where an empty name or one of one attribute ends; None for any other."""
+def _read_name(der: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], int] | None:
+    """Return an empty name or one of one attribute, and where it ends; None for any other."""
     if der.startswith(_NO_NAME, at):
-        return at + len(_NO_NAME)
+        return (), at + len(_NO_NAME)
     head = _NAME.match(der, at)
     if head is None:
         return None
-    (octets,) = head[4]
+    (octets,) = head[5]
     end = head.end() + octets
     fits = head[1] + head[2] + head[3] == bytes((octets + 11 & 0xFF, octets + 9 & 0xFF, octets + 7 & 0xFF))
-    return end if fits and _VALUE.fullmatch(der, head.end(), end) is not None else None
+    value = _VALUE.fullmatch(der, head.end(), end)
+    if not fits or value is None:
+        return None
+    return ((_ATTRIBUTES[head[4]], value[0].decode("ascii")),), end
 
 
-def _plain_attributes(attributes: bytes) -> bool:
-    """Say whether there is no attribute, or an extension request with one value and nothing else."""
-    if attributes == _NO_ATTRIBUTES:
-        return True
+def _is_extension_request(attributes: bytes) -> bool:
+    """Say whether there is an extension request with one value, and nothing else."""
     whole = _inside(attributes, 0, 0xA0)
     if whole is None or whole[1] != len(attributes):
         return False
