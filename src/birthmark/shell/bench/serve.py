@@ -9,6 +9,7 @@ import resource
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
         tls = _client_tls(workspace.root.parent / "tls")
         with _on({served}):
             floor = run_floor(verify_and_sign, max(2000, count), 1)
+            floor_cpu = _cpu_of(verify_and_sign(1000)) / 1000
         found = []
         with _service(workspace.root, {served}) as (port, process), _on(others):
             run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
@@ -62,7 +64,16 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
                 found.append(_measure(port, process, tls, batch, half, number))
         with _on({served}):
             floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
-    return [_result(number, count, floor, *measured) for number, measured in zip(clients, found, strict=True)]
+            floor_cpu = (floor_cpu + _cpu_of(verify_and_sign(1000)) / 1000) / 2
+    floors = {"floor": round(floor, 1), "floor_cpu_us": round(floor_cpu * 1e6)}
+    return [_result(number, count, floors, *measured) for number, measured in zip(clients, found, strict=True)]
+
+
+def _cpu_of(work: Callable[[], None]) -> float:
+    """Return the processor seconds of some work in this process."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
 
 
 def verify_and_sign(count: int) -> Callable[[], None]:
@@ -203,7 +214,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _result(
-    clients: int, count: int, floor: float, full: LoadResult, paced: LoadResult, cpu: float
+    clients: int, count: int, floors: dict[str, float], full: LoadResult, paced: LoadResult, cpu: float
 ) -> dict[str, object]:
     rate = count / full.seconds
     return {
@@ -211,13 +222,14 @@ def _result(
         "clients": clients,
         "count": count,
         "rate": round(rate, 1),
-        "floor": round(floor, 1),
-        "ratio": round(rate / floor, 3),
+        **floors,
+        "ratio": round(rate / floors["floor"], 3),
         "p50_ms": full.quantile_ms(0.5),
         "p99_ms": full.quantile_ms(0.99),
         "half_load_rate": round(len(paced.times) / paced.seconds, 1),
         "half_load_p50_ms": paced.quantile_ms(0.5),
         "half_load_p99_ms": paced.quantile_ms(0.99),
         "service_cpu_us": round(cpu * 1e6),
+        "cpu_ratio": round(floors["floor_cpu_us"] / (cpu * 1e6), 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
     }
