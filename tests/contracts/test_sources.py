@@ -182,7 +182,7 @@ class TestIssue:
     def test_crash_after_the_reservation_signs_exactly_what_was_reserved(self, born: Line) -> None:
         source, csr = born.source()._issue, make_csr(BORN[0])
         request = CredentialRequest("attempt-0001", "line-1", BORN[0], csr)
-        source._reserve(source._issuing.examine(request, born.records.device(BORN[0])))
+        source._reserve(source._issuing.examine(request, born.records.device(BORN[0]), None))
         assert born.records.device(BORN[0]).state is DeviceState.RESERVED
         assert self.refused(born, csr, attempt="attempt-0002") == "device.reserved"
         assert self.refused(born, make_csr(BORN[0])) == "attempt.reused"

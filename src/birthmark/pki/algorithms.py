@@ -76,7 +76,7 @@ class KeyAlgorithm:
         """Return if ``spki`` has the one form of this algorithm, else ``Refused("key.algorithm.mismatch")``.
 
         RSA: modulus of exactly that many bits, exponent 65537. EC: named curve, uncompressed point, on the curve;
-        ``own_key`` says that OpenSSL made the key in this process, which makes looking for its curve a waste.
+        ``own_key`` says that OpenSSL made or loaded the key in this process: looking for its curve again is a waste.
         """
         good = len(spki) == self.spki_length and spki.startswith(self.spki_prefix)
         if good and self.name.startswith("rsa"):

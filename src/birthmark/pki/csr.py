@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from birthmark.errors import Refused
 from birthmark.pki.certread import UNREADABLE, name_faults
+from birthmark.pki.csrplain import recognise
 from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import (
     INTEGER,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from birthmark.pki.profile import Profile
 
-__all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr"]
+__all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr", "plain_csr"]
 
 MAX_CSR_OCTETS = 64 * 1024
 
@@ -50,8 +51,12 @@ QUIRKS = {
 }
 """Every tolerated deviation: name → what and whose. Nothing outside this table is tolerated."""
 
+Names = tuple[tuple[str, str | bytes], ...]
+
 _PEM = re.compile(rb"\s*-----BEGIN ((?:NEW )?CERTIFICATE REQUEST)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----\s*")
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+_SERIAL_NAMES = frozenset(oid.dotted_string for oid in (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER))
+_NO_EXTENSIONS = x509.Extensions([])
 _FIELD_OCTETS = {"p256": 32, "p384": 48}
 _RESEND = "Send one PKCS#10 request (RFC 2986) in DER or PEM, made by the device's own key."
 
@@ -61,15 +66,15 @@ class Csr:
     """A request whose proof of possession holds and whose key is sound.
 
     ``der`` is what came (DER), ``info`` the signed octets in it, ``spki`` the key (DER), ``kind`` as in
-    ``keycheck.key_kind``, ``quirks`` names from ``QUIRKS``, ``ignored`` OIDs of attributes that ask for
-    nothing a certificate holds (challengePassword and the like).
+    ``keycheck.key_kind``, ``names`` the subject as (dotted OID, value) in order, ``quirks`` names from ``QUIRKS``,
+    ``ignored`` OIDs of attributes that ask for nothing a certificate holds (challengePassword and the like).
     """
 
     der: bytes
     info: bytes
     spki: bytes
     kind: str
-    subject: x509.Name
+    names: Names
     extensions: x509.Extensions
     quirks: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -89,7 +94,7 @@ class Csr:
                 kind=self.kind,
                 profile=profile.name,
             )
-        _check_subject(self.subject, profile, device_serial, values or {})
+        _check_subject(self.names, profile, device_serial, values or {})
         for extension in self.extensions:
             check = _EXTENSION_CHECKS.get(type(extension.value))
             if check is None:
@@ -111,6 +116,27 @@ def parse_csr(data: bytes) -> Csr:
     if len(data) > MAX_CSR_OCTETS:
         raise Refused("csr.size", f"a request of {len(data)} octets", hint=_RESEND, octets=len(data))
     der = _to_der(data)
+    plain = plain_csr(der)
+    return _parse_any(der) if plain is None else plain
+
+
+def plain_csr(der: bytes) -> Csr | None:
+    """Return what ``parse_csr`` would, in a third of its time, for the request that nearly every device sends (DER).
+
+    None for any other request and for every one that is not accepted: ``parse_csr`` then says why.
+    """
+    parts = recognise(der)
+    if parts is None:
+        return None
+    try:
+        names, extensions = (parts.names, _NO_EXTENSIONS) if not parts.has_extensions else _open_clean(der)
+    except Refused:
+        return None
+    return Csr(der, parts.info, parts.spki, "p256", names, extensions, (), ())
+
+
+def _parse_any(der: bytes) -> Csr:
+    """Walk through a request (DER), whatever its form."""
     try:
         info, algorithm, bits = _three(read_members(read_der(der)))
         members = _members_of_info(info)
@@ -134,8 +160,8 @@ def parse_csr(data: bytes) -> Csr:
         )
     clean = _rebuild(info, algorithm, signer, signature) if quirks else der
     ignored = _ignored(members[3])
-    subject, extensions = _open_clean(clean)
-    return Csr(der, info.whole, spki, kind, subject, extensions, tuple(sorted(quirks)), ignored)
+    names, extensions = _open_clean(clean)
+    return Csr(der, info.whole, spki, kind, names, extensions, tuple(sorted(quirks)), ignored)
 
 
 def _malformed(reason: str) -> Refused:
@@ -231,10 +257,11 @@ def _rebuild(info: Node, algorithm: Node, signer: SignatureKind, signature: byte
     return tlv(SEQUENCE, info.whole + clean + tlv(0x03, b"\x00" + signature))
 
 
-def _open_clean(der: bytes) -> tuple[x509.Name, x509.Extensions]:
+def _open_clean(der: bytes) -> tuple[Names, x509.Extensions]:
     try:
         request = x509.load_der_x509_csr(der)
-        return request.subject, request.extensions
+        names = tuple((attribute.oid.dotted_string, attribute.value) for attribute in request.subject)
+        return names, request.extensions
     except UNREADABLE as error:
         raise _malformed(str(error)) from error
 
@@ -260,14 +287,15 @@ def _attribute_oids(attributes: list[Node]) -> Iterable[str]:
         yield oid_text(parts[0])
 
 
-def _check_subject(subject: x509.Name, profile: Profile, device_serial: str, values: Mapping[str, str]) -> None:
+def _check_subject(names: Names, profile: Profile, device_serial: str, values: Mapping[str, str]) -> None:
     """A request may repeat the profile's names or the device serial as CN or serialNumber, nothing else."""
-    allowed = set(expected_subject(profile, device_serial, values))
-    allowed |= {(oid.dotted_string, device_serial) for oid in (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)}
-    seen = [(attribute.oid.dotted_string, attribute.value) for attribute in subject]
-    strange = [pair for pair in seen if pair not in allowed]
-    if strange or len(set(seen)) != len(seen):
-        raise _name_refused(f"the subject {subject.rfc4514_string()[:200]!r}", device_serial)
+    own = [(oid, value) for oid, value in names if oid in _SERIAL_NAMES and value == device_serial]
+    if len(own) == len(names) < 2:
+        return
+    allowed = {*own, *expected_subject(profile, device_serial, values)}
+    if not allowed.issuperset(names) or len(set(names)) != len(names):
+        text = ",".join(f"{oid}={value!r}" for oid, value in names)
+        raise _name_refused(f"the subject {text[:200]!a}", device_serial)
 
 
 def _name_refused(what: str, device_serial: str) -> Refused:

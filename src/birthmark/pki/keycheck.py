@@ -34,7 +34,7 @@ from birthmark.pki.derread import (
     read_members,
 )
 
-__all__ = ["ML_DSA_OCTETS", "PUBLISHED_KEYS", "check_public_key", "key_kind"]
+__all__ = ["ML_DSA_OCTETS", "PUBLISHED_KEYS", "check_public_key", "key_kind", "load_sound_p256"]
 
 _RSA = "1.2.840.113549.1.1.1"
 _EC = "1.2.840.10045.2.1"
@@ -93,6 +93,20 @@ def check_public_key(spki_der: bytes) -> str:
         )
     _CHECKS[kind](kind, parameters, key, spki_der)
     return _kind_name(kind, key)
+
+
+def load_sound_p256(spki_der: bytes) -> ec.EllipticCurvePublicKey | None:
+    """Return the key of an SPKI in the one form of P-256 that ``check_public_key`` accepts, None for any other.
+
+    The caller has seen that the octets before the point are those of every P-256 key.
+    """
+    if hashlib.sha256(spki_der).hexdigest() in PUBLISHED_KEYS or spki_der[-64:-32] in _small_multiples("p256"):
+        return None
+    try:
+        key = load_der_public_key(spki_der)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
 def key_kind(spki_der: bytes) -> str:

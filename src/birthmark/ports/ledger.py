@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -144,6 +144,10 @@ class Records(Protocol):
 
     def device(self, device_serial: str) -> DeviceRecord | None: ...
 
+    def devices(self, device_serials: Sequence[str]) -> Mapping[str, DeviceRecord]:
+        """Return those of the devices that are on record, at most some hundreds."""
+        ...
+
     def order(self, order: str) -> OrderRecord | None: ...
 
     def orders(self) -> Sequence[OrderRecord]: ...
@@ -163,6 +167,10 @@ class Records(Protocol):
     def intents(self, state: str) -> Sequence[IntentRecord]: ...
 
     def attempt(self, attempt: str) -> AttemptRecord | None: ...
+
+    def attempts(self, attempts: Sequence[str]) -> Mapping[str, AttemptRecord]:
+        """Return those of the attempts that are on record, at most some hundreds."""
+        ...
 
     def ca(self, ca: str) -> CaRecord | None: ...
 

@@ -26,6 +26,7 @@ __all__ = [
     "recording_refusals",
     "reused_attempt",
     "stored_certificate",
+    "unknown_device",
 ]
 
 ChainOf = Callable[[str], tuple[bytes, ...]]
@@ -63,13 +64,18 @@ def known_device(records: Records, device_serial: str) -> DeviceRecord:
     """Return the device; ``Refused("device.unknown")`` if no order contains it."""
     device = records.device(device_serial)
     if device is None:
-        raise Refused(
-            "device.unknown",
-            f"no order contains device {device_serial[:80]}",
-            hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
-            device_serial=device_serial[:80],
-        )
+        raise unknown_device(device_serial)
     return device
+
+
+def unknown_device(device_serial: str) -> Refused:
+    """Return the refusal of a device that no order contains."""
+    return Refused(
+        "device.unknown",
+        f"no order contains device {device_serial[:80]}",
+        hint="Check the scanned serial; if it is right, add it with `birthmark order create`.",
+        device_serial=device_serial[:80],
+    )
 
 
 def record_of(intent: IntentRecord, position: int) -> tuple[bytes, bytes, bytes]:

@@ -31,7 +31,11 @@ class IssueSource:
         """Return the certificate for the key in ``request.csr``, or refuse on record."""
         check_ids(request)
         with recording_refusals(self._ledger, request, clock=self._clock):
-            wish = self._issuing.examine(request, known_device(self._records, request.device_serial))
+            wish = self._issuing.examine(
+                request,
+                known_device(self._records, request.device_serial),
+                self._records.attempt(request.attempt),
+            )
             intent = wish.intent or self._reserve(wish)
         return self._finish(wish, intent)
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.model.events import Rejected, utc_text
-from birthmark.model.records import DeviceRecord, OrderRecord
+from birthmark.model.records import AttemptRecord, DeviceRecord, OrderRecord
+from birthmark.pki.csr import Csr
 from birthmark.ports import Clock, Credential, CredentialRequest, Ledger, Records, SiteRecords, Transaction
 from birthmark.workflow.draw import Draw, Drawing, Sealed
-from birthmark.workflow.handout import check_ids, known_device, stored_certificate
+from birthmark.workflow.handout import check_ids, known_device, stored_certificate, unknown_device
 from birthmark.workflow.issuing import Issuing, Reservation, Wish
 
 __all__ = ["Answer", "Asked", "IssueBatch"]
@@ -26,11 +27,15 @@ __all__ = ["Answer", "Asked", "IssueBatch"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """One request of a station of ``site``; ``access``: SHA-256 (hex) of the key that the station showed."""
+    """One request of a station of ``site``; ``access``: SHA-256 (hex) of the key that the station showed.
+
+    ``csr``: what ``parse_csr`` made of the request's, if it was read already.
+    """
 
     request: CredentialRequest
     site: str
     access: str
+    csr: Csr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +114,15 @@ class IssueBatch:
         asked, self._later = [*self._later, *requests], []
         self._open.update(dict.fromkeys(requests))
         work = _Round(self._signed)
+        fresh: list[Asked] = []
         for one in asked:
             if one.request.attempt in self._attempts:
                 # Its attempt is under way: it takes part in what comes of that.
                 self._later.append(one)
             else:
                 self._attempts.add(one.request.attempt)
-                self._examine(one, work)
+                fresh.append(one)
+        self._examine_all(fresh, work)
         if work.writes:
             self._commit(work)
         self._signed = []
@@ -134,22 +141,35 @@ class IssueBatch:
         self._attempts, self._retried = set(), set()
         return left
 
-    def _examine(self, one: Asked, work: _Round) -> None:
-        """Sort a request by what is to be done for it."""
+    def _examine_all(self, asked: Sequence[Asked], work: _Round) -> None:
+        """Sort requests by what is to be done for them; what is on record of all is read at once."""
+        named = []
+        for one in asked:
+            try:
+                check_ids(one.request)
+            except Refused as refusal:
+                work.answers.append(Answer(one, error=refusal))
+            else:
+                named.append(one)
+        if not named:
+            return
+        devices = self._records.devices([one.request.device_serial for one in named])
+        attempts = self._records.attempts([one.request.attempt for one in named])
+        for one in named:
+            request = one.request
+            self._examine(one, devices.get(request.device_serial), attempts.get(request.attempt), work)
+
+    def _examine(self, one: Asked, device: DeviceRecord | None, attempt: AttemptRecord | None, work: _Round) -> None:
         request = one.request
         try:
-            check_ids(request)
-        except Refused as refusal:
-            work.answers.append(Answer(one, error=refusal))
-            return
-        try:
             self._require_access(one, work)
-            device = known_device(self._records, request.device_serial)
+            if device is None:
+                raise unknown_device(request.device_serial)
             self._require_site(one, device, work)
             if request.csr is None:
                 work.draws.append((one, self._drawing.examine(request, device)))
                 return
-            wish = self._issuing.examine(request, device)
+            wish = self._issuing.examine(request, device, attempt, one.csr)
         except Refused as refusal:
             work.refused.append((one, refusal))
         except Exception as problem:  # noqa: BLE001  it is told to the one who asked, and to nobody else
@@ -196,18 +216,15 @@ class IssueBatch:
             )
 
     def _commit(self, work: _Round) -> None:
-        """Write one round. Refusals are rare: all of a kind are tried together, and one by one only if that fails."""
+        """Write one round. Refusals are rare: all are tried in one part, and each in its own only if that fails."""
         at = utc_text(self._clock())
         with self._ledger.transaction() as tx:
             try:
                 with tx.part():
                     work.stored = [(one, self._store(tx, one, at)) for one in work.signed]
-            except Refused:
-                work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
-            try:
-                with tx.part():
                     work.reserved = [(one, self._issuing.reserve(tx, wish, at)) for one, wish in work.wishes]
             except (Refused, Tampered):
+                work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
                 self._reserve_alone(tx, work, at)
             for one, draw in work.draws:
                 try:

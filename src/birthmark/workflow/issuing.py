@@ -13,7 +13,7 @@ from hashlib import sha256
 from birthmark.errors import Refused, Tampered
 from birthmark.model.device import LIVE, DeviceState
 from birthmark.model.events import Issued, Reserved
-from birthmark.model.records import DeviceRecord, IntentRecord, OrderRecord
+from birthmark.model.records import AttemptRecord, DeviceRecord, IntentRecord, OrderRecord
 from birthmark.pki.csr import Csr, parse_csr
 from birthmark.pki.derread import read_der, read_members
 from birthmark.pki.issuer import Permit
@@ -67,17 +67,22 @@ class Issuing:
         self._lint_each = lint_each
         self._orders: dict[str, OrderRecord] = {}
 
-    def examine(self, request: CredentialRequest, device: DeviceRecord) -> Wish:
+    def examine(
+        self, request: CredentialRequest, device: DeviceRecord, attempt: AttemptRecord | None, csr: Csr | None = None
+    ) -> Wish:
         """Say what is to be done for a request, or refuse it. Call it outside a transaction: it may admit a template.
+
+        ``attempt``: what is on record of the request's attempt; ``csr``: what ``parse_csr`` made of the request's, if
+        it was read before.
 
         Raises ``Refused``: ``csr.*``, ``key.*``, ``device.has_identity``, ``device.reserved``,
         ``device.failed``, ``device.scrapped``, ``issue.csr.missing``, ``issue.key_origin``, ``issue.key_algorithm``,
         ``attempt.reused``, ``attempt.superseded``.
         """
         order = self._order_of(device)
-        csr = accepted_csr(request)
-        if (intent := reservation_of(self._records, request, csr)) is not None:
-            return Wish(request, order, csr, None, intent)
+        csr = accepted_csr(request) if csr is None else csr
+        if attempt is not None:
+            return Wish(request, order, csr, None, _reserved_by(self._records, attempt, request, csr))
         require_open(device)
         permit = self._permits.for_order(order)
         _check_request(csr, permit, order, request.device_serial)
@@ -155,8 +160,10 @@ class Issuing:
 def reservation_of(records: Records, request: CredentialRequest, csr: Csr) -> IntentRecord | None:
     """Return the intent of this attempt, None for a new one; refuse it if it was for something else."""
     attempt = records.attempt(request.attempt)
-    if attempt is None:
-        return None
+    return None if attempt is None else _reserved_by(records, attempt, request, csr)
+
+
+def _reserved_by(records: Records, attempt: AttemptRecord, request: CredentialRequest, csr: Csr) -> IntentRecord:
     if attempt.device_serial != request.device_serial or attempt.kind != "reserved":
         raise reused_attempt(request, attempt.device_serial)
     intent = records.intent(attempt.seq)
@@ -195,9 +202,13 @@ def issue_reserved(permits: Permits, intent: IntentRecord, *, ca: str, device_se
 
 
 def _reserved_tbs(permit: Permit, cert_serial: bytes, device_serial: str, spki: bytes) -> bytes:
-    """Return what is to be signed (DER); every value is checked before it goes into the template."""
+    """Return what is to be signed (DER); every value is checked before it goes into the template.
+
+    ``spki`` is that of a request which was accepted: its point was found on the curve then.
+    """
     template, name = permit.template, device_serial.encode("ascii")
-    return template.filler(len(name)).checked_fill(cert_serial, name, spki, template.key_algorithm.key_id(spki))
+    filler, key_id = template.filler(len(name)), template.key_algorithm.key_id(spki)
+    return filler.checked_fill(cert_serial, name, spki, key_id, own_key=True)
 
 
 def accepted_csr(request: CredentialRequest) -> Csr:

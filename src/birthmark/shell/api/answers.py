@@ -45,6 +45,17 @@ _CODE_STATUS = {
 }
 _PREFIX_STATUS = {"csr": 422, "key": 422}
 _RETRY_AFTER_S = "1"
+_JSON_HEADERS = ((b"content-type", _JSON.encode()), (b"cache-control", b"no-store"))
+
+
+class _Json(Response):
+    """A response whose headers are all known: nothing is looked for in them."""
+
+    def __init__(self, body: bytes, status: int) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), *_JSON_HEADERS]
 
 
 def status_of(error: BirthmarkError) -> int:
@@ -55,7 +66,7 @@ def status_of(error: BirthmarkError) -> int:
 
 def json_response(message: msgspec.Struct, status: int = 200) -> Response:
     """Return a message; it is for this caller and nobody's cache."""
-    return Response(_encoder.encode(message), status, {"cache-control": "no-store"}, _JSON)
+    return _Json(_encoder.encode(message), status)
 
 
 def error_response(error: BirthmarkError) -> Response:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from birthmark.errors import Refused
 from birthmark.shell.api.answers import error_response
@@ -26,11 +27,14 @@ _FLUSH_S = 0.25
 def build_app(open_service: Callable[[], Service], background: Callable[[], AbstractAsyncContextManager[None]]) -> Any:
     """Return the application. ``open_service`` is called on the event loop; ``background`` runs beside the requests."""
     routes: list[Route] = []
+    front = _Front()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service = open_service()
-        app.router.routes[:] = [Route(offer.path, Endpoint(service, offer), methods=[offer.method]) for offer in ROUTES]
+        endpoints = [(offer, Endpoint(service, offer)) for offer in ROUTES]
+        app.router.routes[:] = [Route(offer.path, endpoint, methods=[offer.method]) for offer, endpoint in endpoints]
+        front.known = {(offer.method, offer.path): endpoint for offer, endpoint in endpoints if "{" not in offer.path}
         flushing = asyncio.create_task(_flush(service))
         try:
             async with background():
@@ -44,7 +48,21 @@ def build_app(open_service: Callable[[], Service], background: Callable[[], Abst
             service.log.add("stopped")
             service.log.flush()
 
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    front.behind = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    return front
+
+
+class _Front:
+    """Takes requests for addresses without variable parts straight to their endpoint; the router gets the others."""
+
+    behind: Starlette
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], Endpoint] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = self.known.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        await (self.behind if known is None else known)(scope, receive, send)
 
 
 async def _flush(service: Service) -> None:

@@ -12,6 +12,9 @@ from birthmark.workflow.issuebatch import Answer, Asked, IssueBatch
 
 __all__ = ["Batcher"]
 
+_GATHER_S = 0.002
+"""So long a round waits, at most, for as many requests as the one before answered."""
+
 
 class Batcher:
     """Takes requests on the event loop and answers them when they are durable.
@@ -30,6 +33,10 @@ class Batcher:
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+        self._wanted = 1
+        """How many waiting requests wake the thread."""
+        self._answered = 0
+        """How many requests the last round answered."""
         self.rounds = 0
         self.failed = False
         """Whether the last round was lost as a whole."""
@@ -53,7 +60,8 @@ class Batcher:
         self._futures[asked] = future
         with self._wake:
             self._waiting.append(asked)
-            self._wake.notify()
+            if len(self._waiting) >= self._wanted:
+                self._wake.notify()
         return future
 
     def close(self) -> None:
@@ -72,6 +80,7 @@ class Batcher:
                 self.failed = True
                 answers = [Answer(asked, error=problem) for asked in self._batch.lost()]
             self.rounds += 1
+            self._answered = len(answers)
             if answers:
                 self._loop.call_soon_threadsafe(self._deliver, answers)
 
@@ -82,6 +91,12 @@ class Batcher:
                 if self._closing:
                     return None
                 self._wake.wait()
+            # Stations that were just answered mostly ask for their next device at once: one round for all of them
+            # costs little more than one for the first.
+            self._wanted = min(self._answered, self._most)
+            if len(self._waiting) < self._wanted and not self._closing:
+                self._wake.wait_for(lambda: len(self._waiting) >= self._wanted or self._closing, _GATHER_S)
+            self._wanted = 1
             return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
 
     def _deliver(self, answers: Sequence[Answer]) -> None:

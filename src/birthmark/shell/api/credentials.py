@@ -9,6 +9,7 @@ from starlette.responses import Response
 from birthmark.errors import BirthmarkError, Refused, Unavailable
 from birthmark.model.device import DeviceState
 from birthmark.model.ids import parse_device_serial, parse_order_id
+from birthmark.pki.csr import plain_csr
 from birthmark.ports import CredentialRequest
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.callers import Caller
@@ -29,7 +30,9 @@ async def post_credential(service: Service, request: Request, caller: Caller | N
     station = _station(caller)
     asked = _asked(await read_body(request, MAX_REQUEST_OCTETS))
     credential_request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
-    answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256))
+    # The usual request is read here, while the writer waits for the disk; any other takes longer, and is read there.
+    csr = None if asked.csr is None else plain_csr(asked.csr)
+    answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256, csr))
     if answer.error is not None:
         raise answer.error if isinstance(answer.error, BirthmarkError) else _unexpected(answer.error)
     if answer.credential is None or answer.order is None:

@@ -122,16 +122,21 @@ class Endpoint:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the whole body; ``Refused("service.request.too_long")`` as soon as it is longer than ``limit``."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_long(limit)
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_long(limit)
     parts: list[bytes] = []
-    octets = 0
-    async for part in request.stream():
+    octets, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         octets += len(part)
         if octets > limit:
             raise _too_long(limit)
         parts.append(part)
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 

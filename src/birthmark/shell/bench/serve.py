@@ -9,6 +9,7 @@ import resource
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,23 +42,38 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
 
     Mutual TLS 1.3, kept connections, P-256 keys born in devices, every certificate durable in the ledger before its
     answer. The floor is one process that verifies a CSR and makes one signature, in the same minute; it is measured
-    before and after, and the better one counts. ``half_load``: requests come at half of the measured rate.
+    before and after, and the better one counts. ``half_load``: requests come at half of the measured rate. Service and
+    floor have one processor to themselves, the clients have the others, if there is more than one.
     """
+    mine = os.sched_getaffinity(0)
+    others = mine - {served := min(mine)} or mine
     with throw_away_workspace(parent) as workspace:
         files = AccessFiles(workspace.root.parent / "tls")
         total = sum(count + count // 2 for _ in clients) + _WARM_UP
         requests = _make_requests(_prepare(workspace, files, total))
         tls = _client_tls(workspace.root.parent / "tls")
-        floor = run_floor(verify_and_sign, max(2000, count), 1)
+        with _on({served}):
+            floor = run_floor(verify_and_sign, max(2000, count), 1)
+            floor_cpu = _cpu_of(verify_and_sign(1000)) / 1000
         found = []
-        with _service(workspace.root) as (port, process):
+        with _service(workspace.root, {served}) as (port, process), _on(others):
             run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
             for number in clients:
                 batch = [next(requests) for _ in range(count)]
                 half = [next(requests) for _ in range(count // 2)]
                 found.append(_measure(port, process, tls, batch, half, number))
-        floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
-    return [_result(number, count, floor, *measured) for number, measured in zip(clients, found, strict=True)]
+        with _on({served}):
+            floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
+            floor_cpu = (floor_cpu + _cpu_of(verify_and_sign(1000)) / 1000) / 2
+    floors = {"floor": round(floor, 1), "floor_cpu_us": round(floor_cpu * 1e6)}
+    return [_result(number, count, floors, *measured) for number, measured in zip(clients, found, strict=True)]
+
+
+def _cpu_of(work: Callable[[], None]) -> float:
+    """Return the processor seconds of some work in this process."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
 
 
 def verify_and_sign(count: int) -> Callable[[], None]:
@@ -144,10 +160,21 @@ def _client_tls(directory: Path) -> ssl.SSLContext:
 
 
 @contextmanager
-def _service(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run the real command; yield its port and process."""
+def _on(processors: set[int]) -> Iterator[None]:
+    """Keep this thread, and the processes that it starts, on some processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _service(root: Path, processors: set[int]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run the real command on some processors; yield its port and process."""
     command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
-    with (root.parent / "serve.log").open("wb") as log:
+    with (root.parent / "serve.log").open("wb") as log, _on(processors):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:
         line = b"" if process.stdout is None else process.stdout.readline()
@@ -187,7 +214,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _result(
-    clients: int, count: int, floor: float, full: LoadResult, paced: LoadResult, cpu: float
+    clients: int, count: int, floors: dict[str, float], full: LoadResult, paced: LoadResult, cpu: float
 ) -> dict[str, object]:
     rate = count / full.seconds
     return {
@@ -195,13 +222,14 @@ def _result(
         "clients": clients,
         "count": count,
         "rate": round(rate, 1),
-        "floor": round(floor, 1),
-        "ratio": round(rate / floor, 3),
+        **floors,
+        "ratio": round(rate / floors["floor"], 3),
         "p50_ms": full.quantile_ms(0.5),
         "p99_ms": full.quantile_ms(0.99),
         "half_load_rate": round(len(paced.times) / paced.seconds, 1),
         "half_load_p50_ms": paced.quantile_ms(0.5),
         "half_load_p99_ms": paced.quantile_ms(0.99),
         "service_cpu_us": round(cpu * 1e6),
+        "cpu_ratio": round(floors["floor_cpu_us"] / (cpu * 1e6), 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
     }

@@ -111,8 +111,7 @@ def _role(text: str) -> PersonRole:
 def _common_name(csr: Csr) -> str:
     from cryptography.x509.oid import NameOID
 
-    names = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    return next((str(value) for oid, value in csr.names if oid == NameOID.COMMON_NAME.dotted_string), "")
 
 
 def withdraw(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from birthmark.adapters.ledgers.sql.database import Database
-from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, octets_of
+from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, ClaimKeys, octets_of
 from birthmark.adapters.ledgers.sql.foldsites import SiteFold
 from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
@@ -16,6 +16,17 @@ from birthmark.model.device import DeviceState, next_state
 __all__ = ["Fold"]
 
 _MAX_SERIAL_OCTETS = 20
+# The two steps of every device that makes its own key. Where they change nothing, the steps in full say why.
+_RESERVE_DEVICE = """
+UPDATE device SET state = 'reserved', intent = ?3, position = 0, attempt = ?4
+WHERE device_serial = ?1 AND "order" = ?2
+  AND coalesce(state, (SELECT c.state FROM chunk c WHERE c."order" = device."order" AND c.chunk = device.chunk))
+      = 'ordered'
+  AND (SELECT o.key_origin FROM "order" o WHERE o."order" = device."order") = 'device'"""
+_ISSUED_DEVICE = """
+UPDATE device SET state = 'issued', position = 0
+WHERE device_serial = ?1 AND intent = ?2 AND state = 'reserved'
+  AND (SELECT o.key_origin FROM "order" o WHERE o."order" = device."order") = 'device'"""
 
 
 def _not_open(intent: int, device_serial: str | None) -> Refused:
@@ -30,8 +41,8 @@ def _not_open(intent: int, device_serial: str | None) -> Refused:
 class Fold(SiteFold):
     """Applies events to the tables of one connection, inside the caller's transaction."""
 
-    def __init__(self, database: Database, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
-        super().__init__(database, find_key)
+    def __init__(self, database: Database, claim_keys: ClaimKeys) -> None:
+        super().__init__(database, claim_keys)
         self._appliers: dict[type, Callable[[Any, bytes, int], None]] = {
             **self.site_appliers(),
             e.WorkspaceCreated: self._workspace_created,
@@ -152,7 +163,7 @@ class Fold(SiteFold):
         prefix = octets_of(event.serial_prefix, 8)
         if len(attachment) != RECORD_SIZE * event.count or event.count < 1 or prefix is None:
             raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
-        self._require_new_keys(hashes_of(attachment), event.device)
+        self._require_new_keys(hashes_of(attachment), seq, event.device)
         new = self._database.execute(
             "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL) ON CONFLICT DO NOTHING",
             (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
@@ -170,7 +181,7 @@ class Fold(SiteFold):
     def _requested(self, event: e.Requested, attachment: bytes, seq: int) -> None:
         if len(attachment) != REQUEST_SIZE * event.count or event.count < 1:
             raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
-        self._require_new_keys(request_hashes_of(attachment), event.device)
+        self._require_new_keys(request_hashes_of(attachment), seq, event.device)
         self._database.execute(
             "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, '', NULL, ?, 'reserved', NULL, ?)",
             (seq, event.order, event.chunk, event.device, event.count, attachment, event.source),
@@ -180,7 +191,7 @@ class Fold(SiteFold):
     def _reserve(self, event: e.Reserved | e.Requested, seq: int) -> None:
         if event.device is None:
             self._reserve_chunk(event, seq)
-        else:
+        elif not self._reserve_open_device(event, seq):
             self._reserve_device(event, event.device, seq)
 
     def _reserve_chunk(self, event: e.Reserved | e.Requested, seq: int) -> None:
@@ -197,6 +208,17 @@ class Fold(SiteFold):
                 hint=SETTLE_HINT,
                 chunk=event.chunk,
             )
+
+    def _reserve_open_device(self, event: e.Reserved | e.Requested, seq: int) -> bool:
+        """Reserve a device that makes its own key, in one statement; tell whether there was such a device."""
+        if event.chunk is not None or event.count != 1:
+            return False
+        row = (event.device, event.order, seq, event.attempt)
+        if self._database.execute(_RESERVE_DEVICE, row).rowcount != 1:
+            return False
+        if event.attempt is not None:
+            self._use_attempt(event.attempt, str(event.device), "reserved", seq)
+        return True
 
     def _reserve_device(self, event: e.Reserved | e.Requested, device_serial: str, seq: int) -> None:
         device = self._device(device_serial)
@@ -242,6 +264,9 @@ class Fold(SiteFold):
             " WHERE intent = ? AND state = 'reserved' AND device_serial = ?",
             (seq, event.intent, event.device),
         ).rowcount
+        row = (event.device, event.intent)
+        if changed == 1 and self._database.execute(_ISSUED_DEVICE, row).rowcount == 1:
+            return
         device = self._device(event.device)
         # An intent that the device has left (failed, reworked) stays open for ever, and is worth nothing.
         if changed != 1 or device.intent != event.intent:

@@ -12,9 +12,21 @@ from birthmark.adapters.ledgers.sql.records import DEVICE_QUERY
 from birthmark.errors import Refused
 from birthmark.model.device import DeviceState
 
-__all__ = ["SETTLE_HINT", "FoldedDevice", "FoldedTables", "attempt_reused", "folded_device", "octets_of"]
+__all__ = [
+    "SETTLE_HINT",
+    "ClaimKeys",
+    "FoldedDevice",
+    "FoldedTables",
+    "attempt_reused",
+    "folded_device",
+    "octets_of",
+]
 
 SETTLE_HINT = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
+
+
+ClaimKeys = Callable[[Sequence[bytes], int], bytes | None]
+"""Takes SPKI hashes for an entry; returns one that is taken already, and then takes none."""
 
 
 def octets_of(text: str, count: int) -> bytes | None:
@@ -71,12 +83,12 @@ def attempt_reused(attempt: str, device_serial: str) -> Refused:
 class FoldedTables:
     """The tables of one connection, inside the caller's transaction."""
 
-    def __init__(self, database: Database, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
+    def __init__(self, database: Database, claim_keys: ClaimKeys) -> None:
         self._database = database
-        self._find_key = find_key
+        self._claim_keys = claim_keys
 
-    def _require_new_keys(self, hashes: Sequence[bytes], device_serial: str | None) -> None:
-        if (known := self._find_key(hashes)) is not None:
+    def _require_new_keys(self, hashes: Sequence[bytes], seq: int, device_serial: str | None) -> None:
+        if (known := self._claim_keys(hashes, seq)) is not None:
             raise Refused(
                 "key.reused",
                 "this key already belongs to an identity",

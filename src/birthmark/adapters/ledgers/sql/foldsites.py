@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, FoldedTables, octets_of
+from birthmark.adapters.ledgers.sql.database import Database
+from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, ClaimKeys, FoldedTables, octets_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
@@ -25,6 +26,11 @@ WHERE device_serial = ?1 AND "order" = ?3 AND coalesce(state, '') <> 'scrapped'"
 
 class SiteFold(FoldedTables):
     """Applies the events of ``model/siteevents.py``."""
+
+    def __init__(self, database: Database, claim_keys: ClaimKeys) -> None:
+        super().__init__(database, claim_keys)
+        self._signed_here: set[str] = set()
+        """Orders that were found, in the open transaction, not to be signed at a site."""
 
     def site_appliers(self) -> dict[type, Callable[[Any, bytes, int], None]]:
         """Return the applier of each event type."""
@@ -129,16 +135,24 @@ class SiteFold(FoldedTables):
                 site=event.site,
                 mode=event.mode,
             )
+        self._signed_here.clear()
         self._insert_new("assignment", (event.order, event.site, event.mode, seq), event.order)
 
     def _assignment(self, order: str) -> tuple[str, str] | None:
         row = self._database.execute('SELECT site, mode FROM assignment WHERE "order" = ?', (order,)).fetchone()
         return None if row is None else (row[0], row[1])
 
+    def begin(self) -> None:
+        """A transaction begins: what was looked up in the one before may have changed."""
+        self._signed_here.clear()
+
     def _require_signed_here(self, order: str) -> None:
+        if order in self._signed_here:
+            return
         assigned = self._assignment(order)
         if assigned is not None and assigned[1] == "factory_ca":
             raise self._assigned(order, assigned[0])
+        self._signed_here.add(order)
 
     def _require_drawn_by(self, order: str, station: str) -> None:
         assigned = self._assignment(order)
@@ -223,7 +237,7 @@ class SiteFold(FoldedTables):
         if len(known) != len(hashes):
             raise self._unsettled(event)
         if known:
-            self._require_new_keys(known, None)
+            self._require_new_keys(known, seq, None)
             packed = b"".join(key + bytes(32) for key in known)
             self._database.execute("INSERT INTO site_key VALUES (?, ?)", (seq, packed))
 

@@ -164,11 +164,30 @@ class KeyIndex:
         self._names: list[str] = []
         self._recent: set[bytes] = set()
         self._known = -1
+        self._is_current = False
+        self._claimed: list[tuple[int, Sequence[bytes]]] = []
         self._flush_at = _FLUSH_AT
 
-    def find(self, hashes: Sequence[bytes]) -> bytes | None:
-        """Return a hash that was reserved before or stands twice in ``hashes``; call inside a transaction."""
-        self._follow()
+    def begin(self) -> None:
+        """A transaction begins. Nobody else writes while it is open: the first claim in it looks what others wrote."""
+        self._is_current = False
+        self._claimed = []
+
+    def claim(self, hashes: Sequence[bytes], seq: int) -> bytes | None:
+        """Take ``hashes`` for entry ``seq`` of the open transaction.
+
+        Return one that was reserved before or stands twice in ``hashes``; then none is taken.
+        """
+        if not self._is_current:
+            self._follow()
+            self._is_current = True
+        if (known := self._find(hashes)) is not None:
+            return known
+        self._claimed.append((seq, hashes))
+        self._add(hashes, seq)
+        return None
+
+    def _find(self, hashes: Sequence[bytes]) -> bytes | None:
         fresh = set(hashes)
         if len(fresh) != len(hashes):
             return next(key for at, key in enumerate(hashes) if key in hashes[:at])
@@ -179,8 +198,7 @@ class KeyIndex:
                 return found
         return None
 
-    def add(self, hashes: Iterable[bytes], intent: int) -> None:
-        """Take in the hashes of a committed intent."""
+    def _add(self, hashes: Iterable[bytes], intent: int) -> None:
         self._recent.update(hashes)
         self._known = max(self._known, intent)
 
@@ -189,7 +207,7 @@ class KeyIndex:
         if self._known < 0 or [name for name, _ in rows] != self._names:
             self._load_runs(rows)
         for seq, records, foreign in self._database.execute(_NEW_KEYS, (self._known,)):
-            self.add(request_hashes_of(records) if foreign else hashes_of(records), seq)
+            self._add(request_hashes_of(records) if foreign else hashes_of(records), seq)
 
     def _load_runs(self, rows: list[tuple[str, int]]) -> None:
         runs = []
@@ -218,9 +236,10 @@ class KeyIndex:
         self.forget(0)
 
     def forget(self, size: int) -> None:
-        """The transaction that began at ``size`` entries is rolled back: what was followed inside it never was."""
-        if self._known >= size:
-            self._known = -1
+        """The open transaction is rolled back to ``size`` entries: what was claimed for later ones never was."""
+        while self._claimed and self._claimed[-1][0] >= size:
+            self._recent.difference_update(self._claimed.pop()[1])
+        self._known = min(self._known, size - 1)
 
     def flush(self) -> list[Path]:
         """Write the collected hashes as a run, merged with small older ones; call inside a transaction.

@@ -51,6 +51,15 @@ FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
               JOIN "order" o ON o."order" = d."order"
 """
 DEVICE_QUERY = DEVICES_QUERY + "WHERE d.device_serial = ?"
+_DEVICES = """
+SELECT d.device_serial, d."order",
+       coalesce(d.state, CASE WHEN c.state <> 'issued' THEN c.state
+                              WHEN o.key_origin = 'injected' THEN 'pooled' ELSE 'issued' END),
+       x.intent, coalesce(d.position, CASE WHEN d.state IS NULL THEN d.place END), x.issued_seq, d.attempt
+FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
+              JOIN "order" o ON o."order" = d."order"
+              LEFT JOIN certificate x ON x.intent = coalesce(d.intent, CASE WHEN d.state IS NULL THEN c.intent END)
+WHERE d.device_serial IN"""
 _TOUCHED = """
 SELECT c.state, d.state, count(*) FROM device d JOIN chunk c ON c."order" = d."order" AND c.chunk = d.chunk
 WHERE d."order" = ? AND d.state IS NOT NULL GROUP BY 1, 2"""
@@ -90,21 +99,11 @@ class SqlRecords:
         return rows[0] if rows else None
 
     def device(self, device_serial: str) -> DeviceRecord | None:
-        row = self._one(DEVICE_QUERY, device_serial)
-        if row is None:
-            return None
-        serial, order, state, intent, position, attempt, _, _ = row
-        held = self.intent(intent) if intent is not None else None
-        issued = None if held is None or held.issued_seq is None else held.issued_seq + position
-        return DeviceRecord(
-            device_serial=serial,
-            order=order,
-            state=DeviceState(state),
-            intent=intent,
-            position=position,
-            issued_seq=issued,
-            attempt=attempt,
-        )
+        return self.devices([device_serial]).get(device_serial)
+
+    def devices(self, device_serials: Sequence[str]) -> dict[str, DeviceRecord]:
+        rows = self._all(f"{_DEVICES} ({_marks(device_serials)})", *device_serials)
+        return {row[0]: _device_record(*row) for row in rows}
 
     def order(self, order: str) -> OrderRecord | None:
         row = self._one(_ORDER + ' WHERE "order" = ?', order)
@@ -153,8 +152,11 @@ class SqlRecords:
         return [IntentRecord(*row) for row in self._all(_INTENT + " WHERE state = ? ORDER BY intent", state)]
 
     def attempt(self, attempt: str) -> AttemptRecord | None:
-        row = self._one("SELECT attempt, device_serial, kind, seq FROM attempt WHERE attempt = ?", attempt)
-        return None if row is None else AttemptRecord(*row)
+        return self.attempts([attempt]).get(attempt)
+
+    def attempts(self, attempts: Sequence[str]) -> dict[str, AttemptRecord]:
+        query = f"SELECT attempt, device_serial, kind, seq FROM attempt WHERE attempt IN ({_marks(attempts)})"  # noqa: S608
+        return {row[0]: AttemptRecord(*row) for row in self._all(query, *attempts)}
 
     def ca(self, ca: str) -> CaRecord | None:
         row = self._one("SELECT ca, kind, issuer, certificate, seq, site FROM ca WHERE ca = ?", ca)
@@ -236,3 +238,28 @@ class SqlRecords:
 
     def is_approval_used(self, plan_sha256: str) -> bool:
         return self._one("SELECT 1 FROM approval WHERE plan_sha256 = ?", plan_sha256) is not None
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _device_record(
+    device_serial: str,
+    order: str,
+    state: str,
+    intent: int | None,
+    position: int | None,
+    issued_seq: int | None,
+    attempt: str | None,
+) -> DeviceRecord:
+    """``issued_seq``: that of the first certificate of the intent."""
+    return DeviceRecord(
+        device_serial=device_serial,
+        order=order,
+        state=DeviceState(state),
+        intent=intent,
+        position=position,
+        issued_seq=None if issued_seq is None or position is None else issued_seq + position,
+        attempt=attempt,
+    )

@@ -28,7 +28,7 @@ def write_first(database: Database, first: e.WorkspaceCreated) -> None:
     """Write the first entry into empty tables."""
     entry = e.encode_entry(first)
     row = (len(entry).to_bytes(2, "big") + entry, hashlib.sha256(b"\0" + entry).digest())
-    Fold(database, lambda hashes: None).apply(first, b"", 0)
+    Fold(database, lambda hashes, seq: None).apply(first, b"", 0)
     database.execute("INSERT INTO entry VALUES (0, 1, ?, ?)", row)
     database.execute("INSERT INTO head VALUES (1, 1, 0, 0, ?, ?)", (b"", b""))
 
@@ -65,7 +65,7 @@ class SqlLedger(ABC):
         self._naming = naming
         self.clock = clock
         self.keys = keys
-        self.fold = Fold(database, keys.find)
+        self.fold = Fold(database, keys.claim)
         self.records = SqlRecords(reader, self._reading, naming)
         self.site_prefix = bytes.fromhex(meta["site_prefix"])
         self.origin = meta["origin"]
@@ -114,6 +114,8 @@ class SqlLedger(ABC):
             tx = None
             try:
                 size, serial_time = self._begin()
+                self.keys.begin()
+                self.fold.begin()
                 tx = SqlTransaction(self, self._database, self._vault, size=size, serial_time=serial_time)
                 yield tx
                 tx.finish()
@@ -123,8 +125,6 @@ class SqlLedger(ABC):
                     self.keys.forget(tx.begun_at)
                 self._roll_back(problem)
                 raise
-            for intent, hashes in tx.new_keys:
-                self.keys.add(hashes, intent)
             if self.keys.due():
                 self._flush_keys()
 

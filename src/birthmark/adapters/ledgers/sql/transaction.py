@@ -10,7 +10,7 @@ from typing import Protocol
 
 from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.adapters.ledgers.sql.fold import Fold
-from birthmark.adapters.ledgers.sql.keyruns import KeyIndex, hashes_of, request_hashes_of
+from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.ports import Vault
@@ -44,7 +44,6 @@ class SqlTransaction:
         self._octets = 0
         self._first = self.begun_at = self._size
         self._refusal: BaseException | None = None
-        self.new_keys: list[tuple[int, list[bytes]]] = []
         self.vault = vault
 
     def append(self, event: e.Event, attachment: bytes = b"") -> int:
@@ -71,10 +70,6 @@ class SqlTransaction:
             # Some of its rows may be changed already: whoever catches this cannot keep the transaction.
             self._refusal = problem
             raise
-        if isinstance(event, e.Reserved):
-            self.new_keys.append((seq, hashes_of(attachment)))
-        elif isinstance(event, e.Requested):
-            self.new_keys.append((seq, request_hashes_of(attachment)))
         self._packed += (len(entry).to_bytes(2, "big"), entry)
         self._leaves.append(hashlib.sha256(b"\0" + entry).digest())
         self._size += 1
@@ -86,7 +81,7 @@ class SqlTransaction:
     @contextmanager
     def part(self) -> Iterator[None]:
         self._flush()
-        begun, serial_time, keys = self._size, self._serial_time, len(self.new_keys)
+        begun, serial_time = self._size, self._serial_time
         self._database.execute("SAVEPOINT part")
         try:
             yield
@@ -102,7 +97,6 @@ class SqlTransaction:
             self._packed, self._leaves, self._octets, self._refusal = [], [], 0, None
             self._size = self._first = begun
             self._serial_time = serial_time
-            del self.new_keys[keys:]
             raise
         self._database.execute("RELEASE part")
 

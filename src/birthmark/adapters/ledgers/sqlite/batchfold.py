@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from birthmark.adapters.ledgers.sql.fold import Fold
-from birthmark.adapters.ledgers.sql.foldedtables import FoldedDevice, attempt_reused, folded_device
+from birthmark.adapters.ledgers.sql.foldedtables import ClaimKeys, FoldedDevice, attempt_reused, folded_device
 from birthmark.adapters.ledgers.sql.records import DEVICES_QUERY
 from birthmark.model.device import DeviceState
 from birthmark.model.events import (
@@ -45,8 +45,8 @@ class BatchFold(Fold):
     Whoever rolls the tables back forgets, too.
     """
 
-    def __init__(self, database: sqlite3.Connection, find_key: Callable[[Sequence[bytes]], bytes | None]) -> None:
-        super().__init__(database, find_key)
+    def __init__(self, database: sqlite3.Connection, claim_keys: ClaimKeys) -> None:
+        super().__init__(database, claim_keys)
         self._held: dict[str, FoldedDevice] = {}
         self._changed: set[str] = set()
         self._attempts: dict[str, tuple[str, str, str, int]] = {}

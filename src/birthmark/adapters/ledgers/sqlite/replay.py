@@ -47,7 +47,7 @@ def replay_ledger(ledger: SqlLedger, *, progress: Callable[[int], None]) -> dict
         return {name: _compare(name, rebuilt, ledger) for name in FOLDED_TABLES}
 
 
-def _known_nowhere(hashes: Sequence[bytes]) -> bytes | None:
+def _known_nowhere(hashes: Sequence[bytes], seq: int) -> bytes | None:
     # The log is replayed as it is; whether a key stands twice is the audit's question.
     return None
 

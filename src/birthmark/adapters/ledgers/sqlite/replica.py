@@ -73,7 +73,7 @@ class SqliteReplica:
             raise
         self._size = int(size)
         self._keys = KeyIndex(self._database, self._path.parent / "runs", RunTable(self._database))
-        self._fold = BatchFold(self._database, self._keys.find)
+        self._fold = BatchFold(self._database, self._keys.claim)
         self._records = SqlRecords(self._database, RLock(), naming_failures)
 
     @property
@@ -93,6 +93,8 @@ class SqliteReplica:
         with naming_failures():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN IMMEDIATE")
+                self._keys.begin()
+                self._fold.begin()
             # Nearly always all of them are lawful: one savepoint for all is tried before one for each.
             if self._try(items) is not None:
                 for _, group in groupby(items, _intent_of):
