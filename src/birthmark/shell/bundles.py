@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from birthmark.adapters.bundlefile import BundleInput, BundleOutput
 from birthmark.adapters.durable import naming_os_errors, write_durably
 from birthmark.errors import Misconfigured
+from birthmark.model.ids import parse_order_id
 from birthmark.wire.document import document_text
 from birthmark.wire.hpke import OpeningKeys, P256Key, P256Recipient, SealingKeys, suite_named
 from birthmark.wire.manifest import Manifest, sign_manifest
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_LIMIT",
+    "bundle_path",
     "bundle_recipient_file",
     "manifest_path",
+    "new_bundle_path",
     "open_for_site",
     "read_small",
     "seal_for_site",
@@ -32,6 +35,19 @@ __all__ = [
 ]
 
 MANIFEST_LIMIT = 1 << 16
+
+
+def bundle_path(workspace: Workspace, order: str) -> Path:
+    """Return where the bundle of an order lies unless somebody says otherwise; there the service finds it."""
+    return workspace.root / "bundles" / f"{order}.bundle"
+
+
+def new_bundle_path(workspace: Workspace, order: str) -> Path:
+    """Return ``bundle_path`` with its directory made; ``Refused("order.name.malformed")``."""
+    path = bundle_path(workspace, parse_order_id(order))
+    with naming_os_errors(path):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def manifest_path(bundle: Path) -> Path:

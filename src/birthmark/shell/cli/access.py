@@ -135,21 +135,25 @@ def withdraw(
 def server(
     name: Annotated[list[str], typer.Option(help="DNS name or IP address of the service; repeat for more.")],
     days: DaysOption = 730,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to listen at; default: as before, at first 127.0.0.1.")
+    ] = (None),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: as before, at first 8443.")] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Make key and certificate of this workspace's service, below serve/ of the workspace."""
-    from birthmark.shell.access import make_server_certificate
+    """Make key and certificate of this workspace's service, below serve/, and its settings."""
+    from birthmark.shell.access import make_server_certificate, write_serve_settings
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         made = [str(path) for path in make_server_certificate(opened, name, days=days)]
+        settings = write_serve_settings(opened, listen=listen, port=port)
     lines = [f"The service is {', '.join(name)}.", *(f"wrote {path}" for path in made)]
-    lines += [
-        "In birthmark.toml:",
-        "  [serve]",
-        '  tls_certificate = "serve/server.pem"',
-        '  tls_key = "serve/server.key"',
-    ]
+    if settings is None:
+        lines.append("birthmark.toml has a table [serve]: see that it names these files.")
+    else:
+        lines.append(f"wrote {settings}")
     lines.append("Next: birthmark serve")
-    emit({"hosts": name, "files": made}, "\n".join(lines), as_json=as_json)
+    document = {"hosts": name, "files": made, "settings": None if settings is None else str(settings)}
+    emit(document, "\n".join(lines), as_json=as_json)

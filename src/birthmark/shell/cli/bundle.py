@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
 def seal(
     order: Annotated[str, typer.Option(help="The order; it is assigned to the site.")],
     site: Annotated[str, typer.Option(help="The site that makes it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle file; its manifest lies beside it.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The bundle file, its manifest beside it; default: bundles/ORDER.bundle."),
+    ] = None,
     suite: Annotated[str, typer.Option(help="HPKE suite: mlkem768-x25519, x25519 or p256.")] = "mlkem768-x25519",
     to: Annotated[
         Path | None, typer.Option("--recipient", help="P-256 public key (PEM) of the site, for --suite p256.")
@@ -41,14 +44,15 @@ def seal(
     as_json: JsonOption = False,
 ) -> None:
     """Hand an order to its site: one sealed file and a signed manifest. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, seal_for_site
+    from birthmark.shell.bundles import manifest_path, new_bundle_path, seal_for_site
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
+        file = output or new_bundle_path(opened, order)
         quantity = _quantity(opened, order)
         with progress_bar("sealing", total=quantity, quiet=as_json) as advance:
             manifest = seal_for_site(
-                opened, order=order, site=site, suite=suite, recipient=to, output=output, progress=advance
+                opened, order=order, site=site, suite=suite, recipient=to, output=file, progress=advance
             )
     document = {
         "bundle": manifest.bundle,
@@ -56,15 +60,15 @@ def seal(
         "site": site,
         "mode": manifest.mode,
         "devices": manifest.devices,
-        "file": str(output),
-        "manifest": str(manifest_path(output)),
+        "file": str(file),
+        "manifest": str(manifest_path(file)),
     }
     what = "identities sealed" if manifest.mode == "pool" else "devices listed"
     emit(
         document,
         f"Bundle {manifest.bundle}: {manifest.devices:,} {what} for site {site}.\n"
-        f"Carry {output} and {manifest_path(output)} there by any carrier.\n"
-        f"Next, at the site: birthmark bundle open {output.name}",
+        f"Carry {file} and {manifest_path(file)} there by any carrier.\n"
+        f"Next, at the site: birthmark bundle open {file.name}",
         as_json=as_json,
     )
 
