@@ -75,7 +75,8 @@ def publish_crl(workspace: Workspace, ca: str, *, days: int) -> Path:
 
     Power cut: the old list or the new one. The new one is made from what is on record, so nothing is ever lost.
     """
-    require_own_ca(workspace.records, ca)
+    site = workspace.settings.name if workspace.settings.role == "site" else None
+    require_own_ca(workspace.records, ca, site=site)
     path = workspace.root / "ca" / f"{ca}.crl"
     with workspace.lock("crl"):
         crl = make_crl(

@@ -32,6 +32,7 @@ from birthmark.workflow.settlelines import SettleWriter
 from birthmark.workflow.siteauthority import OwnRecord
 from birthmark.workflow.sitefindings import Contradiction, FindingBook
 from birthmark.workflow.sitemirror import SiteMirror
+from birthmark.workflow.siterevocations import SiteRevocations
 from birthmark.workflow.sitetemplates import SiteTemplates
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class _SiteDesk:
                 templates=templates,
                 book=self._book,
                 writer=SettleWriter(own, clock=workspace.clock),
+                revocations=SiteRevocations(own, workspace.records, clock=workspace.clock),
                 check_map=check_map,
             )
             return settlement.run(partial(self._progress, "settling"))
