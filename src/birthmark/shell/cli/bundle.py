@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Misconfigured
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
+    from birthmark.workflow.unpack import Opened
 
 __all__ = ["register"]
 
@@ -40,6 +42,8 @@ def seal(
     to: Annotated[
         Path | None, typer.Option("--recipient", help="P-256 public key (PEM) of the site, for --suite p256.")
     ] = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +51,12 @@ def seal(
     from birthmark.shell.bundles import manifest_path, new_bundle_path, seal_for_site
     from birthmark.shell.wiring import open_workspace
 
-    with open_workspace(workspace) as opened:
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = {"order": order, "site": site}
+        if _goes_with_keys(opened, order) and only_planned(
+            opened, "bundle.seal", facts, approval, plan_only, as_json=as_json
+        ):
+            return
         file = output or new_bundle_path(opened, order)
         quantity = _quantity(opened, order)
         with progress_bar("sealing", total=quantity, quiet=as_json) as advance:
@@ -78,21 +87,36 @@ def _quantity(workspace: Workspace, order: str) -> int:
     return 0 if record is None else record.quantity
 
 
+def _goes_with_keys(workspace: Workspace, order: str) -> bool:
+    assigned = workspace.records.assignment(order)
+    return assigned is not None and assigned.mode == "pool"
+
+
 def open_file(
     file: Annotated[Path, typer.Argument(help="The bundle file.")],
     manifest: Annotated[Path | None, typer.Option(help="Its manifest; default: FILE.manifest.")] = None,
     key: Annotated[str | None, typer.Option(help="Key URI of the P-256 key it was sealed to, suite p256 only.")] = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Take in a bundle at its site: verified first, then once, whole. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, open_for_site, told_quantity
+    from birthmark.shell.bundles import manifest_path, open_for_site, opening_facts, told_quantity
     from birthmark.shell.wiring import open_workspace
 
     beside = manifest or manifest_path(file)
     total = 2 * told_quantity(beside)  # it is read twice
-    with open_workspace(workspace) as opened, progress_bar("opening", total=total, quiet=as_json) as advance:
-        done = open_for_site(opened, bundle=file, manifest=beside, key=key, progress=advance)
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = opening_facts(opened, beside)
+        if only_planned(opened, "bundle.open", facts, approval, plan_only, as_json=as_json):
+            return
+        with progress_bar("opening", total=total, quiet=as_json) as advance:
+            done = open_for_site(opened, bundle=file, manifest=beside, key=key, progress=advance)
+    _tell_opened(done, as_json=as_json)
+
+
+def _tell_opened(done: Opened, *, as_json: bool) -> None:
     told = done.manifest
     document = {
         "bundle": told.bundle,
