@@ -20,7 +20,8 @@ from birthmark.ports import Credential, CredentialRequest
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.workflow.receive import ReceivingSource
 from support.cutter import Cutter
-from support.serviceworld import BIRTHMARK, BORN, POOLED, World, build_world, device_csr
+from support.serviceworld import BORN, POOLED, World, build_world, device_csr
+from support.serving import BIRTHMARK
 
 UP = (*range(0, 700, 100), *range(700, 3300, 130))
 DOWN = (*range(0, 700, 100), *range(700, 6000, 265))

@@ -16,7 +16,7 @@ from birthmark.shell.cli.main import main
 from birthmark.shell.wiring import utc_now
 from support.forger import Forger
 from support.golog import build_reader, read_log
-from support.sitepair import Pair, findings, provision, provision_online, report, take, totals
+from support.sitepair import Mode, Pair, findings, provision, provision_online, report, take, totals
 
 POOL = [f"PL-{number:04d}" for number in range(6)]
 OWN = [f"FC-{number:04d}" for number in range(6)]
@@ -157,6 +157,25 @@ def test_a_device_that_the_authority_scrapped_stays_scrapped(pair: Pair, tmp_pat
     provision(site, *BORN[:2], born=True)
     assert findings(take(pair, report(site, tmp_path / "r"))) == []
     assert totals(pair, "lot") == {"open": 2, "scrapped": 1, "verified": 1}
+    pair.replay()
+
+
+@pytest.mark.parametrize("mode", ["pool", "factory_ca"])
+def test_a_device_of_a_finding_is_scrapped_and_the_site_goes_on(pair: Pair, tmp_path: Path, mode: Mode):
+    site = pair.add_site("fab", mode)
+    pair.order("lot", site, POOL)
+    pair.send("lot", site)
+    provision(site, *POOL[:2])
+    forger = Forger(site)
+    forger.change_receipt(POOL[1], key=Ed25519PrivateKey.generate())
+    result = take(pair, forger.write(tmp_path / "forged"))
+    assert ("site.receipt", POOL[1]) in findings(result)
+    where = ["-C", str(pair.hq)]
+    assert main(["device", "scrap", POOL[1], "--reason", "forged receipt", *where]) == 0
+    assert main(["site", "resume", "fab", "--reason", "the station was replaced", *where]) == 0
+    assert totals(pair, "lot")["scrapped"] == 1
+    assert findings(take(pair, tmp_path / "forged")) == []
+    assert totals(pair, "lot")["scrapped"] == 1
     pair.replay()
 
 

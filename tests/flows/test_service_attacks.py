@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.model import events as e
 from birthmark.pki.algorithms import spki_of
+from birthmark.shell.sitereport import write_report_file
 from birthmark.shell.wiring import open_workspace
+from birthmark.wire.report import open_acknowledgement
 from birthmark.wire.vault import open_slot
 from support.serviceworld import BORN, ELSEWHERE, POOLED, Running, World, build_world, device_csr
 from support.stationworld import events_of
@@ -325,20 +328,57 @@ def test_secrets_are_in_no_answer_and_no_log(world: World, running: Running) -> 
     assert b'"event":"request"' in running.log.read_bytes()
 
 
-def test_report_is_kept_whole_or_not_at_all(world: World, running: Running) -> None:
-    data = os.urandom(300_000)
+def site_report(world: World, place: Path) -> bytes:
+    with open_workspace(world.site) as site:
+        site.publish()
+        write_report_file(site, place, since=0)
+    return place.read_bytes()
+
+
+def test_a_report_is_taken_in_once_and_acknowledged(world: World, running: Running, tmp_path: Path) -> None:
+    data = site_report(world, tmp_path / "report")
+    vkey = (world.hq / "log" / "vkey").read_text().strip()
     with world.client(running.url, "line1") as client:
-        for _ in range(2):
+        for outcome in ("taken", "old"):
             got = client.post("/v1/reports", content=data)
-            assert (got.status_code, got.json()["octets"]) == (200, 300_000)
+            assert (got.status_code, got.json()["octets"], got.json()["outcome"]) == (200, len(data), outcome)
+            ack = open_acknowledgement(base64.b64decode(got.json()["acknowledgement"]), vkey)
+            assert (ack.site, ack.size) == ("shenzhen", got.json()["acknowledged"])
+    assert list((world.hq / "sites" / "shenzhen" / "inbox").iterdir()) == []
+
+
+def test_a_report_that_is_not_whole_or_not_of_the_site_leaves_nothing(
+    world: World, running: Running, tmp_path: Path
+) -> None:
+    data = site_report(world, tmp_path / "report")
+    forged = bytearray(data)
+    forged[len(forged) // 2] ^= 1
     inbox = world.hq / "sites" / "shenzhen" / "inbox"
-    (kept,) = [path for path in inbox.iterdir() if path.suffix == ".report"]
-    assert kept.read_bytes() == data
-    assert kept.stat().st_mode & 0o077 == 0
+    with world.client(running.url, "line1") as client:
+        for wrong in (os.urandom(300_000), b"", data[:-40], bytes(forged)):
+            got = client.post("/v1/reports", content=wrong)
+            assert got.status_code == 422, got.text
+            assert got.json()["family"] in ("Tampered", "Refused")
+    with world.client(running.url, "munich") as client:
+        assert code(client.post("/v1/reports", content=data)) == (403, "service.other_site")
     half = half_open(
         world, running, "line1", b"POST /v1/reports HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nabc"
     )
     half.close()
     with world.client(running.url, "line1") as client:
         assert client.get("/v1/orders").status_code == 200
-    assert [path.name for path in inbox.iterdir() if path.suffix == ".report"] == [kept.name]
+    assert [path for path in inbox.iterdir() if path.suffix == ".report"] == []
+    with open_workspace(world.hq, publish=False) as hq:
+        assert hq.records.site("munich").reported == 0
+
+
+def test_a_report_without_room_is_told_and_leaves_nothing(world: World, tmp_path: Path) -> None:
+    """The operating system lets no file grow beyond 8 MiB: as on a full disk, writing fails in the middle."""
+    data = site_report(world, tmp_path / "report")
+    inbox = world.hq / "sites" / "shenzhen" / "inbox"
+    limit = ("prlimit", f"--fsize={8 << 20}")
+    with world.running(command=limit) as running, world.client(running.url, "line1") as client:
+        refused = client.post("/v1/reports", content=os.urandom(9 << 20))
+        assert (refused.status_code, refused.json()["family"]) == (500, "StationFault")
+        assert list(inbox.iterdir()) == []
+        assert client.post("/v1/reports", content=data).status_code == 200

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,10 +30,10 @@ from birthmark.shell.setup import SetupRequest, create_workspace
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.wire.site import RequestedStation, SiteRequest, sign_request
 from birthmark.workflow.order import NewOrder, create_order
+from support.serving import Running, serving
 
 __all__ = ["BORN", "ELSEWHERE", "POOLED", "SITE", "STATION", "Pair", "Running", "World", "build_world", "device_csr"]
 
-BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 SITE, STATION = "shenzhen", "shenzhen/line1"
 BORN = tuple(f"EL-{number:04d}" for number in range(160))
 POOLED = tuple(f"SN-{number:04d}" for number in range(40))
@@ -100,23 +96,6 @@ def device_csr(device_serial: str, key: Any = None) -> bytes:
     return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-@dataclass
-class Running:
-    """A server process."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
 class World:
     """``hq`` and ``site`` are workspace directories; ``pki`` holds the TLS files."""
 
@@ -136,22 +115,8 @@ class World:
 
     @contextmanager
     def running(self, *, environment: dict[str, str] | None = None, command: tuple[str, ...] = ()) -> Iterator[Running]:
-        log = self.root / "serve.log"
-        with log.open("ab") as stderr:
-            process = subprocess.Popen(
-                [*command, BIRTHMARK, "serve", "-C", str(self.hq), "--port", "0"],
-                stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **(environment or {})},
-            )  # fmt: skip
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        assert line.startswith("serving "), (line, log.read_text()[-3000:])
-        try:
-            yield Running(process, line.split()[1], log)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(30)
-            process.stdout.close()
+        with serving(self.hq, self.root / "serve.log", environment=environment, command=command) as running:
+            yield running
 
     def tls(self, who: str | None) -> ssl.SSLContext:
         """Return a TLS context that trusts the service and shows the certificate of ``who``."""

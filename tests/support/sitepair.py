@@ -11,16 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from cryptography import x509
-
 from birthmark.adapters.engines.worker import BulkWorker
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.model import events as e
 from birthmark.model.ids import OrderId
-from birthmark.pki.algorithms import spki_of
 from birthmark.pki.issuer import issue_ca_certificate
 from birthmark.pki.profile import parse_profile
-from birthmark.ports import CredentialRequest, SealedChunk
+from birthmark.ports import CredentialRequest, SealedChunk, Source
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.heads import open_heads
 from birthmark.shell.secrets import SecretsResolver
@@ -30,10 +27,11 @@ from birthmark.shell.sitereport import write_report_file
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
-from birthmark.wire.vault import ChunkSealer
-from birthmark.workflow.draw import PoolSource
+from birthmark.wire.service import CredentialAnswer, CredentialAsked
 from birthmark.workflow.fulfil import Fulfilment
+from birthmark.workflow.handover import credential_answer
 from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.receive import ReceivingSource
 from support.stationworld import InlineEngine
 
 __all__ = [
@@ -322,26 +320,30 @@ def provision(site: Site, *serials: str, born: bool = False) -> None:
             heads.provision(serial, f"files:{directory}{'?key=born' if born else ''}")
 
 
+class _Desk:
+    """The authority's service without the network: what it draws it answers, the key sealed to the site."""
+
+    def __init__(self, hq: Workspace, own: Workspace, source: Source, station: str) -> None:
+        self._hq, self._own, self._source, self._station = hq, own, source, station
+
+    def credential(self, asked: CredentialAsked) -> CredentialAnswer:
+        request = CredentialRequest(asked.attempt, self._station, asked.device_serial, asked.csr)
+        found = self._source.obtain(request)
+        order = self._hq.records.order(self._hq.records.device(asked.device_serial).order)
+        return credential_answer(asked.attempt, found, order, self._own.vault_recipient, os.urandom)
+
+
 def provision_online(pair: Pair, site: Site, name: str, serials: list[str]) -> None:
-    """Do by hand what an online source does: the authority draws, the site takes certificate and sealed key."""
+    """Provision devices at an online site; the authority answers in this process."""
     with pair.authority() as hq, site.open() as own:
         open_order(own, hq, name)
         with open_heads(hq) as desk, open_heads(own) as heads:
-            heads.source = PoolSource(
-                ledger=own.ledger, records=own.records, vault_key=own.vault_key, chain_of=own.chain, clock=own.clock
-            )
+            heads.source = ReceivingSource(
+                authority=_Desk(hq, own, desk.source, f"{site.name}/line1"), ledger=heads.post.ledger,
+                records=own.records, vault_key=lambda: own.vault_key, chain_of=own.chain, profile=own.profile,
+                values=lambda product: own.product(product).values, clock=own.clock,
+            )  # fmt: skip
             for serial in serials:
-                attempt = os.urandom(16).hex()
-                got: Any = desk.source.obtain(CredentialRequest(attempt, f"{site.name}/line1", serial))
-                key, at = x509.load_der_x509_certificate(got.certificate).public_key(), e.utc_text(own.clock())
-                spki = sha256(spki_of(key)).digest()
-                sealer = ChunkSealer(own.vault_recipient, os.urandom)
-                slot = sealer.seal(0, spki, got.private_key.reveal())
-                with own.ledger.transaction() as tx:
-                    asked = e.Requested(at=at, order=name, count=1, source="online", device=serial, attempt=attempt)
-                    number = tx.append(asked, spki + bytes(32))
-                    tx.append(e.Received(at=at, device=serial, intent=number), got.certificate)
-                    tx.vault.put(number, SealedChunk(sealer.encapsulated, sealer.slot_size, slot))
                 directory = site.root / "out" / serial
                 directory.mkdir(parents=True)
                 heads.provision(serial, f"files:{directory}")

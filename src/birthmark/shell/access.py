@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from birthmark.adapters.durable import write_durably
 from birthmark.errors import Refused
-from birthmark.shell.settingstext import file_key_uri
+from birthmark.shell.config import CONFIG_NAME, ServeSettings, parse_settings
+from birthmark.shell.settingsparts import write_part
+from birthmark.shell.settingstext import file_key_uri, toml_text
 from birthmark.workflow.access import (
     ACCESS_CA,
     DEFAULT_DAYS,
@@ -24,7 +26,7 @@ from birthmark.workflow.access import (
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["access_tools", "certificate_pem", "make_server_certificate", "require_role"]
+__all__ = ["access_tools", "certificate_pem", "make_server_certificate", "require_role", "write_serve_settings"]
 
 
 def require_role(workspace: Workspace, role: str) -> None:
@@ -93,3 +95,23 @@ def make_server_certificate(workspace: Workspace, hosts: Sequence[str], *, days:
         write_durably(place / "server.pem", certificate_pem(signed.certificate), mode=0o644)
         write_durably(place / "clients.pem", certificate_pem(access_issuer(tools).chain_der[0]), mode=0o644)
     return [place / name for name in ("server.key", "server.pem", "clients.pem")]
+
+
+def write_serve_settings(workspace: Workspace, *, listen: str | None, port: int | None) -> Path | None:
+    """Write the service's table ``[serve]`` to ``settings.d/serve.toml`` and return its path.
+
+    None, and nothing is written, where ``birthmark.toml`` has that table: people wrote it. What is not given stays as
+    it was.
+    """
+    config = workspace.root / CONFIG_NAME
+    if parse_settings(config.read_bytes(), str(config)).serve is not None:
+        return None
+    before = workspace.settings.serve or ServeSettings()
+    lines = [
+        "[serve]",
+        f"host = {toml_text(listen or before.host)}",
+        f"port = {before.port if port is None else port}",
+        'tls_certificate = "serve/server.pem"',
+        'tls_key = "serve/server.key"',
+    ]
+    return write_part(workspace.root, "serve", "\n".join([*lines, ""]))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from birthmark.wire.approval import Plan
 
 __all__ = [
+    "approve_first",
     "approver_key",
     "find_approval",
     "is_guarded",
@@ -92,6 +93,17 @@ def require_approval(workspace: Workspace, action: str, facts: Mapping[str, str]
         record_approval(workspace.ledger, approval, clock=workspace.clock, by=workspace.by)
         return workspace.ledger
     return ApprovedLedger(workspace.ledger, approval, clock=workspace.clock, by=workspace.by)
+
+
+def approve_first(workspace: Workspace, action: str, facts: Mapping[str, str], approval_file: Path | None) -> None:
+    """Put the approval of an act on record, if one is needed, before the act begins. Raises as ``find_approval``.
+
+    For acts that resume, and for those that write nothing themselves. Power cut after it: the same command goes on
+    under the same plan where the act resumes; else a new plan is needed.
+    """
+    approval = find_approval(workspace, action, facts, approval_file)
+    if approval is not None:
+        record_approval(workspace.ledger, approval, clock=workspace.clock, by=workspace.by)
 
 
 def write_plan(workspace: Workspace, action: str, facts: Mapping[str, str], path: Path, *, hours: float) -> Plan:

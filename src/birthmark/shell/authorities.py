@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from birthmark.workflow.crl import make_crl, require_own_ca
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["import_ca", "publish_crl", "request_ca"]
+__all__ = ["import_ca", "import_facts", "publish_crl", "request_ca"]
 
 _FILE_LIMIT = 1 << 20
 
@@ -36,6 +37,15 @@ def request_ca(workspace: Workspace, ca: str, *, subject: str, new_key: str | No
     path = workspace.root / "ca" / f"{ca}.csr"
     write_durably(path, csr.public_bytes(Encoding.PEM), mode=0o644)
     return path
+
+
+def import_facts(ca: str, files: Sequence[Path]) -> dict[str, str]:
+    """Return what a plan states about an import: the CA's own certificate is the one that signed no other."""
+    certificates = [der for path in files for der in read_certificates(_read(path))]
+    issuers = {x509.load_der_x509_certificate(der).issuer for der in certificates}
+    lowest = [der for der in certificates if x509.load_der_x509_certificate(der).subject not in issuers]
+    own = lowest[0] if len(lowest) == 1 else certificates[0]
+    return {"ca": ca, "certificate_sha256": sha256(own).hexdigest()}
 
 
 def import_ca(workspace: Workspace, ca: str, files: Sequence[Path]) -> ImportedCa:
@@ -75,7 +85,8 @@ def publish_crl(workspace: Workspace, ca: str, *, days: int) -> Path:
 
     Power cut: the old list or the new one. The new one is made from what is on record, so nothing is ever lost.
     """
-    require_own_ca(workspace.records, ca)
+    site = workspace.settings.name if workspace.settings.role == "site" else None
+    require_own_ca(workspace.records, ca, site=site)
     path = workspace.root / "ca" / f"{ca}.crl"
     with workspace.lock("crl"):
         crl = make_crl(

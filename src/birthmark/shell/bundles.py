@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birthmark.adapters.bundlefile import BundleInput, BundleOutput
 from birthmark.adapters.durable import naming_os_errors, write_durably
 from birthmark.errors import Misconfigured
+from birthmark.model.ids import parse_order_id
 from birthmark.wire.document import document_text
 from birthmark.wire.hpke import OpeningKeys, P256Key, P256Recipient, SealingKeys, suite_named
-from birthmark.wire.manifest import Manifest, sign_manifest
+from birthmark.wire.manifest import Manifest, open_manifest, sign_manifest
 from birthmark.wire.site import open_request
 from birthmark.wire.vault import VaultRecipient
 from birthmark.workflow.consign import Packing
@@ -23,15 +25,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_LIMIT",
+    "bundle_path",
     "bundle_recipient_file",
     "manifest_path",
+    "new_bundle_path",
     "open_for_site",
+    "opening_facts",
     "read_small",
     "seal_for_site",
     "told_quantity",
 ]
 
 MANIFEST_LIMIT = 1 << 16
+
+
+def bundle_path(workspace: Workspace, order: str) -> Path:
+    """Return where the bundle of an order lies unless somebody says otherwise; there the service finds it."""
+    return workspace.root / "bundles" / f"{order}.bundle"
+
+
+def new_bundle_path(workspace: Workspace, order: str) -> Path:
+    """Return ``bundle_path`` with its directory made; ``Refused("order.name.malformed")``."""
+    path = bundle_path(workspace, parse_order_id(order))
+    with naming_os_errors(path):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def manifest_path(bundle: Path) -> Path:
@@ -144,6 +162,19 @@ def open_for_site(
     )
     with workspace.lock("bundle-open"), BundleInput(bundle) as file:
         return open_bundle(unpacking, read_small(manifest), file, progress=progress)
+
+
+def opening_facts(workspace: Workspace, manifest: Path) -> dict[str, str]:
+    """Return what a plan to open a bundle states; the manifest must be signed by this site's authority.
+
+    A site that knows no authority yet is refused when it opens (``bundle.foreign``); its facts are empty.
+    """
+    note = read_small(manifest)
+    authority = workspace.records.authority()
+    if authority is None:
+        return {"bundle": "-", "manifest_sha256": sha256(note).hexdigest(), "order": "-"}
+    told = open_manifest(note, authority.vkey)
+    return {"bundle": told.bundle, "manifest_sha256": sha256(note).hexdigest(), "order": told.order}
 
 
 def told_quantity(manifest: Path) -> int:

@@ -151,6 +151,7 @@ class SettingsPart(_Settings, frozen=True):
 
     format: _Text
     authority: AuthoritySettings | None = None
+    serve: ServeSettings | None = None
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}
@@ -222,11 +223,13 @@ def _with_part(settings: WorkspaceSettings, part: SettingsPart, path: Path) -> W
         twice = sorted(getattr(settings, table).keys() & getattr(part, table).keys())
         if twice:
             raise _said_twice(path, f"[{table}.{twice[0]}]")
-    if settings.authority is not None and part.authority is not None:
-        raise _said_twice(path, "[authority]")
+    for table in ("authority", "serve"):
+        if getattr(settings, table) is not None and getattr(part, table) is not None:
+            raise _said_twice(path, f"[{table}]")
     return msgspec.structs.replace(
         settings,
         authority=settings.authority or part.authority,
+        serve=settings.serve or part.serve,
         cas={**settings.cas, **part.cas},
         stations={**settings.stations, **part.stations},
         products={**settings.products, **part.products},

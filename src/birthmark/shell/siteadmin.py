@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ __all__ = [
     "GrantWishes",
     "WrittenGrant",
     "delegate_to_site",
+    "delegation_facts",
     "grant_station",
     "take_in_site",
     "write_grant",
@@ -76,6 +78,14 @@ class WrittenGrant:
     path: Path
     data: bytes
     grant: Grant
+
+
+def delegation_facts(request: bytes) -> dict[str, str] | None:
+    """Return what a plan states about the CA that a site's request asks for; None if it asks for none."""
+    asked = open_request(request)
+    if asked.ca is None:
+        return None
+    return {"ca": asked.ca.name, "request_sha256": sha256(request).hexdigest(), "site": asked.site}
 
 
 def take_in_site(workspace: Workspace, data: bytes, wishes: GrantWishes, ca: CaWishes) -> WrittenGrant:

@@ -32,6 +32,7 @@ from birthmark.workflow.settlelines import SettleWriter
 from birthmark.workflow.siteauthority import OwnRecord
 from birthmark.workflow.sitefindings import Contradiction, FindingBook
 from birthmark.workflow.sitemirror import SiteMirror
+from birthmark.workflow.siterevocations import SiteRevocations
 from birthmark.workflow.sitetemplates import SiteTemplates
 
 if TYPE_CHECKING:
@@ -68,16 +69,25 @@ def ingest_file(
     workspace: Workspace,
     path: Path,
     *,
+    of: str | None = None,
     processes: int | None = None,
     progress: Progress = lambda what, count: None,
 ) -> IngestResult:
-    """Take in one report; it is never changed and may be removed afterwards.
+    """Take in one report; it is never changed and may be removed afterwards. ``of``: the site that handed it in.
 
     Power cut: the same call again finishes what was begun. A file that is damaged, foreign or no report is refused
-    (``Tampered`` ``frames.*``, ``report.*``, ``log.*``; ``Refused("report.foreign")``) and leaves no trace.
+    (``Tampered`` ``frames.*``, ``report.*``, ``log.*``; ``Refused``: ``report.foreign``, ``service.other_site``) and
+    leaves no trace.
     """
     opened = partial(_reading, path)
     site = site_of_report(workspace.records, opened).site
+    if of not in (None, site):
+        raise Refused(
+            "service.other_site",
+            f"a report of site {site} comes from {of}",
+            hint="Let a station of that site send it, or take it in with `birthmark site ingest`.",
+            site=site,
+        )
     with workspace.lock(f"ingest-{site}", wait=True):
         return _SiteDesk(workspace, site, processes, progress).take(path, opened)
 
@@ -188,6 +198,7 @@ class _SiteDesk:
                 templates=templates,
                 book=self._book,
                 writer=SettleWriter(own, clock=workspace.clock),
+                revocations=SiteRevocations(own, workspace.records, clock=workspace.clock),
                 check_map=check_map,
             )
             return settlement.run(partial(self._progress, "settling"))

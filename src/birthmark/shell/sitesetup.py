@@ -14,7 +14,8 @@ from birthmark.model.ids import parse_site_id, parse_station_id
 from birthmark.model.siteevents import SiteMode
 from birthmark.pki.request import unnamed_request
 from birthmark.shell.access import require_role
-from birthmark.shell.config import CONFIG_NAME, PART_FORMAT, PARTS_NAME, parse_part, parse_settings
+from birthmark.shell.config import CONFIG_NAME, PARTS_NAME, parse_settings
+from birthmark.shell.settingsparts import read_part, write_part
 from birthmark.shell.settingstext import ca_key_uri, file_key_uri, file_uri, toml_key, toml_text
 from birthmark.shell.workspacefiles import (
     begin_log,
@@ -28,7 +29,7 @@ from birthmark.shell.workspacefiles import (
 from birthmark.wire.site import RequestedCa, RequestedStation, SiteRequest, sign_request
 
 if TYPE_CHECKING:
-    from birthmark.shell.config import SettingsPart, StationSettings
+    from birthmark.shell.config import StationSettings
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.shell.wiring import Workspace
 
@@ -149,13 +150,13 @@ def make_station_request(workspace: Workspace, name: str) -> tuple[str, bytes]:
             station=name,
         )
     table = _station_table(name, workspace.settings.vault.secret)
-    station = _read_part(f"station-{name}", table).stations[name]
+    station = read_part(f"station-{name}", table).stations[name]
     tls_uri = station_tls_uri(station) or ""
     vkey = station_vkey(workspace, name, workspace.keys(station.key).generate(station.key, "ed25519"))
     csr = unnamed_request(workspace.keys(tls_uri).generate(tls_uri, _TLS_KEYS))
     with workspace.ledger.transaction() as tx:
         tx.append(StationAdded(at=utc_text(workspace.clock()), station=name, vkey=vkey, by=workspace.by))
-    _write_part(workspace, f"station-{name}", table)
+    write_part(workspace.root, f"station-{name}", table)
     return vkey, csr
 
 
@@ -175,25 +176,10 @@ def make_ca_request(workspace: Workspace, name: str, *, algorithm: str, token: t
         )
     uri = ca_key_uri(name, workspace.settings.vault.secret, token)
     table = _ca_table(name, uri)
-    _read_part(f"ca-{name}", table)
+    read_part(f"ca-{name}", table)
     csr = unnamed_request(workspace.keys(uri).generate(uri, algorithm))
-    _write_part(workspace, f"ca-{name}", table)
+    write_part(workspace.root, f"ca-{name}", table)
     return csr
-
-
-def _part_text(table: str) -> str:
-    return f'# Written by birthmark.\nformat = "{PART_FORMAT}"\n\n{table}'
-
-
-def _read_part(name: str, table: str) -> SettingsPart:
-    """Return the settings of a part before anything is made with them."""
-    return parse_part(_part_text(table).encode(), f"{PARTS_NAME}/{name}.toml")
-
-
-def _write_part(workspace: Workspace, name: str, table: str) -> None:
-    place = workspace.root / PARTS_NAME
-    place.mkdir(exist_ok=True, mode=0o755)
-    write_durably(place / f"{name}.toml", _part_text(table).encode(), mode=0o644)
 
 
 def _station_table(name: str, secret: str) -> str:

@@ -10,7 +10,7 @@ from birthmark.errors import Misconfigured
 from birthmark.ports import Credential, CredentialRequest, Ledger, Source
 
 if TYPE_CHECKING:
-    from birthmark.ports import Authority
+    from birthmark.adapters.sources.online import OnlineAuthority
     from birthmark.shell.wiring import Workspace
 
 __all__ = ["open_authority", "source_of"]
@@ -24,7 +24,7 @@ def source_of(workspace: Workspace, ledger: Ledger, station: str) -> Source:
     return _local_source(workspace, ledger)
 
 
-def open_authority(workspace: Workspace, station: str) -> Authority:
+def open_authority(workspace: Workspace, station: str) -> OnlineAuthority:
     """Return the authority's service as ``station`` reaches it; ``Misconfigured("settings.authority")``."""
     from birthmark.adapters.sources.online import OnlineAuthority, client_tls
 

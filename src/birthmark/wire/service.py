@@ -21,10 +21,12 @@ __all__ = [
     "ErrorShown",
     "OrderFacts",
     "OrdersShown",
+    "ReportOutcomeName",
     "ReportTaken",
     "SealedKey",
     "read_answer",
     "read_asked",
+    "read_taken",
 ]
 
 MAX_REQUEST_OCTETS = 128 * 1024
@@ -33,6 +35,9 @@ MAX_REQUEST_OCTETS = 128 * 1024
 Base64 = Annotated[bytes, msgspec.Meta(max_length=MAX_REQUEST_OCTETS)]
 AttemptText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{8,64}$", max_length=64)]
 SerialText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?$", max_length=64)]
+
+
+ReportOutcomeName = Literal["taken", "old", "gap", "fork"]
 
 
 class CredentialAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,13 +100,20 @@ class DeviceShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """``POST /v1/reports``: the report is kept; ``sha256`` is that of what arrived."""
+    """``POST /v1/reports``: what became of it. ``sha256`` is that of what arrived.
+
+    ``acknowledged``: entries of the site's log that the authority has verified; ``acknowledgement``: the signed
+    document that says so. ``findings``: new ones; what they are the authority tells its own people.
+    """
 
     site: str
     octets: int
     sha256: str
+    outcome: ReportOutcomeName
+    settled: int
+    findings: int
     acknowledged: int
-    """Entries of the site's log that the authority has verified."""
+    acknowledgement: Base64
 
 
 class ErrorShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +129,7 @@ class ErrorShown(msgspec.Struct, frozen=True, kw_only=True):
 
 _asked = msgspec.json.Decoder(CredentialAsked)
 _answer = msgspec.json.Decoder(CredentialAnswer)
+_taken = msgspec.json.Decoder(ReportTaken)
 
 
 def read_asked(body: bytes) -> CredentialAsked:
@@ -129,8 +142,20 @@ def read_answer(body: bytes) -> CredentialAnswer:
     try:
         return _answer.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        raise Tampered(
-            "service.answer.malformed",
-            f"the service did not answer with a credential: {str(problem)[:200]}",
-            hint="Check that the address in the settings is that of your authority's service.",
-        ) from None
+        raise _no_answer("a credential", problem) from None
+
+
+def read_taken(body: bytes) -> ReportTaken:
+    """Return the answer to a report; ``Tampered("service.answer.malformed")`` if it is none."""
+    try:
+        return _taken.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise _no_answer("what became of the report", problem) from None
+
+
+def _no_answer(wanted: str, problem: Exception) -> Tampered:
+    return Tampered(
+        "service.answer.malformed",
+        f"the service did not answer with {wanted}: {str(problem)[:200]}",
+        hint="Check that the address in the settings is that of your authority's service.",
+    )

@@ -76,6 +76,7 @@ ACTIONS: Mapping[str, Action] = {
     "site.delegate": Action(("ca", "request_sha256", "site"), "give a site an issuing CA of its own", resumes=True),
     "bundle.seal": Action(("order", "site"), "send private keys of an order, sealed, to a site", resumes=True),
     "bundle.open": Action(("bundle", "manifest_sha256", "order"), "take a bundle's keys into stock", resumes=True),
+    "access.grant": Action(("name", "role", "spki_sha256"), "let a person in to the service", resumes=True),
     "private.export": Action(("recipient", "what"), "let private keys leave the workspace"),
     "device.rework": Action(("device", "reason"), "give a device a second identity"),
 }

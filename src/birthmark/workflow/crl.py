@@ -25,8 +25,11 @@ MAX_DAYS = 400
 _TIME_BITS = 48
 
 
-def require_own_ca(records: Records, ca: str) -> None:
-    """Return if ``ca`` is on record and its key is ours, else ``Misconfigured("ca.unknown")`` or ``Refused``."""
+def require_own_ca(records: Records, ca: str, *, site: str | None = None) -> None:
+    """Return if ``ca`` is on record and its key is ours, else ``Misconfigured("ca.unknown")`` or ``Refused``.
+
+    ``site``: name of the site that this workspace is of; None at an authority.
+    """
     record = records.ca(ca)
     if record is None:
         raise Misconfigured(
@@ -35,7 +38,7 @@ def require_own_ca(records: Records, ca: str) -> None:
             hint="`birthmark ca list` shows all.",
             ca=ca,
         )
-    if record.kind == "external" or record.site is not None:
+    if record.kind == "external" or record.site not in (None, site):
         raise Refused(
             "crl.external",
             f"the key of CA {ca} is not here",

@@ -102,25 +102,29 @@ def forget_keys(
 ) -> tuple[int, int]:
     """At an authority: erase our copy of the keys that went to a site and arrived; return (erased now, kept).
 
+    They went in a bundle (``pool``), or one by one through the service (``online``).
+
     A key counts as arrived when the site's verified report settled its device: then the site has the identity in its
     own log. Until then our copy is the only one that is known to exist, and stays. One transaction a chunk.
     Raises ``Refused``: ``bundle.unsealed``, ``bundle.unreported``.
     """
-    sealed = [bundle for bundle in records.bundles(order) if bundle.site is not None]
-    if not sealed:
+    assigned = records.assignment(order)
+    sealed = any(bundle.site is not None for bundle in records.bundles(order))
+    if assigned is None or not (sealed or assigned.mode == "online"):
         raise Refused(
             "bundle.unsealed",
-            f"no bundle of order {order[:60]} was sealed here",
+            f"no keys of order {order[:60]} went to a site",
             hint="`birthmark order show` tells where its devices stand.",
             order=order[:60],
         )
-    site = records.site(sealed[0].site or "")
+    site = records.site(assigned.site)
     if site is None or site.reported == 0:
-        raise _unreported(order, sealed[0].site)
+        raise _unreported(order, assigned.site)
+    gone = DeviceState.CONSIGNED if sealed else DeviceState.DRAWN
     erased = kept = arrived = 0
-    for devices in _devices(ledger, records, order, states=("consigned",)):
+    for devices in _devices(ledger, records, order, states=("consigned",) if sealed else _ALL):
         settled = [device for device in devices if records.settled(device.device_serial) is not None]
-        waiting = sum(device.state is DeviceState.CONSIGNED for device in devices if device not in settled)
+        waiting = sum(device.state is gone for device in devices if device not in settled)
         with ledger.transaction() as tx:
             erased += sum(_erase(tx, device, at=utc_text(clock()), reason="consigned") for device in settled)
         kept += waiting

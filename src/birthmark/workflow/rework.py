@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -48,13 +49,16 @@ class Rework:
         recipient: VaultRecipient,
         clock: Clock,
         entropy: Entropy,
+        is_made_elsewhere: Callable[[str], bool] = lambda order: False,
     ) -> None:
+        """``is_made_elsewhere``: whether a site signs for itself for an order, so that its identities are not here."""
         self._ledger = ledger
         self._records = records
         self._permits = permits
         self._recipient = recipient
         self._clock = clock
         self._entropy = entropy
+        self._is_made_elsewhere = is_made_elsewhere
 
     def rework(self, device_serial: str, *, reason: str, by: str) -> DeviceRecord:
         """End the device's identity; return the device, pooled anew (injected keys) or ordered (born keys).
@@ -95,7 +99,8 @@ class Rework:
         """
         device, order = self._known(device_serial)
         _require_reason(reason)
-        if order.key_origin == "injected" and (device.state is DeviceState.ORDERED or self._in_bulk(device)):
+        unmade = device.state is DeviceState.ORDERED or self._in_bulk(device)
+        if order.key_origin == "injected" and unmade and not self._is_made_elsewhere(order.order):
             raise Refused(
                 "device.not_made",
                 f"the identity of {device_serial} is not made yet",

@@ -23,6 +23,7 @@ from birthmark.model.events import (
     Received,
     Requested,
     Reserved,
+    Revoked,
     Scrapped,
     Superseded,
     Verified,
@@ -36,6 +37,7 @@ from birthmark.workflow.siteauthority import OwnRecord
 from birthmark.workflow.sitefindings import AuthorityRecords, Contradiction, FindingBook
 from birthmark.workflow.sitemirror import SiteMirror
 from birthmark.workflow.siteproofs import CertificateCase, CheckMap, ReceiptCase, check_proofs
+from birthmark.workflow.siterevocations import SiteRevocations
 from birthmark.workflow.siterules import AUTHORITY_ONLY, SiteRules
 from birthmark.workflow.sitetemplates import SiteTemplates
 
@@ -74,6 +76,7 @@ class _Batch:
     early: list[SettleLine] = field(default_factory=list)
     """Devices that got one more identity later in this batch: their first key must not be forgotten."""
     lines: list[SettleLine] = field(default_factory=list)
+    revoked: list[Revoked] = field(default_factory=list)
     cases: list[tuple[int, str, _Case]] = field(default_factory=list)
     results: Iterable[list[str | None]] = ()
 
@@ -92,6 +95,7 @@ class Settlement:
         templates: SiteTemplates,
         book: FindingBook,
         writer: SettleWriter,
+        revocations: SiteRevocations,
         check_map: CheckMap,
     ) -> None:
         self._own = own
@@ -103,6 +107,7 @@ class Settlement:
         self._templates = templates
         self._book = book
         self._writer = writer
+        self._revocations = revocations
         self._map = check_map
         self._rules = SiteRules(own, records, replica, templates)
         self._certificates: OrderedDict[str, bytes] = OrderedDict()
@@ -170,6 +175,12 @@ class Settlement:
             elif isinstance(event, Issued | Received):
                 self._remember(event.device, attachment)
                 self._take_certificate(batch, keys, number, event, attachment)
+            elif isinstance(event, Revoked):
+                fault = self._revocations.judge(event, self._certificate_of(event.device, earlier))
+                if fault is None:
+                    batch.revoked.append(event)
+                else:
+                    batch.found.append(_at(number, fault))
         batch.lines = self._lines(changed, keys, places)
         jobs = [case for _, _, case in batch.cases]
         batch.results = self._map(check_proofs, [jobs[at : at + _JOBS] for at in range(0, len(jobs), _JOBS)])
@@ -203,11 +214,13 @@ class Settlement:
         return self._last_intent
 
     def _certificates_before(self, entries: Sequence[_Entry]) -> dict[str, bytes]:
-        """Return the certificates that devices which are verified in a batch had before it."""
+        """Return the certificates that devices which are verified or revoked in a batch had before it."""
         wanted = {
             entry[0].device
             for entry in entries
-            if entry is not None and isinstance(entry[0], Verified) and entry[0].device not in self._certificates
+            if entry is not None
+            and isinstance(entry[0], Verified | Revoked)
+            and entry[0].device not in self._certificates
         }
         numbers = self._replica.certificate_entries(wanted) if wanted else {}
         known = sorted((number, device) for device, number in numbers.items() if number < self._mirror.size)
@@ -217,6 +230,9 @@ class Settlement:
         self._certificates[device_serial] = certificate
         if len(self._certificates) > _KEPT_CERTIFICATES:
             self._certificates.popitem(last=False)
+
+    def _certificate_of(self, device_serial: str, earlier: Mapping[str, bytes]) -> bytes | None:
+        return self._certificates.get(device_serial) or earlier.get(device_serial)
 
     def _receipt_case(
         self, event: Verified, receipt: bytes, earlier: Mapping[str, bytes], places: Mapping[str, _Place]
@@ -233,7 +249,7 @@ class Settlement:
             evidence=event.evidence,
             key_origin="" if order is None else order.key_origin,
             vkey=self._own.station_vkey(event.station),
-            certificate=self._certificates.get(event.device) or earlier.get(event.device),
+            certificate=self._certificate_of(event.device, earlier),
         )
 
     def _lines(
@@ -256,8 +272,9 @@ class Settlement:
         batch.found += [_proof_fault(*problem) for problem in problems]
         early, lines = self._good_lines(batch, {serial for _, serial, case, _ in problems if _is_receipt(case)})
         fresh = self._book.note(batch.found)
+        revoked = self._revocations.fresh(batch.revoked, self._book.devices)
         last = self._records.assignments(self._site.site)[:1] if batch.upto == end else ()
-        if not (fresh or early or lines or last):
+        if not (fresh or early or lines or revoked or last):
             return
         with self._ledger.transaction() as tx:
             self._book.append(tx, fresh)
@@ -265,6 +282,7 @@ class Settlement:
             found = [item for line in early for item in self._writer.append(tx, [line], batch.upto)]
             found += self._writer.append(tx, lines, batch.upto)
             self._book.append(tx, self._book.note(found))
+            self._revocations.append(tx, revoked)
             if last and events == self._writer.events:
                 self._writer.close(tx, last[0].order, batch.upto)
 

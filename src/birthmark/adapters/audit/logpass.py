@@ -27,7 +27,7 @@ SITE_TYPES = _TOLD | frozenset(
     ("site_stopped", "site_resumed", "access_withdrawn", "order_assigned", "bundle_sealed", "consigned",
      "site_settled", "finding_raised", "bundle_closed", "approvers_set")
 )  # fmt: skip
-_INDEXED = CONTROL_TYPES | SITE_TYPES | {"devices_ordered", "abandoned"}
+_INDEXED = CONTROL_TYPES | SITE_TYPES | {"devices_ordered", "abandoned", "superseded"}
 _ATTACHED = CONTROL_TYPES | _TOLD
 _CLOCK_TOLERANCE_S = 600
 """Entries of one pipeline are timed by several processes and written in another order than they were made."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from birthmark import __version__
 from birthmark.adapters.audit import tables
 from birthmark.adapters.audit.authorities import check_authorities, check_authority_files, check_templates
+from birthmark.adapters.audit.dualcontrol import check_dual_control
 from birthmark.adapters.audit.extras import name_extra_rows
 from birthmark.adapters.audit.findings import CATALOGUE, Finding, Findings
 from birthmark.adapters.audit.heads import (
@@ -181,6 +182,7 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
     parts = _log_pass(audit)
     indexed = [item for part in parts for item in part.indexed]
     intents = [item for part in parts for item in part.intents]
+    check_dual_control(indexed, audit.findings)
     index, fold, hashes = tables.build_index(indexed, intents, audit.findings)
     origin = fold.meta.get("origin", "")
     tree, root = _check_log(audit, parts, origin, key, kept_heads)

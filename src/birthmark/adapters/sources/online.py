@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import msgspec
 
+from birthmark.adapters.durable import naming_os_errors
 from birthmark.errors import (
     BirthmarkError,
     DeviceFault,
@@ -22,11 +23,20 @@ from birthmark.errors import (
     Unavailable,
 )
 from birthmark.model.secret import Secret
-from birthmark.wire.service import CredentialAnswer, CredentialAsked, ErrorShown, read_answer
+from birthmark.wire.service import (
+    CredentialAnswer,
+    CredentialAsked,
+    ErrorShown,
+    ReportTaken,
+    read_answer,
+    read_taken,
+)
 
 __all__ = ["OnlineAuthority", "Patience", "client_tls"]
 
 _MAX_ANSWER_OCTETS = 1 << 20
+_PART_OCTETS = 1 << 18
+_JSON = {"content-type": "application/json"}
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed; 500 only where the error itself says so."""
 _FAMILIES: dict[str, type[BirthmarkError]] = {
@@ -36,17 +46,21 @@ _FAMILIES: dict[str, type[BirthmarkError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long one request is tried, in seconds: in all, for one connection, for one answer, between two tries."""
+    """How long one request is tried, in seconds: in all, for one connection, for one answer, between two tries.
+
+    ``report_s``: for the answer to a report, which comes when all of it is checked.
+    """
 
     total_s: float = 60.0
     connect_s: float = 5.0
     answer_s: float = 15.0
+    report_s: float = 3600.0
     first_wait_s: float = 0.1
     most_wait_s: float = 5.0
 
 
 class OnlineAuthority:
-    """Implements ``ports.Authority``. Threads may share it.
+    """Implements ``ports.Authority``, and takes reports there. Threads may share it.
 
     Whatever is cut, wherever: the service does the same for the same attempt, so asking again is always safe.
     """
@@ -67,22 +81,39 @@ class OnlineAuthority:
                 hint="Set url in [authority] to the address of your authority's service.",
                 url=url[:200],
             )
-        self._url = url.rstrip("/") + "/v1/credentials"
+        self._url = url.rstrip("/")
         self._patience = patience
         self._monotonic = monotonic
         self._sleep = sleep
-        timeout = httpx.Timeout(patience.answer_s, connect=patience.connect_s)
         limits = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=60.0)
-        self._client = httpx.Client(verify=tls, timeout=timeout, limits=limits, trust_env=False)
+        self._client = httpx.Client(verify=tls, limits=limits, trust_env=False)
 
     def credential(self, asked: CredentialAsked) -> CredentialAnswer:
         """Return the answer of the authority; raise what it refused, or ``Unavailable`` when time is over."""
         body = msgspec.json.encode(asked)
+        return read_answer(self._until_answered("/v1/credentials", _JSON, lambda: body, self._patience.answer_s))
+
+    def report(self, report: Path) -> ReportTaken:
+        """Send a report file; return what became of it. Errors as of ``credential``; twice is once."""
+
+        def content() -> Iterator[bytes]:
+            with naming_os_errors(report), report.open("rb") as file:
+                while part := file.read(_PART_OCTETS):
+                    yield part
+
+        size = {"content-length": str(report.stat().st_size)}
+        headers = {"content-type": "application/octet-stream", **size}
+        return read_taken(self._until_answered("/v1/reports", headers, content, self._patience.report_s))
+
+    def _until_answered(
+        self, path: str, headers: dict[str, str], body: Callable[[], bytes | Iterator[bytes]], answer_s: float
+    ) -> bytes:
+        """Return the content of a good answer; what may succeed later is tried until the patience ends."""
         end = self._monotonic() + self._patience.total_s
         wait = self._patience.first_wait_s
         while True:
             try:
-                return self._once(body)
+                return self._once(path, headers, body(), answer_s)
             except _NotNow as trouble:
                 pause = max(trouble.wait_s, wait * random.uniform(0.5, 1.5))  # noqa: S311  it only spreads the load
                 if self._monotonic() + pause > end:
@@ -94,16 +125,18 @@ class OnlineAuthority:
         """Close the connection."""
         self._client.close()
 
-    def _once(self, body: bytes) -> CredentialAnswer:
+    def _once(self, path: str, headers: dict[str, str], body: bytes | Iterator[bytes], answer_s: float) -> bytes:
+        timeout = httpx.Timeout(answer_s, connect=self._patience.connect_s)
         try:
-            headers = {"content-type": "application/json"}
-            with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+            with self._client.stream(
+                "POST", self._url + path, content=body, headers=headers, timeout=timeout
+            ) as response:
                 content = _bounded(response)
                 status, wait_s = response.status_code, _retry_after(response)
         except httpx.TransportError as problem:
             raise _NotNow(_unreachable(f"{type(problem).__name__}: {problem}"), 0.0) from None
         if status == 200:
-            return read_answer(content)
+            return content
         error = _told(status, content)
         if status in _AGAIN and (error.retry_safe or status != 500):
             raise _NotNow(error, wait_s)

@@ -39,11 +39,16 @@ _CODE_STATUS = {
     "service.not_found": 404,
     "service.method": 405,
     "service.busy": 429,
+    "report.waiting": 409,
+    "log.note.malformed": 422,
+    "log.note.signature": 422,
+    "log.checkpoint.malformed": 422,
+    "log.checkpoint.origin": 422,
     "device.unknown": 404,
     "device.serial.malformed": 400,
     "attempt.id.malformed": 400,
 }
-_PREFIX_STATUS = {"csr": 422, "key": 422}
+_PREFIX_STATUS = {"csr": 422, "key": 422, "frames": 422, "report": 422}
 _RETRY_AFTER_S = "1"
 _JSON_HEADERS = ((b"content-type", _JSON.encode()), (b"cache-control", b"no-store"))
 

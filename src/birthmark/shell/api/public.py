@@ -14,6 +14,7 @@ from birthmark.shell.api.answers import file_response
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.credentials import require_own_order
 from birthmark.shell.api.service import Service
+from birthmark.shell.bundles import bundle_path, manifest_path
 
 __all__ = ["get_ca", "get_crl", "get_log", "get_order_file"]
 
@@ -44,7 +45,7 @@ async def get_crl(service: Service, request: Request, caller: Caller | None) -> 
     name = request.path_params["name"]
     if not _NAME.fullmatch(name):
         raise _not_found()
-    data = _read(service.workspace.root / "crl" / f"{name}.crl")
+    data = _read(service.workspace.root / "ca" / f"{name}.crl")
     return file_response(request, data, "application/pkix-crl", _FRESH)
 
 
@@ -73,7 +74,8 @@ async def get_order_file(service: Service, request: Request, caller: Caller | No
     if not _NAME.fullmatch(order) or kind not in ("bundle", "manifest"):
         raise _not_found()
     require_own_order(service, caller, order)
-    path = service.workspace.root / "bundles" / f"{order}.{kind}"
+    bundle = bundle_path(service.workspace, order)
+    path = bundle if kind == "bundle" else manifest_path(bundle)
     if not path.is_file():
         raise _not_found()
     return FileResponse(path, media_type="application/octet-stream", headers={"cache-control": "no-store"})

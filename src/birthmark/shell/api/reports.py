@@ -1,4 +1,4 @@
-"""Taking in a report of a site: streamed to a file, durable, then handed on."""
+"""Taking in a report of a site: streamed to a file, then handed on as if it had come on a stick."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from birthmark.adapters.durable import naming_os_errors, sync_directory
+from birthmark.adapters.durable import naming_os_errors
 from birthmark.errors import Refused
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.callers import Caller
@@ -24,10 +24,10 @@ MAX_REPORT_OCTETS = 8 << 30
 
 
 async def post_report(service: Service, request: Request, caller: Caller | None) -> Response:
-    """Keep a report of the caller's site and take it in.
+    """Take in a report of the caller's site and return the signed acknowledgement.
 
-    Power cut before the rename: nothing arrived, and the spool file is removed by the next report. After it: the
-    report is in the inbox of its site under the SHA-256 of its octets; sent again, it is the same file.
+    A report that is refused leaves nothing behind. Power cut: what arrived and was not taken in is removed by the next
+    start of the service; the site sends it again, and twice is once.
     """
     if caller is None or caller.site is None:
         raise Refused(
@@ -35,19 +35,27 @@ async def post_report(service: Service, request: Request, caller: Caller | None)
             "a report comes from a site",
             hint="Use the TLS client certificate of one of the site's stations.",
         )
-    inbox = service.workspace.root / "sites" / caller.site / "inbox"
-    path, digest, octets = await _spool(request, inbox)
-    ingest = service.ingest
-    if ingest is not None:
-        acknowledged = await asyncio.to_thread(ingest, caller.site, path)
-    else:
-        site = service.workspace.records.site(caller.site)
-        acknowledged = 0 if site is None else site.reported
-    return json_response(ReportTaken(site=caller.site, octets=octets, sha256=digest, acknowledged=acknowledged))
+    path, digest, octets = await _spool(request, service.workspace.root / "sites" / caller.site / "inbox")
+    try:
+        took = await asyncio.to_thread(service.ingest, caller.site, path)
+    finally:
+        path.unlink(missing_ok=True)
+    return json_response(
+        ReportTaken(
+            site=caller.site,
+            octets=octets,
+            sha256=digest,
+            outcome=took.outcome,
+            settled=took.settled,
+            findings=took.findings,
+            acknowledged=took.size,
+            acknowledgement=took.acknowledgement,
+        )
+    )
 
 
 async def _spool(request: Request, inbox: Path) -> tuple[Path, str, int]:
-    """Return path, SHA-256 and size of the body, which is durable in the inbox."""
+    """Return path, SHA-256 and size of the body, in a file of the inbox that no one takes for a kept report."""
     with naming_os_errors(inbox):
         inbox.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(prefix=".spool-", dir=inbox)
@@ -66,12 +74,7 @@ async def _spool(request: Request, inbox: Path) -> tuple[Path, str, int]:
                 digest.update(part)
                 file.write(part)
             file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
-        final = inbox / f"{digest.hexdigest()}.report"
-        with naming_os_errors(final):
-            spool.replace(final)
-            sync_directory(inbox)
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
-    return final, digest.hexdigest(), octets
+    return spool, digest.hexdigest(), octets

@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Callers
 from birthmark.shell.api.connection import Connection, close_slow
 from birthmark.shell.api.observing import Metrics, RequestLog
-from birthmark.shell.api.service import IngestReport, Service
+from birthmark.shell.api.service import Service
+from birthmark.shell.api.taking import take_report
 from birthmark.shell.config import ServeSettings
 from birthmark.shell.wiring import Workspace
 from birthmark.workflow.draw import Drawing
@@ -39,7 +41,6 @@ def serve(
     *,
     host: str | None = None,
     port: int | None = None,
-    ingest: IngestReport | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; what was taken by then is finished first.
@@ -54,7 +55,7 @@ def serve(
 
     def open_service() -> Service:
         try:
-            return _open_service(workspace, settings, access, log, ingest)
+            return _open_service(workspace, settings, access, log)
         except BirthmarkError as problem:
             server.failure = problem
             raise
@@ -151,7 +152,7 @@ def _settings(workspace: Workspace) -> ServeSettings:
         raise Misconfigured(
             "serve.settings",
             "the settings of this workspace say nothing of a service",
-            hint="Add [serve] with tls_certificate and tls_key to birthmark.toml; see docs/service.md.",
+            hint="Run `birthmark access server --name HOST`, or add [serve] to birthmark.toml; see docs/service.md.",
         )
     return settings
 
@@ -165,7 +166,7 @@ def _access_cas(workspace: Workspace, settings: ServeSettings) -> tuple[bytes, .
         raise Misconfigured(
             "serve.access_ca",
             "there is no access CA, so nobody can be let in",
-            hint="Run `birthmark access init`, or name a CA certificate as client_ca in [serve].",
+            hint="Run `birthmark access server --name HOST`, or name a CA certificate as client_ca in [serve].",
         )
     return tuple(dict.fromkeys(found))
 
@@ -216,7 +217,6 @@ def _open_service(
     settings: ServeSettings,
     access: tuple[bytes, ...],
     log: RequestLog,
-    ingest: IngestReport | None,
 ) -> Service:
     records = workspace.records
     issuing = Issuing(records=records, permits=workspace.permits, entropy=workspace.entropy, lint_each=False)
@@ -253,7 +253,7 @@ def _open_service(
     for left_over in workspace.root.glob("sites/*/inbox/.spool-*"):
         left_over.unlink(missing_ok=True)
     log.add("started")
-    return Service(workspace, callers, batcher, log, metrics, settings.public_log, ingest)
+    return Service(workspace, callers, batcher, log, metrics, settings.public_log, partial(take_report, workspace))
 
 
 async def _publish(workspace: Workspace, log: RequestLog, server: _Server) -> None:

@@ -19,14 +19,28 @@ from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Caller, Callers
 from birthmark.shell.api.observing import Metrics, RequestLog
 from birthmark.shell.wiring import Workspace
+from birthmark.wire.service import ReportOutcomeName
 from birthmark.wire.vault import VaultRecipient
 
-__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "read_body"]
+__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "TookReport", "read_body"]
 
 ANYBODY: frozenset[Role] = frozenset()
 """No certificate is asked for."""
-IngestReport = Callable[[str, Path], int]
-"""Takes in a report file of a site; returns how many entries of its log are verified now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TookReport:
+    """What became of a report. ``size``: entries of the site's log that are verified now."""
+
+    outcome: ReportOutcomeName
+    size: int
+    settled: int
+    findings: int
+    acknowledgement: bytes
+
+
+IngestReport = Callable[[str, Path], TookReport]
+"""Takes in a report file that must be of this site; ``Refused("service.other_site")`` if it is of another."""
 
 
 @dataclass(slots=True)
@@ -39,7 +53,7 @@ class Service:
     log: RequestLog
     metrics: Metrics
     public_log: bool
-    ingest: IngestReport | None
+    ingest: IngestReport
     recipients: dict[str, VaultRecipient] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from birthmark.errors import Misconfigured
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 
@@ -73,10 +74,14 @@ def grant(
     output: Annotated[Path, typer.Option(help="Where the certificate goes (PEM, with the access CA behind it).")],
     name: Annotated[str | None, typer.Option(help="Name of the person; default: the common name of the CSR.")] = None,
     days: DaysOption = 730,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Let a person in: sign the certificate for the key of the request, on record before it leaves."""
+    from hashlib import sha256
+
     from birthmark.adapters.durable import write_durably
     from birthmark.pki.csr import parse_csr
     from birthmark.shell.access import access_tools, certificate_pem
@@ -84,9 +89,13 @@ def grant(
     from birthmark.workflow.access import access_issuer, grant_access, sign_client
 
     request = parse_csr(read_file(csr))
-    with open_workspace(workspace) as opened, opened.lock("access"):
+    called, role_named = name or _common_name(request), _role(role)
+    facts = {"name": called, "role": role, "spki_sha256": sha256(request.spki).hexdigest()}
+    with open_workspace(workspace, publish=plan_only is None) as opened, opened.lock("access"):
+        if only_planned(opened, "access.grant", facts, approval, plan_only, as_json=as_json):
+            return
         tools = access_tools(opened)
-        signed = sign_client(tools, name=name or _common_name(request), role=_role(role), csr=request, days=days)
+        signed = sign_client(tools, name=called, role=role_named, csr=request, days=days)
         granted = grant_access(tools, signed)
         whole = certificate_pem(granted.certificate, access_issuer(tools).chain_der[0])
     write_durably(output, whole, mode=0o644)
@@ -134,21 +143,25 @@ def withdraw(
 def server(
     name: Annotated[list[str], typer.Option(help="DNS name or IP address of the service; repeat for more.")],
     days: DaysOption = 730,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to listen at; default: as before, at first 127.0.0.1.")
+    ] = (None),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: as before, at first 8443.")] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Make key and certificate of this workspace's service, below serve/ of the workspace."""
-    from birthmark.shell.access import make_server_certificate
+    """Make key and certificate of this workspace's service, below serve/, and its settings."""
+    from birthmark.shell.access import make_server_certificate, write_serve_settings
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         made = [str(path) for path in make_server_certificate(opened, name, days=days)]
+        settings = write_serve_settings(opened, listen=listen, port=port)
     lines = [f"The service is {', '.join(name)}.", *(f"wrote {path}" for path in made)]
-    lines += [
-        "In birthmark.toml:",
-        "  [serve]",
-        '  tls_certificate = "serve/server.pem"',
-        '  tls_key = "serve/server.key"',
-    ]
+    if settings is None:
+        lines.append("birthmark.toml has a table [serve]: see that it names these files.")
+    else:
+        lines.append(f"wrote {settings}")
     lines.append("Next: birthmark serve")
-    emit({"hosts": name, "files": made}, "\n".join(lines), as_json=as_json)
+    document = {"hosts": name, "files": made, "settings": None if settings is None else str(settings)}
+    emit(document, "\n".join(lines), as_json=as_json)

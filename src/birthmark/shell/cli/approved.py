@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
     from birthmark.wire.approval import Plan
 
-__all__ = ["ApprovalOption", "PlanOnlyOption", "tell_plan", "write_plan_only"]
+__all__ = ["ApprovalOption", "PlanOnlyOption", "only_planned", "tell_plan", "write_plan_only"]
 
 ApprovalOption = Annotated[
     Path | None, typer.Option("--approval", help="The plan of exactly this, signed by its approvers.")
@@ -30,6 +30,25 @@ def write_plan_only(workspace: Workspace, action: str, facts: Mapping[str, str],
     from birthmark.shell.approvals import write_plan
 
     tell_plan(write_plan(workspace, action, facts, path, hours=_HOURS), path, as_json=as_json)
+
+
+def only_planned(
+    workspace: Workspace,
+    action: str,
+    facts: Mapping[str, str],
+    approval: Path | None,
+    plan_only: Path | None,
+    *,
+    as_json: bool,
+) -> bool:
+    """Write the plan and return True if only that is wanted; else put the approval on record, if one is needed."""
+    if plan_only is not None:
+        write_plan_only(workspace, action, facts, plan_only, as_json=as_json)
+        return True
+    from birthmark.shell.approvals import approve_first
+
+    approve_first(workspace, action, facts, approval)
+    return False
 
 
 def tell_plan(plan: Plan, path: Path, *, as_json: bool) -> None:

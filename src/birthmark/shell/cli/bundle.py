@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Misconfigured
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
+    from birthmark.workflow.unpack import Opened
 
 __all__ = ["register"]
 
@@ -32,23 +34,34 @@ def register(app: typer.Typer) -> None:
 def seal(
     order: Annotated[str, typer.Option(help="The order; it is assigned to the site.")],
     site: Annotated[str, typer.Option(help="The site that makes it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle file; its manifest lies beside it.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The bundle file, its manifest beside it; default: bundles/ORDER.bundle."),
+    ] = None,
     suite: Annotated[str, typer.Option(help="HPKE suite: mlkem768-x25519, x25519 or p256.")] = "mlkem768-x25519",
     to: Annotated[
         Path | None, typer.Option("--recipient", help="P-256 public key (PEM) of the site, for --suite p256.")
     ] = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Hand an order to its site: one sealed file and a signed manifest. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, seal_for_site
+    from birthmark.shell.bundles import manifest_path, new_bundle_path, seal_for_site
     from birthmark.shell.wiring import open_workspace
 
-    with open_workspace(workspace) as opened:
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = {"order": order, "site": site}
+        if _goes_with_keys(opened, order) and only_planned(
+            opened, "bundle.seal", facts, approval, plan_only, as_json=as_json
+        ):
+            return
+        file = output or new_bundle_path(opened, order)
         quantity = _quantity(opened, order)
         with progress_bar("sealing", total=quantity, quiet=as_json) as advance:
             manifest = seal_for_site(
-                opened, order=order, site=site, suite=suite, recipient=to, output=output, progress=advance
+                opened, order=order, site=site, suite=suite, recipient=to, output=file, progress=advance
             )
     document = {
         "bundle": manifest.bundle,
@@ -56,15 +69,15 @@ def seal(
         "site": site,
         "mode": manifest.mode,
         "devices": manifest.devices,
-        "file": str(output),
-        "manifest": str(manifest_path(output)),
+        "file": str(file),
+        "manifest": str(manifest_path(file)),
     }
     what = "identities sealed" if manifest.mode == "pool" else "devices listed"
     emit(
         document,
         f"Bundle {manifest.bundle}: {manifest.devices:,} {what} for site {site}.\n"
-        f"Carry {output} and {manifest_path(output)} there by any carrier.\n"
-        f"Next, at the site: birthmark bundle open {output.name}",
+        f"Carry {file} and {manifest_path(file)} there by any carrier.\n"
+        f"Next, at the site: birthmark bundle open {file.name}",
         as_json=as_json,
     )
 
@@ -74,21 +87,36 @@ def _quantity(workspace: Workspace, order: str) -> int:
     return 0 if record is None else record.quantity
 
 
+def _goes_with_keys(workspace: Workspace, order: str) -> bool:
+    assigned = workspace.records.assignment(order)
+    return assigned is not None and assigned.mode == "pool"
+
+
 def open_file(
     file: Annotated[Path, typer.Argument(help="The bundle file.")],
     manifest: Annotated[Path | None, typer.Option(help="Its manifest; default: FILE.manifest.")] = None,
     key: Annotated[str | None, typer.Option(help="Key URI of the P-256 key it was sealed to, suite p256 only.")] = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Take in a bundle at its site: verified first, then once, whole. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, open_for_site, told_quantity
+    from birthmark.shell.bundles import manifest_path, open_for_site, opening_facts, told_quantity
     from birthmark.shell.wiring import open_workspace
 
     beside = manifest or manifest_path(file)
     total = 2 * told_quantity(beside)  # it is read twice
-    with open_workspace(workspace) as opened, progress_bar("opening", total=total, quiet=as_json) as advance:
-        done = open_for_site(opened, bundle=file, manifest=beside, key=key, progress=advance)
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = opening_facts(opened, beside)
+        if only_planned(opened, "bundle.open", facts, approval, plan_only, as_json=as_json):
+            return
+        with progress_bar("opening", total=total, quiet=as_json) as advance:
+            done = open_for_site(opened, bundle=file, manifest=beside, key=key, progress=advance)
+    _tell_opened(done, as_json=as_json)
+
+
+def _tell_opened(done: Opened, *, as_json: bool) -> None:
     told = done.manifest
     document = {
         "bundle": told.bundle,

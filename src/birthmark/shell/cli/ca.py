@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 
@@ -55,15 +56,21 @@ def import_(
     name: NameArgument,
     files: Annotated[list[Path], typer.Argument(help="Its certificate and those above it: PEM, DER or PKCS#7.")],
     chain: Annotated[list[Path] | None, typer.Option(help="More files with certificates above it.")] = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Take in a CA that somebody else signed, or that signs for us as a service; everything about it is checked."""
-    from birthmark.shell.authorities import import_ca
+    from birthmark.shell.authorities import import_ca, import_facts
     from birthmark.shell.wiring import open_workspace
 
-    with open_workspace(workspace) as opened:
-        done = import_ca(opened, name, [*files, *(chain or [])])
+    paths = [*files, *(chain or [])]
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = import_facts(name, paths)
+        if only_planned(opened, "ca.import", facts, approval, plan_only, as_json=as_json):
+            return
+        done = import_ca(opened, name, paths)
     emit(
         {"ca": name, "kind": done.kind, "above": list(done.above), "root_sha256": done.root_sha256},
         f"CA {name} ({done.kind}) is on record, below {', '.join(done.above) or 'nobody'}.\n"

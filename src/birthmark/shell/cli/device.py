@@ -101,7 +101,13 @@ def _rework(workspace: Workspace, ledger: Ledger) -> Rework:
         recipient=workspace.vault_recipient,
         clock=workspace.clock,
         entropy=workspace.entropy,
+        is_made_elsewhere=lambda order: _signs_for_itself(workspace, order),
     )
+
+
+def _signs_for_itself(workspace: Workspace, order: str) -> bool:
+    assigned = workspace.records.assignment(order)
+    return assigned is not None and assigned.mode == "factory_ca"
 
 
 def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:

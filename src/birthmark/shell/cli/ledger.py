@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table, visible
 
@@ -38,6 +39,8 @@ def replay(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> 
 
 def export(
     sqlite: Annotated[Path, typer.Option(help="The new file, a ledger of docs/formats/ledger.md.")],
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +48,10 @@ def export(
     from birthmark.adapters.ledgers.sqlite.export import export_ledger
     from birthmark.shell.wiring import open_workspace
 
+    facts = {"recipient": str(sqlite), "what": "the ledger with all sealed keys"}
     with open_workspace(workspace, publish=False) as opened:
+        if only_planned(opened, "private.export", facts, approval, plan_only, as_json=as_json):
+            return
         size = opened.ledger.head().size
         with progress_bar("copying", total=size, quiet=as_json) as advance:
             tables = export_ledger(opened.ledger, sqlite, progress=advance)

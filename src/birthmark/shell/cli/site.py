@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.shell.cli.access import read_file
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 from birthmark.shell.cli.sitereport import add_commands
@@ -67,18 +68,23 @@ def add(
     ca_name: TitleOption = None,
     no_name_constraints: PlainOption = False,
     output: OutputOption = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """At the authority: take a site in, sign what it asked for, write its grant. Again with the same request: safe."""
     from hashlib import sha256
 
-    from birthmark.shell.siteadmin import CaWishes, GrantWishes, take_in_site
+    from birthmark.shell.siteadmin import CaWishes, GrantWishes, delegation_facts, take_in_site
     from birthmark.shell.wiring import open_workspace
 
     data = read_file(request)
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
-    with open_workspace(workspace) as opened:
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        facts = delegation_facts(data)
+        if facts is not None and only_planned(opened, "site.delegate", facts, approval, plan_only, as_json=as_json):
+            return
         written = take_in_site(opened, data, GrantWishes(products=product, url=url), ca)
     asked = sha256(data).hexdigest()
     show_grant(written, output, [f"Request SHA-256 {asked}: the site must see the same."], as_json, request=asked)
@@ -143,17 +149,25 @@ def delegate(
     ca_name: TitleOption = None,
     no_name_constraints: PlainOption = False,
     output: OutputOption = None,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """At the authority: sign the site's next issuing CA; its products are made by that one from then on."""
+    from hashlib import sha256
+
     from birthmark.shell.siteadmin import CaWishes, GrantWishes, delegate_to_site
     from birthmark.shell.wiring import open_workspace
 
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     wishes = GrantWishes(products=product, url=url)
-    with open_workspace(workspace) as opened:
-        written = delegate_to_site(opened, site, name, read_file(csr), key_scheme, wishes, ca)
+    request = read_file(csr)
+    facts = {"ca": name, "request_sha256": sha256(request).hexdigest(), "site": site}
+    with open_workspace(workspace, publish=plan_only is None) as opened:
+        if only_planned(opened, "site.delegate", facts, approval, plan_only, as_json=as_json):
+            return
+        written = delegate_to_site(opened, site, name, request, key_scheme, wishes, ca)
     show_grant(written, output, [f"CA {name} is delegated to site {site}; it may sign for {days} days."], as_json)
 
 

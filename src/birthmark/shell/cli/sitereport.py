@@ -15,6 +15,7 @@ from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
     from birthmark.shell.siteingest import IngestResult
+    from birthmark.shell.wiring import Workspace
 
 __all__ = ["add_commands"]
 
@@ -34,29 +35,56 @@ def add_commands(site_app: typer.Typer) -> None:
 
 
 def report(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The report file; an existing one is replaced.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The report file; an existing one is replaced.")
+    ] = None,
     since: Annotated[int | None, typer.Option(help="How many entries of the log the authority has.")] = None,
     ack: Annotated[Path | None, typer.Option(help="The file `ack` of the authority, which says the same.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Send it to the authority's service.")] = False,
+    station: Annotated[str | None, typer.Option(help="With --push: the station in whose name; default: the first.")] = (
+        None
+    ),
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Write what the authority has not acknowledged, for a USB stick: the log's entries and its signed head."""
-    from birthmark.shell.sitereport import acknowledged_entries, write_report_file
+    """Write what the authority has not acknowledged, for a USB stick or its service: entries and the signed head."""
+    from tempfile import TemporaryDirectory
+
+    from birthmark.shell.sitereport import push_report, write_report_file
     from birthmark.shell.wiring import open_workspace
+
+    if output is None and not push:
+        raise Misconfigured("report.nowhere", "where shall the report go?", hint="Give --output FILE, --push or both.")
+    with open_workspace(workspace) as opened, TemporaryDirectory(dir=opened.root, prefix=".report-") as place:
+        size = opened.publish()
+        start = _start(opened, since, ack)
+        file = output or Path(place) / "report"
+        with progress_bar("writing entries", total=max(0, size - start), quiet=as_json) as advance:
+            header = write_report_file(opened, file, since=start, progress=advance)
+        taken = push_report(opened, file, station=station) if push else None
+    document: dict[str, object] = {"first": header.first, "size": header.size}
+    lines = [f"{header.size - header.first:,} entries from {header.first:,} on"]
+    if output is not None:
+        document["report"] = str(output)
+        lines[0] += f" are in {output}"
+    if taken is None:
+        lines.append(f"at the authority: birthmark site ingest {output}")
+    else:
+        document |= {"outcome": taken.outcome, "acknowledged": taken.acknowledged, "settled": taken.settled}
+        lines.append(f"{_SAID[taken.outcome]}; the authority has {taken.acknowledged:,} entries of this site now")
+    emit(document, "\n".join(lines), as_json=as_json)
+
+
+def _start(workspace: Workspace, since: int | None, ack: Path | None) -> int:
+    """Return from which entry on to report: as told, as the given acknowledgement says, or the last one kept here."""
+    from birthmark.shell.sitereport import acknowledged_entries, stored_acknowledgement
 
     if since is not None and ack is not None:
         raise Misconfigured("report.since_twice", "both --since and --ack were given", hint="Give one of them.")
-    with open_workspace(workspace) as opened:
-        size = opened.publish()
-        start = since or 0 if ack is None else acknowledged_entries(opened, ack)
-        with progress_bar("writing entries", total=max(0, size - start), quiet=as_json) as advance:
-            header = write_report_file(opened, output, since=start, progress=advance)
-    document: dict[str, object] = {"report": str(output), "first": header.first, "size": header.size}
-    text = (
-        f"{header.size - header.first:,} entries from {header.first:,} on are in {output}\n"
-        f"at the authority: birthmark site ingest {output}"
-    )
-    emit(document, text, as_json=as_json)
+    if since is not None:
+        return since
+    known = ack or stored_acknowledgement(workspace)
+    return 0 if known is None else acknowledged_entries(workspace, known)
 
 
 def ingest(
