@@ -11,8 +11,16 @@ from birthmark.shell.wiring import Workspace
 
 __all__ = ["EXPECTED", "forge"]
 
-EXPECTED = {"site.receipt", "site.quota", "site.device.foreign", "site.order.foreign", "site.double", "site.certificate",
-            "site.bundle", "site.entry.unlawful"}  # fmt: skip
+EXPECTED = {
+    "site.bundle",
+    "site.certificate",
+    "site.device.foreign",
+    "site.double",
+    "site.entry.unlawful",
+    "site.order.foreign",
+    "site.quota",
+    "site.receipt",
+}
 """Classes of findings that a forger may bring upon himself."""
 
 

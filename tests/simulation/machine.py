@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from birthmark.adapters.keys.file import FileKeys
 from birthmark.shell.config import load_settings
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.wiring import Workspace
@@ -89,7 +90,7 @@ class Machine:
         workspace = Workspace(self.root, _opened[place], SecretsResolver())
         workspace.clock, workspace.entropy, workspace.by = self.clock, self._random.randbytes, "simulation"
         try:
-            keys = _TemplateKeys(self.name, workspace.keys("file:any"))
+            keys = _TemplateKeys(self.name, FileKeys(workspace.secrets, self.root))
             workspace._keys["file"] = keys  # type: ignore[assignment]
             vault = (self.name, "vault")
             if vault not in _opened:

@@ -11,14 +11,16 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from birthmark.workflow import permits
+from birthmark.workflow import permits, receive
 from simulation.faults import hooked
+from simulation.mutations import MUTATIONS
 from simulation.template import build_template
 from simulation.world import World
 
@@ -36,10 +38,20 @@ class Result:
     kind: str
 
 
-def run_seed(root: Path, seed: int, *, trace: Callable[[str], None] = lambda text: None, loud: bool = False) -> Result:
-    """Live through one seed below the directory that ``build_template`` yielded."""
+def run_seed(
+    root: Path,
+    seed: int,
+    *,
+    trace: Callable[[str], None] = lambda text: None,
+    loud: bool = False,
+    mutation: str | None = None,
+) -> Result:
+    """Live through one seed below the directory that ``build_template`` yielded.
+
+    ``mutation``: a bug to put into the program, of ``simulation.mutations``.
+    """
     place = root / f"seed-{seed}-{os.getpid()}"
-    with _without_lint(), hooked():
+    with _without_lint(), hooked(), MUTATIONS[mutation]() if mutation else nullcontext():
         world = World(root / "template", place, seed, trace=trace)
         failure = None
         try:
@@ -57,32 +69,36 @@ def run_seed(root: Path, seed: int, *, trace: Callable[[str], None] = lambda tex
 @contextmanager
 def _without_lint() -> Iterator[None]:
     """Leave the lint of certificates out: it depends on nothing but the certificate, and has tests of its own."""
-    lint = permits.lint_certificate
-    permits.lint_certificate = lambda *arguments, **options: []
+    modules: tuple[Any, ...] = (permits, receive)
+    kept = [module.lint_certificate for module in modules]
+    for module in modules:
+        module.lint_certificate = lambda *arguments, **options: []
     try:
         yield
     finally:
-        permits.lint_certificate = lint
+        for module, lint in zip(modules, kept, strict=True):
+            module.lint_certificate = lint
 
 
-def run_seeds(root: Path, seeds: range, *, processes: int) -> Iterator[Result]:
+def run_seeds(root: Path, seeds: range, *, processes: int, mutation: str | None = None) -> Iterator[Result]:
     """Live through many seeds, on several processors; results come in the order of the seeds."""
+    run = partial(run_seed, root, mutation=mutation)
     if processes < 2:
-        yield from map(partial(run_seed, root), seeds)
+        yield from map(run, seeds)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(run_seed, root), seeds, chunksize=4)
+        yield from pool.map(run, seeds, chunksize=4)
 
 
 def main() -> int:
     """Run from the command line; return the exit code."""
     arguments = _arguments()
     if arguments.seed is not None:
-        return _one(arguments.seed, trace=arguments.trace)
+        return _one(arguments.seed, trace=arguments.trace, mutation=arguments.mutation)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     began, failed, codes, kinds = time.monotonic(), 0, Counter[str](), Counter[str]()
     with build_template() as root:
-        for result in run_seeds(root, seeds, processes=arguments.processes):
+        for result in run_seeds(root, seeds, processes=arguments.processes, mutation=arguments.mutation):
             codes += result.codes
             kinds[result.kind] += 1
             if result.failure is not None:
@@ -96,10 +112,10 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _one(seed: int, *, trace: bool) -> int:
+def _one(seed: int, *, trace: bool, mutation: str | None) -> int:
     with build_template() as root:
         show: Callable[[str], None] = print if trace else lambda text: None
-        result = run_seed(root, seed, trace=show, loud=True)
+        result = run_seed(root, seed, trace=show, loud=True, mutation=mutation)
     if result.failure is not None:
         _tell(result)
         return 1
@@ -108,7 +124,9 @@ def _one(seed: int, *, trace: bool) -> int:
 
 
 def _tell(result: Result) -> None:
-    print(f"seed {result.seed}, step {result.steps}: {result.failure}\n  see it again: make simulate SEED={result.seed}")
+    print(
+        f"seed {result.seed}, step {result.steps}: {result.failure}\n  see it again: make simulate SEED={result.seed}"
+    )
     sys.stdout.flush()
 
 
@@ -118,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this seed")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="put a bug into the program first")
     parser.add_argument("--codes", action="store_true", help="count the outcomes of all commands")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many at once")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""USB sticks between the authority and its sites: lost, delivered twice, late, cut short, damaged, or to the wrong door."""
+"""USB sticks between the authority and its sites: lost, twice, late, cut short, damaged, at the wrong door."""
 
 from __future__ import annotations
 

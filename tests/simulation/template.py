@@ -29,6 +29,7 @@ __all__ = ["HQ", "SITES", "OrderPlan", "SitePlan", "build_template", "make_ident
 
 HQ = "hq"
 STATIONS = ("line1", "line2")
+KeyOrigin = Literal["injected", "device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class OrderPlan:
     name: str
     first: str
     quantity: int
-    origin: Literal["injected", "device"]
+    origin: KeyOrigin
 
     @property
     def serials(self) -> tuple[str, ...]:
@@ -55,12 +56,20 @@ class SitePlan:
     orders: tuple[OrderPlan, ...]
 
 
+_INJECTED: KeyOrigin = "injected"
+_BORN: KeyOrigin = "device"
+
+
+def _site(name: str, mode: SiteMode, prefix: str, *orders: tuple[str, str, int, KeyOrigin]) -> SitePlan:
+    return SitePlan(name, mode, prefix, tuple(OrderPlan(*order) for order in orders))
+
+
 SITES = (
-    SitePlan("on-a", "online", "0201", (OrderPlan("on-a-i", "AI-01", 4, "injected"), OrderPlan("on-a-b", "AB-01", 4, "device"))),
-    SitePlan("on-b", "online", "0202", (OrderPlan("on-b-i", "BI-01", 3, "injected"), OrderPlan("on-b-b", "BB-01", 3, "device"))),
-    SitePlan("fab", "factory_ca", "0203", (OrderPlan("fab-i", "FI-01", 4, "injected"), OrderPlan("fab-b", "FB-01", 5, "device"))),
-    SitePlan("pool-a", "pool", "0204", (OrderPlan("pool-a-1", "PA-01", 4, "injected"), OrderPlan("pool-a-2", "PB-01", 3, "injected"))),
-    SitePlan("pool-b", "pool", "0205", (OrderPlan("pool-b-1", "PC-01", 4, "injected"),)),
+    _site("on-a", "online", "0201", ("on-a-i", "AI-01", 4, _INJECTED), ("on-a-b", "AB-01", 4, _BORN)),
+    _site("on-b", "online", "0202", ("on-b-i", "BI-01", 3, _INJECTED), ("on-b-b", "BB-01", 3, _BORN)),
+    _site("fab", "factory_ca", "0203", ("fab-i", "FI-01", 4, _INJECTED), ("fab-b", "FB-01", 5, _BORN)),
+    _site("pool-a", "pool", "0204", ("lot-a", "PA-01", 4, _INJECTED), ("lot-b", "PB-01", 3, _INJECTED)),
+    _site("pool-b", "pool", "0205", ("lot-c", "PC-01", 4, _INJECTED)),
 )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 __all__ = ["Broken", "Identity", "LedgerWatch"]
 
 _LIVE_ENDS = {"superseded", "scrapped", "failed"}
-_STATES = {"drawn": "drawn", "installed": "installed", "verified": "verified", "failed": "failed", "scrapped": "scrapped"}
+_AS_NAMED = {"drawn", "installed", "verified", "failed", "scrapped"}
+"""Events that bring a device into the state of the same name."""
 _QUERY = """
 SELECT d.device_serial, coalesce(d.state, CASE c.state WHEN 'issued' THEN
   CASE o.key_origin WHEN 'injected' THEN 'pooled' ELSE 'issued' END ELSE c.state END)
@@ -65,6 +66,8 @@ class _Device:
     state: str = "ordered"
     touched: bool = False
     identity: Identity | None = None
+    is_ended_here: bool = False
+    """This ledger itself ended an identity of it."""
     verified: set[str] = field(default_factory=set)
 
 
@@ -259,7 +262,8 @@ class LedgerWatch:
 
     def _move(self, event: Any) -> None:
         device, kind = self.devices[event["device"]], event["type"]
-        device.state, device.touched = _STATES.get(kind, "ordered"), True
+        device.state, device.touched = kind if kind in _AS_NAMED else "ordered", True
+        device.is_ended_here = device.is_ended_here or kind in ("scrapped", "superseded")
         if kind in _LIVE_ENDS and device.identity is not None:
             device.identity.is_live = False
 
