@@ -269,6 +269,8 @@ class LedgerWatch:
 
     def _on_key_erased(self, event: Any, attachment: bytes, number: int) -> None:
         intent = self._intents[event["intent"]]
+        early = event["reason"] == "verified" and self.devices[event["device"]].state != "verified"
+        self._require(not early, "a drawn key stays until its receipt", event["device"])
         self.erased.append((event["intent"], intent.devices.index(event["device"])))
 
     def _on_site_settled(self, event: Any, attachment: bytes, number: int) -> None:

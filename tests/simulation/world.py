@@ -73,6 +73,7 @@ class World:
     def live(self, steps: int = STEPS) -> None:
         """Let time pass, then bring everything home and look closely."""
         names, weights = [action.name for action in ACTIONS], [action.weight for action in ACTIONS]
+        self.actors.send_orders()
         for self.step in range(1, steps + 1):
             self.today += timedelta(seconds=self.random.expovariate(1 / 600))
             name = self.random.choices(names, weights)[0]
