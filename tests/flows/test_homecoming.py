@@ -16,7 +16,7 @@ from birthmark.shell.cli.main import main
 from birthmark.shell.wiring import utc_now
 from support.forger import Forger
 from support.golog import build_reader, read_log
-from support.sitepair import Mode, Pair, findings, provision, provision_online, report, take, totals
+from support.sitepair import Mode, Pair, findings, made_again, provision, provision_online, report, take, totals
 
 POOL = [f"PL-{number:04d}" for number in range(6)]
 OWN = [f"FC-{number:04d}" for number in range(6)]
@@ -192,3 +192,38 @@ def test_no_site_opens_a_device_for_a_second_identity(pair: Pair, tmp_path: Path
     assert findings(take(pair, forger.write(tmp_path / "2", first=size))) == []
     assert totals(pair, "lot") == {"stock": 4, "failed": 1, "verified": 1}
     pair.replay()
+
+
+@pytest.mark.parametrize("provisioned", [True, False], ids=["used", "kept"])
+def test_a_device_scrapped_while_its_bundle_was_on_the_way_accuses_nobody(
+    pair: Pair, tmp_path: Path, provisioned: bool
+):
+    site = pair.add_site("pool-1", "pool")
+    pair.order("lot", site, POOL)
+    pair.send("lot", site)
+    with pair.authority() as hq:
+        made_again(hq).scrap(POOL[0], reason="the unit was crushed", by="test")
+    if provisioned:
+        provision(site, *POOL[:2])
+    assert findings(take(pair, report(site, tmp_path / "r"))) == []
+    with pair.authority() as hq:
+        assert hq.records.site("pool-1").stopped is None
+        assert hq.records.device(POOL[0]).state == "scrapped"
+    pair.replay()
+
+
+def test_an_identity_that_ended_before_its_order_was_sealed_is_no_sites(pair: Pair, tmp_path: Path):
+    site = pair.add_site("pool-1", "pool")
+    pair.order("lot", site, POOL)
+    bundle = "ab" * 16
+    with pair.authority() as hq:
+        made_again(hq).scrap(POOL[0], reason="the unit was crushed", by="test")
+        at, left = e.utc_text(hq.clock()), len(POOL) - 1
+        sealed = e.BundleSealed(
+            at=at, bundle=bundle, order="lot", site=site.name, devices=left, suite="mlkem768-x25519", by="test"
+        )
+        with hq.ledger.transaction() as tx:
+            tx.append(sealed)
+            tx.append(e.Consigned(at=at, bundle=bundle, order="lot", chunk=0, count=left))
+    pair.send("lot", site, bundle=bundle)
+    assert findings(take(pair, report(site, tmp_path / "r"))) == [("site.bundle", POOL[0])]

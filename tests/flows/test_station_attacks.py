@@ -342,9 +342,20 @@ def test_clock_outside_the_life_of_the_ca_issues_nothing(factory: Factory, moved
             line.provision(BORN[0])
         assert caught.value.code in ("issuer.not_yet_valid", "issuer.expired")
         assert line.records.device(BORN[0]).state is DeviceState.ORDERED
-        with pytest.raises(Tampered) as pooled:
+        with pytest.raises((StationFault, Tampered)) as pooled:
             line.provision(POOLED[0])
-        assert pooled.value.code in ("chain.not_yet_valid", "chain.expired")
+        assert pooled.value.code in ("station.clock", "chain.expired")
+
+
+def test_clock_that_ran_back_ends_no_identity(factory: Factory) -> None:
+    factory.clock = lambda: datetime.now(UTC) - timedelta(days=3)
+    with factory.line() as line, pytest.raises(StationFault, match=r"station\.clock"):
+        line.provision(POOLED[0])
+    factory.clock = lambda: datetime.now(UTC)
+    with factory.line() as line:
+        begun = line.journal.open_attempts()[0].attempt
+        assert line.records.device(POOLED[0]).state is DeviceState.DRAWN
+        assert line.provision(POOLED[0]).attempt == begun
 
 
 def test_receipt_is_on_record_and_anybody_can_check_it(factory: Factory) -> None:

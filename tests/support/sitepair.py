@@ -32,6 +32,7 @@ from birthmark.workflow.fulfil import Fulfilment
 from birthmark.workflow.handover import credential_answer
 from birthmark.workflow.order import NewOrder, create_order
 from birthmark.workflow.receive import ReceivingSource
+from birthmark.workflow.rework import Rework
 from support.stationworld import InlineEngine
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Pair",
     "Site",
     "findings",
+    "made_again",
     "make_pool",
     "open_bundle",
     "open_order",
@@ -374,3 +376,11 @@ def totals(pair: Pair, order: str) -> dict[str, int]:
     counts = {name: getattr(record, name) for name in record.__slots__}
     assert counts.pop("ordered") == sum(counts.values()) == quantity
     return {name: count for name, count in counts.items() if count}
+
+
+def made_again(workspace: Workspace) -> Rework:
+    """Return what ends identities in a workspace."""
+    return Rework(
+        ledger=workspace.ledger, records=workspace.records, permits=workspace.permits,
+        recipient=workspace.vault_recipient, clock=workspace.clock, entropy=workspace.entropy,
+    )  # fmt: skip

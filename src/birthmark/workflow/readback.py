@@ -9,13 +9,13 @@ from hashlib import sha256
 
 from cryptography import x509
 
-from birthmark.errors import DeviceFault, Refused, Tampered
+from birthmark.errors import DeviceFault, Refused, StationFault, Tampered
 from birthmark.pki.algorithms import spki_of
 from birthmark.pki.chain import verify_chain
 from birthmark.ports import Evidence, Probe
 from birthmark.wire.receipt import Handshake, evidence_holds
 
-__all__ = ["check_evidence", "check_handshake", "check_probe", "spki_hash_of"]
+__all__ = ["check_evidence", "check_handshake", "check_probe", "checked_path", "spki_hash_of"]
 
 _FOREIGN = "Take it off the line and find out how it got this certificate: a certificate is never on two devices."
 _REWORK = "Do not ship it; run `birthmark device rework` with a reason and provision it again."
@@ -70,7 +70,8 @@ def check_evidence(
 
     ``private_key`` (PKCS#8 DER) is what was installed, where it is known. Raises ``DeviceFault``:
     ``device.certificate.differs``, ``device.chain.foreign``, ``device.key.differs``; ``Tampered("chain.*")``;
-    ``Refused("device.digest.unknown")`` where a digest has nothing to be compared with.
+    ``StationFault("station.clock")``: it is not the device that is wrong; ``Refused("device.digest.unknown")`` where
+    a digest has nothing to be compared with.
     """
     if evidence.certificate != certificate:
         raise DeviceFault(
@@ -88,7 +89,7 @@ def check_evidence(
             hint=_REWORK,
             device_serial=device_serial,
         )
-    path = verify_chain(certificate, chain[:-1], chain[-1:], at=now)
+    path = checked_path(certificate, chain, now)
     if evidence.kind == "signature":
         holds = evidence.signature is not None and evidence_holds(path[0].public_key(), challenge, evidence.signature)
     else:
@@ -108,6 +109,23 @@ def check_evidence(
             device_serial=device_serial,
             evidence=evidence.kind,
         )
+
+
+def checked_path(certificate: bytes, chain: Sequence[bytes], now: datetime) -> list[x509.Certificate]:
+    """Return the path to the root that ends ``chain``; ``Tampered("chain.*")`` if there is none.
+
+    A certificate that exists is valid already: a clock that says otherwise is behind (``StationFault``).
+    """
+    try:
+        return verify_chain(certificate, chain[:-1], chain[-1:], at=now)
+    except Tampered as fault:
+        if fault.code != "chain.not_yet_valid":
+            raise
+        raise StationFault(
+            "station.clock",
+            f"the clock of this station says {now:%F %T} UTC, and {fault.message}",
+            hint="Set the clock of the machine; then run the same command again, nothing was decided.",
+        ) from fault
 
 
 def check_handshake(handshake: Handshake, *, device_serial: str, certificate: bytes) -> None:

@@ -21,7 +21,6 @@ from birthmark.model.device import DeviceState
 from birthmark.model.events import Drawn, Received, Requested, utc_text
 from birthmark.model.records import DeviceRecord, IntentRecord, OrderRecord
 from birthmark.pki.algorithms import algorithm_of, spki_of
-from birthmark.pki.chain import verify_chain
 from birthmark.pki.csr import Csr
 from birthmark.pki.lint import lint_certificate, unallowed
 from birthmark.pki.profile import Profile
@@ -31,6 +30,7 @@ from birthmark.wire.vault import VaultKey, open_slot, slot_octets
 from birthmark.workflow.draw import PoolSource
 from birthmark.workflow.handout import ChainOf, check_ids, known_device, recording_refusals, stored_certificate
 from birthmark.workflow.issuing import accepted_csr, require_open, reservation_of
+from birthmark.workflow.readback import checked_path
 
 __all__ = ["ReceivingSource"]
 
@@ -130,7 +130,7 @@ class ReceivingSource:
         if (answer.order.order, answer.order.key_algorithm) != (order.order, order.key_algorithm):
             raise _wrong("received.order", request, "it is of another order than the one that was opened here")
         chain = self._chain_of(order.ca)
-        path = verify_chain(answer.certificate, chain[:-1], chain[-1:], at=self._clock())
+        path = checked_path(answer.certificate, chain, self._clock())
         spki, algorithm = _key_of(path[0], request)
         if algorithm != order.key_algorithm or (csr is not None and csr.spki != spki):
             raise _wrong("received.key", request, "its certificate is for another key")

@@ -161,7 +161,19 @@ class SiteRules:
             )
 
     def _left_for_site(self, device: DeviceRecord) -> bool:
-        return device.state is DeviceState.CONSIGNED or self._own.is_settled_here(device.device_serial)
+        if device.state is DeviceState.CONSIGNED or self._own.is_settled_here(device.device_serial):
+            return True
+        return device.state is DeviceState.SCRAPPED and self._ended_after_sealing(device)
+
+    def _ended_after_sealing(self, device: DeviceRecord) -> bool:
+        """Say whether the authority ended an identity that was with the site already, which could not know of it."""
+        order = self._own.order(device.order)
+        sealed = [bundle.seq for bundle in self._records.bundles(device.order) if bundle.site == self._site.site]
+        ended = [] if order is None else self._records.revocations(order.ca)
+        return any(
+            revocation.device_serial == device.device_serial and revocation.seq > min(sealed, default=revocation.seq)
+            for revocation in ended
+        )
 
     def _was_replaced(self, device: DeviceRecord, certificate: bytes) -> bool:
         """Say whether the authority signed this certificate for the device before a rework gave it another."""
