@@ -8,9 +8,7 @@ import os
 import resource
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from birthmark.shell.bench.accessfiles import AccessFiles
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.httpload import LoadResult, run_load
 from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.serviceprocess import running_service
 from birthmark.shell.config import CONFIG_NAME
 from birthmark.shell.wiring import Workspace
 from birthmark.workflow.order import NewOrder, create_order, serial_range
@@ -50,7 +49,7 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
         tls = _client_tls(workspace.root.parent / "tls")
         floor = run_floor(verify_and_sign, max(2000, count), 1)
         found = []
-        with _service(workspace.root) as (port, process):
+        with running_service(workspace.root, log=workspace.root.parent / "serve.log") as (port, process):
             run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
             for number in clients:
                 batch = [next(requests) for _ in range(count)]
@@ -141,24 +140,6 @@ def _client_tls(directory: Path) -> ssl.SSLContext:
     context.load_cert_chain(directory / "station.pem", directory / "station.key")
     context.check_hostname = False
     return context
-
-
-@contextmanager
-def _service(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run the real command; yield its port and process."""
-    command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
-    with (root.parent / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-    try:
-        line = b"" if process.stdout is None else process.stdout.readline()
-        if not line.startswith(b"serving "):
-            raise RuntimeError((root.parent / "serve.log").read_text()[-2000:])
-        yield int(line.strip().rpartition(b":")[2]), process
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def _measure(
