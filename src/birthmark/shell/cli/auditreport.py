@@ -33,8 +33,7 @@ def report(
     from birthmark.workflow.evidence import Scope
 
     scope = Scope(tuple(order or ()), site, _day(since), _day(until))
-    with progress_bar("reading events", total=0, quiet=as_json) as advance:
-        read = read_evidence(directory, scope, progress=lambda count, total: advance(count))
+    read = read_evidence(directory, scope, bar=lambda total: progress_bar("reading events", total=total, quiet=as_json))
     found, verdict, html = read.found, read.verdict, read.html
     if scope.orders and len(found.orders) < len(set(scope.orders)):
         raise Misconfigured(

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _MODES = {
-    "online": ("always", "the authority, at once", "an address and a certificate for its station"),
-    "factory_ca": ("never", "a CA of its own, on a short leash", "a CA certificate: 90 days, only its own order"),
-    "pool": ("never", "the authority, ahead of time", "a sealed box of finished identities"),
+    "online": ("always", "the authority, at once"),
+    "factory_ca": ("never", "a CA of its own, for 90 days"),
+    "pool": ("never", "the authority, ahead of time"),
 }
+"""Mode → when it needs a network, who signs its certificates."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +60,9 @@ def demo_factories(
     refusal = _caught(console, factories, results)
     _conservation(console, factories)
     reports = _audit(console, factories)
-    _next(console, factories, directory, time.monotonic() - began)
+    with console.status("writing the evidence report"):
+        evidence = factories.write_evidence()
+    _next(console, directory, evidence, time.monotonic() - began)
     stopped = [result.report.site for result in results if result.findings]
     if any(report.errors for report in reports) or refusal is None or stopped != [site.name for site in FACTORIES[1:]]:
         raise Tampered("demo.failed", "the demo found what must not be", hint="Read the findings above.")
@@ -79,9 +82,9 @@ def _meet(console: Console, factories: Factories, url: str) -> None:
     rows = []
     for site in FACTORIES:
         asked = factories.join(site)
-        network, signs, gets = _MODES[site.mode]
-        rows.append([site.name, network, signs, gets, f"{asked[:4]} {asked[4:8]}"])
-    plain_table(console, ["factory", "network", "who signs", "what it was granted", "read by telephone"], rows)
+        network, signs = _MODES[site.mode]
+        rows.append([site.name, network, signs, f"{asked[:4]} {asked[4:8]}"])
+    plain_table(console, ["factory", "network", "who signs", "by telephone: request"], rows)
 
 
 def _send(console: Console, factories: Factories) -> None:
@@ -156,8 +159,8 @@ def _come_home(console: Console, factories: Factories, copy: str) -> list[Ingest
     say(
         console,
         "Sticks come home",
-        "A factory's record is a log that can only grow, signed by the factory. Its report is the log itself, so it "
-        "cannot leave out, change or take back anything. The authority checks every entry.",
+        "A factory's record is a log that can only grow, signed by the factory. Its report is that log: nothing in it "
+        "can be changed or taken back once the authority has seen it. The authority checks every entry.",
     )
     rows, results = [], []
     for machine in (*(site.name for site in FACTORIES), copy):
@@ -171,25 +174,32 @@ def _come_home(console: Console, factories: Factories, copy: str) -> list[Ingest
 
 def _caught(console: Console, factories: Factories, results: list[IngestResult]) -> BirthmarkError | None:
     """Show the findings; return what the authority answers when a stopped factory shall get more."""
-    from birthmark.shell.cli.screen import visible
     from birthmark.shell.demo import cheats
     from birthmark.shell.demo.factories import FACTORIES
 
     say(console, "Caught, by name", "What contradicts the record is a finding, and the first one stops the factory.")
-    rows = [
-        [result.report.site, item.code, item.device or "–", visible(item.what)]
-        for result in results
-        for item in result.findings
-    ]
-    plain_table(console, ["factory", "finding", "device", "what"], rows)
+    rows = [row for result in results for row in _finding_rows(result)]
+    plain_table(console, ["factory", "finding", "devices", "what"], rows)
     refusal = cheats.try_next_order(factories, FACTORIES[2])
     if refusal is None:
-        indent(console, "fab-c gets another bundle: [bold red]went through[/]")
+        indent(console, "fab-c asks for its bundle again: [bold red]went through[/]")
     else:
-        indent(console, f"fab-c gets another bundle: [green]refused[/]  {visible(refusal.message)[:60]}… "
-                        f"[dim]{refusal.code}[/]")  # fmt: skip
+        indent(console, f"fab-c asks for its bundle again: [green]refused[/] [dim]{refusal.code}[/]")
     console.print()
     return refusal
+
+
+def _finding_rows(result: IngestResult) -> list[list[str]]:
+    """Return a row for each kind of finding, with all devices that it names."""
+    from birthmark.shell.cli.screen import visible
+
+    devices: dict[tuple[str, str], list[str]] = {}
+    for item in result.findings:
+        devices.setdefault((item.code, item.what), []).extend([item.device] if item.device else [])
+    return [
+        [result.report.site, code, "\n".join(sorted(named)) or "–", visible(what)]
+        for (code, what), named in devices.items()
+    ]
 
 
 def _conservation(console: Console, factories: Factories) -> None:
@@ -234,11 +244,9 @@ def _audit(console: Console, factories: Factories) -> list[Report]:
     return reports
 
 
-def _next(console: Console, factories: Factories, directory: Path, seconds: float) -> None:
-    with console.status("writing the evidence report"):
-        paths = factories.write_evidence()
+def _next(console: Console, directory: Path, evidence: list[Path], seconds: float) -> None:
     console.print(f"[bold]Done in {seconds:.1f} s.[/] The evidence report, for whoever has to sign for it:\n")
-    for path in paths:
+    for path in evidence:
         console.print(f"  {directory / path.name}")
     console.print("\nLook around:\n")
     hq = directory / "authority"

@@ -26,13 +26,13 @@ def indent(console: Console, text: str, left: int = 2) -> None:
 
 def plain_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:
     """Print rows under column heads without lines, numbers to the right, and a blank line after them."""
+    from rich.padding import Padding
     from rich.table import Table
 
-    made = Table(box=None, padding=(0, 2), header_style="dim")
+    made = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for number, column in enumerate(columns):
         figures = all(row[number].replace(",", "").isdigit() for row in rows)
         made.add_column(column, overflow="fold", justify="right" if figures else "left")
     for row in rows:
         made.add_row(*row)
-    console.print(made)
-    console.print()
+    console.print(Padding(made, (0, 0, 1, 2)))

@@ -62,7 +62,7 @@ class Site:
 
 
 FACTORIES = (
-    Site("fab-a", "online", "a", "device", 20, 20),
+    Site("fab-a", "online", "a", "device", 20, 10),
     Site("fab-b", "factory_ca", "b", "device", 40, 30),
     Site("fab-c", "pool", "c", "injected", 200, 30),
 )
@@ -154,9 +154,7 @@ class Factories:
             ca = signing_ca(workspace.records, site.name)
             self.create_order(workspace, site.order, site.serials, site.key_origin, ca=ca)
             record = workspace.records.order(site.order)
-            assign_order(
-                workspace.ledger, workspace.records, record, site.name, clock=workspace.clock, by=workspace.by
-            )
+            assign_order(workspace.ledger, workspace.records, record, site.name, clock=workspace.clock, by=workspace.by)
             if site.mode == "pool":
                 make_order(workspace, record, processes=default_processes(), progress=progress)
         manifest = self.seal(site, site.order)
@@ -281,7 +279,10 @@ class Factories:
             for first in range(0, len(serials), MAGAZINE):
                 batch = serials[first : first + MAGAZINE]
                 make_tokens(softhsm / f"{machine}-{first // MAGAZINE + 1}", batch, text)
-                yield batch, f"pkcs11:token={{device_serial}};object=identity?module-path={MODULE}&pin-source=file:{pin}"
+                yield (
+                    batch,
+                    f"pkcs11:token={{device_serial}};object=identity?module-path={MODULE}&pin-source=file:{pin}",
+                )
             return
         if site.mode == "factory_ca" and self.tokens:
             use_tokens(softhsm / site.name)

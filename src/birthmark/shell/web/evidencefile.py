@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,18 +30,20 @@ class EvidenceRead:
     html: str
 
 
+def _quietly(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
 def read_evidence(
-    directory: Path, scope: Scope, *, progress: Callable[[int, int], None] = lambda done, total: None
+    directory: Path, scope: Scope, *, bar: Callable[[int], AbstractContextManager[Callable[[int], None]]] = _quietly
 ) -> EvidenceRead:
     """Verify the workspace, count what is in ``scope`` and render it; nothing in the workspace is changed.
 
-    ``progress`` gets (entries read since the last call, entries in all).
+    ``bar`` is given the number of entries and yields what is told how many more were read.
     """
     verdict = verify_workspace(directory)
     with open_workspace(directory, publish=False) as workspace:
         at = utc_text(workspace.clock())
-        size = workspace.ledger.head().size
-        found = collect_evidence(
-            workspace.ledger, workspace.records, scope, progress=lambda count: progress(count, size)
-        )
+        with bar(workspace.ledger.head().size) as progress:
+            found = collect_evidence(workspace.ledger, workspace.records, scope, progress=progress)
     return EvidenceRead(found, verdict, render_evidence(found, verdict, scope, at=at))
