@@ -165,7 +165,7 @@ def _access_cas(workspace: Workspace, settings: ServeSettings) -> tuple[bytes, .
         raise Misconfigured(
             "serve.access_ca",
             "there is no access CA, so nobody can be let in",
-            hint="Run `birthmark access server`, or name a CA certificate as client_ca in [serve].",
+            hint="Run `birthmark access init`, or name a CA certificate as client_ca in [serve].",
         )
     return tuple(dict.fromkeys(found))
 

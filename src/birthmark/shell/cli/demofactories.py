@@ -27,6 +27,7 @@ _MODES = {
     "pool": ("never", "the authority, ahead of time"),
 }
 """Mode → when it needs a network, who signs its certificates."""
+_SAID = {"taken": "taken in", "fork": "refused: another log", "old": "nothing new", "gap": "waits"}
 
 
 def register(app: typer.Typer) -> None:
@@ -166,7 +167,7 @@ def _come_home(console: Console, factories: Factories, copy: str) -> list[Ingest
     for machine in (*(site.name for site in FACTORIES), copy):
         result = factories.ingest(factories.report(machine))
         results.append(result)
-        rows.append([machine, f"{result.report.size:,}", result.report.outcome, f"{result.settled}",
+        rows.append([machine, f"{result.report.size:,}", _SAID[result.report.outcome], f"{result.settled}",
                      f"{len(result.findings)}"])  # fmt: skip
     plain_table(console, ["machine", "entries", "report", "devices settled", "findings"], rows)
     return results
@@ -209,8 +210,8 @@ def _conservation(console: Console, factories: Factories) -> None:
     say(
         console,
         "Where every device is",
-        "Ordered is verified plus everything else, always. The authority erased its own sealed copies of the "
-        f"{erased} keys that arrived.",
+        "Ordered is verified plus everything else, always; consigned means still sealed at the factory, for all the "
+        f"authority knows. It erased its own sealed copies of the {erased} keys that arrived.",
     )
     columns = ("ordered", "verified", "open", "consigned", "failed", "scrapped")
     rows = []
