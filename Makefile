@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 \
   fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2
 
-.PHONY: install system demo test faults lint docs bench lock clean
+.PHONY: install system demo demo-factories test faults lint docs bench lock clean
 
 install: system $(READY)
 
@@ -23,6 +23,9 @@ $(READY): pyproject.toml requirements.lock
 
 demo: install
 	@$(BIN)/birthmark demo
+
+demo-factories: install
+	@$(BIN)/birthmark demo-factories
 
 # One worker a processor; whoever is idle takes over tests of others.
 test: install lint
@@ -52,4 +55,4 @@ lock:
 	  --no-emit-index-url --no-header --quiet -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories

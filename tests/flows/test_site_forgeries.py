@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.model import events as e
+from birthmark.model.ids import OrderId
 from birthmark.shell.siteingest import IngestResult
+from birthmark.workflow.order import NewOrder, create_order
 from support.forger import Forger
 from support.golog import build_reader, read_log
 from support.sitepair import (
@@ -160,6 +162,20 @@ def test_an_order_of_nobody_is_named(world: World, tmp_path: Path):
     result = world.take(report(world.pool, tmp_path / "r"))
     assert findings(result) == [("site.order.foreign", None)]
     assert totals(world.pair, "lot-pool-1") == {"consigned": 2, "verified": 2}
+
+
+def test_a_night_shift_is_named_and_its_good_receipts_are_not_called_forged(world: World, tmp_path: Path):
+    """A site with a CA orders devices for itself and makes them with the right keys and the right program."""
+    with world.fab.open() as own:
+        order = NewOrder(
+            order=OrderId("night"), product="device", profile=own.profile("tls-client"), key_algorithm="p256",
+            key_origin="device", ca=own.records.order("lot-fab").ca, by="cheat",
+        )  # fmt: skip
+        create_order(own.ledger, order, ["GHOST-1"], clock=own.clock)
+    provision(world.fab, "GHOST-1", born=True)
+    result = world.take(report(world.fab, tmp_path / "r"))
+    assert set(findings(result)) == {("site.order.foreign", None), ("site.device.foreign", "GHOST-1")}
+    assert result.stopped is not None
 
 
 def test_one_bundle_opened_at_two_sites_is_double_use(world: World, tmp_path: Path):

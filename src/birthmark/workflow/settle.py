@@ -247,7 +247,7 @@ class Settlement:
             attempt=event.attempt,
             device=event.device,
             evidence=event.evidence,
-            key_origin="" if order is None else order.key_origin,
+            key_origin=None if order is None else order.key_origin,
             vkey=self._own.station_vkey(event.station),
             certificate=self._certificate_of(event.device, earlier),
         )

@@ -24,7 +24,8 @@ class ReceiptCase(msgspec.Struct, frozen=True):
     """What a ``verified`` entry says, and what its receipt must fit.
 
     ``vkey``: that of the station on record at the authority, None if it has none; ``certificate``: that of the device
-    at that moment, None if it has none.
+    at that moment, None if it has none; ``key_origin``: as its order at the authority says, None if there is no such
+    order, which is a finding of its own.
     """
 
     receipt: bytes
@@ -34,7 +35,7 @@ class ReceiptCase(msgspec.Struct, frozen=True):
     attempt: str
     device: str
     evidence: str
-    key_origin: str
+    key_origin: str | None
     vkey: str | None
     certificate: bytes | None
 
@@ -75,7 +76,8 @@ def _check_receipt(case: ReceiptCase) -> str | None:
         verify_evidence(receipt, case.certificate)
     except BirthmarkError as problem:
         return problem.message
-    expected = (case.origin, case.station, case.attempt, case.device, case.evidence, case.key_origin)
+    key_origin = receipt.key_origin if case.key_origin is None else case.key_origin
+    expected = (case.origin, case.station, case.attempt, case.device, case.evidence, key_origin)
     found = (
         receipt.origin, receipt.station, receipt.attempt, receipt.device_serial, receipt.evidence, receipt.key_origin,
     )  # fmt: skip

@@ -8,7 +8,6 @@ import os
 import resource
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from birthmark.shell.bench.accessfiles import AccessFiles
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.httpload import LoadResult, run_load
 from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.serviceprocess import running_service
 from birthmark.shell.config import CONFIG_NAME
 from birthmark.shell.wiring import Workspace
 from birthmark.workflow.order import NewOrder, create_order, serial_range
@@ -56,7 +56,8 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
             floor = run_floor(verify_and_sign, max(2000, count), 1)
             floor_cpu = _cpu_of(verify_and_sign(1000)) / 1000
         found = []
-        with _service(workspace.root, {served}) as (port, process), _on(others):
+        log = workspace.root.parent / "serve.log"
+        with running_service(workspace.root, log=log, processors={served}) as (port, process), _on(others):
             run_load(port, tls, [next(requests) for _ in range(_WARM_UP)], clients=1)
             for number in clients:
                 batch = [next(requests) for _ in range(count)]
@@ -168,24 +169,6 @@ def _on(processors: set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def _service(root: Path, processors: set[int]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run the real command on some processors; yield its port and process."""
-    command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
-    with (root.parent / "serve.log").open("wb") as log, _on(processors):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-    try:
-        line = b"" if process.stdout is None else process.stdout.readline()
-        if not line.startswith(b"serving "):
-            raise RuntimeError((root.parent / "serve.log").read_text()[-2000:])
-        yield int(line.strip().rpartition(b":")[2]), process
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def _measure(

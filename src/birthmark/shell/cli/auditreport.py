@@ -27,20 +27,14 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Verify everything, then write a report that answers the auditor's table of evidence. Violations are shown too."""
-    from birthmark.adapters.audit.verify import verify_workspace
     from birthmark.adapters.durable import write_durably
-    from birthmark.model.eventbase import utc_text
-    from birthmark.shell.web.evidencepage import page_pdf, render_evidence
-    from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.evidence import Scope, collect_evidence
+    from birthmark.shell.web.evidencefile import read_evidence
+    from birthmark.shell.web.evidencepage import page_pdf
+    from birthmark.workflow.evidence import Scope
 
     scope = Scope(tuple(order or ()), site, _day(since), _day(until))
-    verdict = verify_workspace(directory)
-    with open_workspace(directory, publish=False) as workspace:
-        at = utc_text(workspace.clock())
-        size = workspace.ledger.head().size
-        with progress_bar("reading events", total=size, quiet=as_json) as advance:
-            found = collect_evidence(workspace.ledger, workspace.records, scope, progress=advance)
+    read = read_evidence(directory, scope, bar=lambda total: progress_bar("reading events", total=total, quiet=as_json))
+    found, verdict, html = read.found, read.verdict, read.html
     if scope.orders and len(found.orders) < len(set(scope.orders)):
         raise Misconfigured(
             "report.order",
@@ -48,7 +42,6 @@ def report(
             hint="`birthmark order list` shows all.",
             orders=sorted(set(scope.orders)),
         )
-    html = render_evidence(found, verdict, scope, at=at)
     path = output.with_suffix(".pdf") if pdf else output
     write_durably(path, page_pdf(html) if pdf else html.encode(), mode=0o644)
     emit(

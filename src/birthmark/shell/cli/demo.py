@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Tampered
+from birthmark.shell.cli.telling import indent, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,9 @@ def demo(
     """Make a CA, 1,000 identities and a line of 4 heads; provision 100 devices, try to cheat, audit it all."""
     from rich.console import Console
 
-    from birthmark.shell.demo.factory import Factory, prepare_directory
+    from birthmark.shell.bench.place import make_workspace
+    from birthmark.shell.demo.directory import prepare_directory
+    from birthmark.shell.demo.factory import Factory
     from birthmark.shell.demo.tokens import softhsm_is_here
     from birthmark.shell.wiring import open_workspace
 
@@ -43,7 +46,8 @@ def demo(
     began = time.monotonic()
     console.print("\n[bold]birthmark[/]: every device its own identity, and proof of it\n")
     prepare_directory(directory)
-    _say(
+    make_workspace(directory / "factory", product="thermostat")
+    say(
         console,
         "Who vouches for the devices",
         "A root and an issuing certificate authority (CA), made from one reviewed file. What the CA signs, servers "
@@ -62,24 +66,11 @@ def demo(
         raise Tampered("demo.failed", "the demo found what must not be", hint="Read the findings above.")
 
 
-def _say(console: Console, title: str, text: str) -> None:
-    console.print(f"[bold cyan]■ {title}[/]")
-    _indent(console, text)
-    console.print()
-
-
-def _indent(console: Console, text: str, left: int = 2) -> None:
-    """Print text that keeps its left margin when it is folded."""
-    from rich.padding import Padding
-
-    console.print(Padding(text, (0, 0, 0, left)))
-
-
 def _make(console: Console, factory: Factory) -> None:
     from birthmark.shell.cli.screen import progress_bar
     from birthmark.shell.demo.factory import LOT_SIZE
 
-    _say(
+    say(
         console,
         f"{LOT_SIZE:,} identities, made ahead",
         "An identity is a private key, which stays secret, and a certificate, which says whose key it is. Every device "
@@ -99,7 +90,7 @@ def _run(console: Console, factory: Factory) -> list[Attempt]:
         if factory.tokens
         else "no secure elements, since SoftHSM2 is not installed"
     )
-    _say(
+    say(
         console,
         f"A line of 4 heads, {_DEVICES} devices",
         f"{len(factory.files)} devices with a file system get an identity from the pool; {born}. Each must prove "
@@ -111,13 +102,13 @@ def _run(console: Console, factory: Factory) -> list[Attempt]:
         with progress_bar("  provisioning", total=_DEVICES, quiet=False) as advance:
             runs = factory.run_line(heads, lambda: advance(1))
         console.print(f"\n  {_yield(runs)}\n")
-        _say(console, "Trying to cheat", "What an honest mistake or a thief would try:")
+        say(console, "Trying to cheat", "What an honest mistake or a thief would try:")
         attempts = factory.cheat(heads)
     for attempt in attempts:
         verdict = "[bold red]went through[/]" if attempt.error is None else "[green]refused[/]"
         reason = "" if attempt.error is None else f"{attempt.error.message} [dim]{attempt.error.code}[/]"
         console.print(f"  {verdict}  {attempt.tried}")
-        _indent(console, reason, 11)
+        indent(console, reason, 11)
     console.print()
     return attempts
 
@@ -134,7 +125,7 @@ def _yield(runs: list[Yield]) -> str:
 def _audit(console: Console, report: Report) -> None:
     from rich.table import Table
 
-    _say(console, "The audit", "Code of its own re-checks everything: every hash, every signature, every table.")
+    say(console, "The audit", "Code of its own re-checks everything: every hash, every signature, every table.")
     counts = report.counts
     rows = [
         ("events in the log", f"{report.size:,}"),
@@ -157,9 +148,9 @@ def _birth_record(console: Console, factory: Factory) -> None:
     from birthmark.shell.cli.device import birth_record
 
     device_serial = factory.tokens[0] if factory.tokens else factory.files[0]
-    _say(console, f"The birth record of {device_serial}", "Everything that ever happened to it, in order:")
+    say(console, f"The birth record of {device_serial}", "Everything that ever happened to it, in order:")
     for line in birth_record(factory.workspace, device_serial):
-        _indent(console, line)
+        indent(console, line)
     console.print()
 
 

@@ -37,6 +37,7 @@ NOUNS: dict[str, str] = {
     "witness": "witness",
     "bench": "bench",
     "demo": "demo",
+    "demo-factories": "demofactories",
 }
 """Noun → module below ``birthmark.shell.cli``, in the order of a product's life."""
 

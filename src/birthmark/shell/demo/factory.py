@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birthmark.errors import BirthmarkError, Refused
+from birthmark.errors import BirthmarkError
 from birthmark.model.ids import OrderId
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bulk import default_processes, make_order
+from birthmark.shell.demo.directory import write_secret
 from birthmark.shell.demo.tokens import MAGAZINE, MODULE, make_tokens, use_tokens
 from birthmark.workflow.order import NewOrder, create_order, serial_range
 
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from birthmark.shell.heads import StationHeads, Yield
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["Attempt", "Factory", "prepare_directory"]
+__all__ = ["Attempt", "Factory"]
 
-_MARK = ".birthmark-demo"
 LOT, LOT_SIZE = "lot-1", 1000
 BORN_LOT = "lot-2"
 
@@ -35,22 +33,6 @@ class Attempt:
 
     tried: str
     error: BirthmarkError | None
-
-
-def prepare_directory(directory: Path) -> None:
-    """Make room for the demo; only a directory that an earlier demo made is ever replaced."""
-    if directory.exists():
-        if not (directory / _MARK).exists():
-            raise Refused(
-                "demo.directory",
-                f"{directory} exists and was not made by the demo",
-                hint="Name another directory with --directory.",
-                path=str(directory),
-            )
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    (directory / _MARK).touch()
-    make_workspace(directory / "factory", product="thermostat")
 
 
 class Factory:
@@ -89,11 +71,7 @@ class Factory:
         for device_serial in self.files:
             (self.directory / "devices" / device_serial).mkdir(parents=True)
         if self.tokens:
-            pin = os.urandom(8).hex()
-            path = self.directory / "pin"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(pin)
+            pin = write_secret(self.directory / "pin")
             for number, labels in self._magazines():
                 make_tokens(self.directory / "softhsm" / str(number), labels, pin)
 
