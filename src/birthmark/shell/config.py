@@ -275,7 +275,7 @@ def parse_part(data: bytes, where: str) -> SettingsPart:
 def _decode(data: bytes, where: str, kind: type[_S], wanted: str) -> _S:
     try:
         settings = msgspec.toml.decode(data, type=kind)
-    except (msgspec.MsgspecError, ValueError) as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise Misconfigured(
             "settings.malformed",
             f"{where}: {problem}",

@@ -96,7 +96,7 @@ class OnlineAuthority:
 
     def _once(self, body: bytes) -> CredentialAnswer:
         try:
-            headers = {"content-type": "application/json"}
+            headers = {"content-type": "application/json", "accept-encoding": "identity"}
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                 content = _bounded(response)
                 status, wait_s = response.status_code, _retry_after(response)
@@ -140,9 +140,15 @@ def client_tls(service_ca: Path, certificate: Path, key: Path, secret: Secret | 
 
 
 def _bounded(response: httpx.Response) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Tampered(
+            "service.answer.encoding",
+            "the service compressed its answer, which nobody asked for",
+            hint="Check that the address in the settings is that of your authority's service.",
+        )
     parts: list[bytes] = []
     octets = 0
-    for part in response.iter_bytes():
+    for part in response.iter_raw():
         octets += len(part)
         if octets > _MAX_ANSWER_OCTETS:
             raise Tampered(
