@@ -21,7 +21,7 @@ from birthmark.shell.api.observing import Metrics, RequestLog
 from birthmark.shell.wiring import Workspace
 from birthmark.wire.vault import VaultRecipient
 
-__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "read_body"]
+__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "read_body", "require_plain"]
 
 ANYBODY: frozenset[Role] = frozenset()
 """No certificate is asked for."""
@@ -121,7 +121,12 @@ class Endpoint:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the whole body; ``Refused("service.request.too_long")`` as soon as it is longer than ``limit``."""
+    """Return the whole body.
+
+    Raises ``Refused``: ``service.request.too_long`` as soon as it is longer than ``limit``,
+    ``service.request.encoding``.
+    """
+    require_plain(request)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise _too_long(limit)
@@ -133,6 +138,17 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise _too_long(limit)
         parts.append(part)
     return b"".join(parts)
+
+
+def require_plain(request: Request) -> None:
+    """Return if the body is what it is; nothing compressed is ever unpacked (``service.request.encoding``)."""
+    encodings = request.headers.getlist("content-encoding")
+    if encodings and encodings != ["identity"]:
+        raise Refused(
+            "service.request.encoding",
+            "a body that is compressed or encoded is not taken",
+            hint="Send the body as it is, without Content-Encoding.",
+        )
 
 
 def _too_long(limit: int) -> Refused:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark.shell.cli.access import read_file
+from birthmark.adapters.received import read_received
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 from birthmark.shell.cli.sitereport import add_commands
@@ -76,7 +76,7 @@ def add(
     from birthmark.shell.siteadmin import CaWishes, GrantWishes, take_in_site
     from birthmark.shell.wiring import open_workspace
 
-    data = read_file(request)
+    data = read_received(request)
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     with open_workspace(workspace) as opened:
         written = take_in_site(opened, data, GrantWishes(products=product, url=url), ca)
@@ -120,7 +120,7 @@ def accept(
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
-        taken = take_grant(opened, read_file(grant), authority_vkey=authority_vkey)
+        taken = take_grant(opened, read_received(grant), authority_vkey=authority_vkey)
     names = [product.name for product in taken.products]
     emit(
         {"site": taken.site, "authority": taken.authority, "vkey": taken.vkey, "mode": taken.mode, "products": names},
@@ -153,7 +153,7 @@ def delegate(
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     wishes = GrantWishes(products=product, url=url)
     with open_workspace(workspace) as opened:
-        written = delegate_to_site(opened, site, name, read_file(csr), key_scheme, wishes, ca)
+        written = delegate_to_site(opened, site, name, read_received(csr), key_scheme, wishes, ca)
     show_grant(written, output, [f"CA {name} is delegated to site {site}; it may sign for {days} days."], as_json)
 
 
