@@ -29,6 +29,9 @@ async def post_credential(service: Service, request: Request, caller: Caller | N
     asked = read_asked(await read_body(request, MAX_REQUEST_OCTETS))
     credential_request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
     answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256))
+    if isinstance(answer.error, Refused) and answer.error.code == "service.access.ended":
+        # From now on it is turned away at the door: not every try of a withdrawn key becomes an entry of the log.
+        service.callers.forget(station.spki_sha256)
     if answer.error is not None:
         raise answer.error if isinstance(answer.error, BirthmarkError) else _unexpected(answer.error)
     if answer.credential is None or answer.order is None:
