@@ -148,7 +148,7 @@ def parse_profile(toml: bytes) -> Profile:
         raise _bad_toml("it is larger than 64 KiB")
     try:
         tables = msgspec.toml.decode(toml)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _bad_toml(str(error)) from error
     try:
         profile = msgspec.convert(tables, Profile)

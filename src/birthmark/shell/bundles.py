@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from birthmark.adapters.bundlefile import BundleInput, BundleOutput
 from birthmark.adapters.durable import naming_os_errors, write_durably
 from birthmark.errors import Misconfigured
-from birthmark.model.ids import parse_order_id
+from birthmark.model.ids import parse_order_id, parse_site_id
 from birthmark.wire.document import document_text
 from birthmark.wire.hpke import OpeningKeys, P256Key, P256Recipient, SealingKeys, suite_named
 from birthmark.wire.manifest import Manifest, open_manifest, sign_manifest
@@ -71,6 +71,8 @@ def seal_for_site(
 
     Power cut: the bundle may be unfinished or without its manifest; the same command finishes both.
     """
+    parse_order_id(order)  # it names a lock below
+    parse_site_id(site)
     chosen = suite_named(suite)
     packing = Packing(
         ledger=workspace.ledger,

@@ -106,7 +106,8 @@ class ServeSettings(_Settings, frozen=True):
 
     ``client_ca``: a further access CA beside those on record. ``proxy``: name of the TLS proxy (role ``server``) that
     may forward client certificates in ``proxy_header``; with ``unix_socket`` that socket is the proxy's alone.
-    ``queue``: requests that may wait; ``connections``: how many may be open.
+    ``queue``: requests that may wait; ``connections``: how many may be open, a quarter of them by clients without a
+    certificate.
     """
 
     host: _Text = "127.0.0.1"
@@ -278,7 +279,7 @@ def parse_part(data: bytes, where: str) -> SettingsPart:
 def _decode(data: bytes, where: str, kind: type[_S], wanted: str) -> _S:
     try:
         settings = msgspec.toml.decode(data, type=kind)
-    except (msgspec.MsgspecError, ValueError) as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise Misconfigured(
             "settings.malformed",
             f"{where}: {problem}",

@@ -138,7 +138,7 @@ class _SiteDesk:
         return self._ingest.take(opened, report, progress=partial(self._progress, "keeping"))
 
     def _waiting(self) -> list[Path]:
-        return sorted(self._inbox.glob("*.report")) if self._inbox.is_dir() else []
+        return sorted(self._inbox.glob("*-*-*.report")) if self._inbox.is_dir() else []
 
     def _take_waiting(self) -> None:
         """Try what waits and begins early enough; a name begins with the number of the first entry."""

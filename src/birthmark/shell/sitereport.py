@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from birthmark.adapters.durable import naming_os_errors, sync_directory, write_durably
 from birthmark.adapters.logstore import FileLogStore
+from birthmark.adapters.received import read_received
 from birthmark.errors import Misconfigured
 from birthmark.shell.sources import open_authority
 from birthmark.wire.report import ReportHeader, open_acknowledgement
@@ -32,8 +33,7 @@ def acknowledged_entries(workspace: Workspace, ack: Path) -> int:
             "this workspace works for no authority, so nobody acknowledges its log",
             hint="Take its grant in with `birthmark site accept`, or give --since.",
         )
-    with naming_os_errors(ack):
-        opened = open_acknowledgement(ack.read_bytes(), authority.vkey)
+    opened = open_acknowledgement(read_received(ack), authority.vkey)
     store = FileLogStore(workspace.root / "log")
     return acknowledged_size(opened, publisher=workspace.ledger, store=store, origin=workspace.settings.origin)
 
@@ -73,7 +73,9 @@ def write_report_file(
     unfinished = output.with_name(f".{output.name}.new")
     with naming_os_errors(output):
         try:
-            with unfinished.open("wb") as file:
+            # A stick may have anything under this name, a link to some file of ours too.
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("xb") as file:
                 header = report_log(
                     file.write,
                     publisher=workspace.ledger,

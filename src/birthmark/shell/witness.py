@@ -193,7 +193,7 @@ def _read(directory: Path) -> _WitnessSettings:
             hint="Make one with `birthmark witness init DIR --name NAME`.",
             path=str(path),
         ) from problem
-    except (msgspec.MsgspecError, ValueError) as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise Misconfigured(
             "witness.settings",
             f"{path}: {problem}",

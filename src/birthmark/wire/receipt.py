@@ -41,8 +41,8 @@ PROOF_PREFIX = b"birthmark-proof-v1\0"
 """Stands before the challenge in what the device signs: it can never be something else the key might sign."""
 _CHALLENGE_CONTEXT = "birthmark-challenge/1"
 
-_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-_Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from birthmark.errors import Tampered
+from birthmark.errors import Refused, Tampered
 
 __all__ = [
     "MAX_REQUEST_OCTETS",
@@ -133,8 +133,15 @@ _taken = msgspec.json.Decoder(ReportTaken)
 
 
 def read_asked(body: bytes) -> CredentialAsked:
-    """Return a request; ``msgspec.MsgspecError`` or ``UnicodeDecodeError`` if it is none."""
-    return _asked.decode(body)
+    """Return a request; ``Refused("service.request.malformed")`` if it is none."""
+    try:
+        return _asked.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise Refused(
+            "service.request.malformed",
+            f"the body is no request for a credential: {str(problem)[:200]}",
+            hint="Send JSON as /openapi.json describes it.",
+        ) from None
 
 
 def read_answer(body: bytes) -> CredentialAnswer:

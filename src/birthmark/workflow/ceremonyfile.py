@@ -125,7 +125,7 @@ def parse_ceremony(data: bytes) -> Ceremony:
     """Return a ceremony file; unknown keys and disorder are ``Misconfigured("ceremony.*")``."""
     try:
         file = msgspec.toml.decode(data, type=_File)
-    except (msgspec.MsgspecError, ValueError) as problem:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise Misconfigured(
             "ceremony.malformed",
             f"the ceremony file cannot be used: {problem}",

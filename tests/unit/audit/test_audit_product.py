@@ -76,8 +76,8 @@ def test_prove_refuses_what_is_not_there_by_name(
 ) -> None:
     cases = (
         (["prove", "NOBODY", "-C", str(product), "-o", str(tmp_path / "x"), "--json"], 2, "audit.prove.device"),
-        (["prove", "SN-0001", "-C", str(product), "-o", str(tmp_path / "no/x"), "--json"], 5, "audit.proof.write"),
-        (["check-proof", str(tmp_path / "none"), "--vkey", "x", "--json"], 2, "audit.proof.read"),
+        (["prove", "SN-0001", "-C", str(product), "-o", str(tmp_path / "no/x"), "--json"], 5, "storage.missing"),
+        (["check-proof", str(tmp_path / "none"), "--vkey", "x", "--json"], 2, "file.missing"),
         (["verify", str(product), "--processes", "0", "--json"], 2, "audit.processes"),
         (["verify", str(tmp_path), "--json"], 2, "audit.workspace.missing"),
     )

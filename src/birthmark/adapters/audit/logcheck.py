@@ -49,7 +49,8 @@ def read_vkey(text: str) -> LogKey:
     parts = text.strip().split("+", 2)
     body = _base64(parts[2]) if len(parts) == 3 else None
     if body is not None and len(body) == 33 and body[0] == 1 and parts[0]:
-        key_id = sha256(parts[0].encode() + b"\n" + body).digest()[:4]
+        # What is not Unicode text (a file name's stray octets) has another id than any key.
+        key_id = sha256(parts[0].encode(errors="replace") + b"\n" + body).digest()[:4]
         if key_id.hex() == parts[1]:
             return LogKey(parts[0], key_id, body[1:])
     raise Misconfigured(

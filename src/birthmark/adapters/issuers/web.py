@@ -24,6 +24,8 @@ WEB_OPTIONS = ("trust", "certificate", "key", "key-secret", "user", "secret")
 """``trust``: PEM file of TLS roots; ``certificate``, ``key``, ``key-secret``: of the TLS client; or user and secret."""
 _TIMEOUT_S = 30.0
 _MAX_ANSWER = 256 * 1024
+_DIGITS = 9
+"""Of the seconds in a Retry-After header: about 30 years."""
 
 
 class WebService:
@@ -56,11 +58,12 @@ class WebService:
 
         Raises ``Unavailable``: ``issuer.unreachable``, ``issuer.busy``, ``issuer.pending`` (202);
         ``Misconfigured``: ``issuer.credentials``, ``issuer.address``; ``Refused("issuer.refused")``;
-        ``Tampered("issuer.answer.size")``.
+        ``Tampered``: ``issuer.answer.size``, ``issuer.answer.encoding`` (a compressed answer: small octets may stand
+        for many).
         """
         import httpx
 
-        headers = {"content-type": content_type, "accept": accept}
+        headers = {"content-type": content_type, "accept": accept, "accept-encoding": "identity"}
         if not keep_alive:
             headers["connection"] = "close"
         try:
@@ -77,8 +80,15 @@ class WebService:
         self._client.close()
 
     def _bounded(self, response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Tampered(
+                "issuer.answer.encoding",
+                "the service compressed its answer, which nobody asked for",
+                hint="Check the address: this is not the answer of a signing service.",
+                service=self._name,
+            )
         body = bytearray()
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():
             body += piece
             if len(body) > _MAX_ANSWER:
                 raise Tampered(
@@ -144,11 +154,11 @@ class WebService:
 
 def _retry_after(text: str) -> int | None:
     """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), None if it says nothing."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS:
         return int(text)
     try:
         return max(0, round((parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

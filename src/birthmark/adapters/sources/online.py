@@ -128,6 +128,7 @@ class OnlineAuthority:
     def _once(self, path: str, headers: dict[str, str], body: bytes | Iterator[bytes], answer_s: float) -> bytes:
         timeout = httpx.Timeout(answer_s, connect=self._patience.connect_s)
         try:
+            headers = {"accept-encoding": "identity", **headers}
             with self._client.stream(
                 "POST", self._url + path, content=body, headers=headers, timeout=timeout
             ) as response:
@@ -173,9 +174,15 @@ def client_tls(service_ca: Path, certificate: Path, key: Path, secret: Secret | 
 
 
 def _bounded(response: httpx.Response) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Tampered(
+            "service.answer.encoding",
+            "the service compressed its answer, which nobody asked for",
+            hint="Check that the address in the settings is that of your authority's service.",
+        )
     parts: list[bytes] = []
     octets = 0
-    for part in response.iter_bytes():
+    for part in response.iter_raw():
         octets += len(part)
         if octets > _MAX_ANSWER_OCTETS:
             raise Tampered(

@@ -36,6 +36,7 @@ _CODE_STATUS = {
     "service.header.malformed": 400,
     "service.request.malformed": 400,
     "service.request.too_long": 413,
+    "service.request.encoding": 415,
     "service.not_found": 404,
     "service.method": 405,
     "service.busy": 429,

@@ -89,6 +89,10 @@ class Callers:
             return None if not forwarded[0] else self._lookup(_header_certificate(forwarded[0]), fresh)
         return None
 
+    def forget(self, spki_sha256: str) -> None:
+        """Look a caller up again at the next request: what was remembered of this key does not hold any more."""
+        self._seen.pop(spki_sha256, None)
+
     def _require_proxy(self, scope: Mapping[str, Any]) -> None:
         if PEER not in scope and self._proxy is not None:
             return  # the Unix socket of the proxy

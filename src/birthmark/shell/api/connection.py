@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HEADER_OCTETS", "PEER", "Connection", "close_slow"]
+__all__ = ["HEADER_OCTETS", "PEER", "Connection", "anonymous_share", "close_slow"]
 
 PEER = "birthmark.peer"
 """Scope member: certificate (DER) of the TLS client; None without one; absent from a Unix socket."""
@@ -21,6 +21,8 @@ MESSAGE_S = 15.0
 """A request arrives within this time from its first octet, or goes without an answer."""
 LONG_S, LONG_IDLE_S = 3600.0, 15.0
 """A report may take this long in all, and this long without a sign of life."""
+STALL_S = 60.0
+"""An answer is read on within this time, or the connection is closed."""
 _LONG_PATH = b"/v1/reports"
 
 
@@ -35,6 +37,13 @@ class Connection(HttpToolsProtocol):
         self._head_octets = 0
         self._long_until: float | None = None
         self.deadline: float | None = None
+        self.unread: tuple[int, float] = (0, 0.0)
+        """Octets of answers that wait for the client, and since when there are no fewer."""
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether this client came over TLS and showed no certificate."""
+        return self._is_tls and self._peer is None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,6 +51,12 @@ class Connection(HttpToolsProtocol):
         self._is_tls = session is not None
         self._peer = None if session is None else session.getpeercert(True)
         self.deadline = self.loop.time() + MESSAGE_S
+        if self._is_tls and self._peer is None and self._strangers() > anonymous_share(self.limit_concurrency):
+            transport.abort()
+
+    def _strangers(self) -> int:
+        """Return how many clients without a certificate are connected."""
+        return sum(isinstance(other, Connection) and other.is_stranger for other in self.connections)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -78,14 +93,30 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
+def anonymous_share(connections: int | None) -> int:
+    """Return how many of ``connections`` clients without a certificate may hold: the rest is left to stations."""
+    return 1 << 16 if connections is None else max(1, connections // 4)
+
+
 async def close_slow(connections: set[Any], *, every_s: float = 1.0) -> None:
-    """Close connections whose deadline is over, for ever."""
+    """Close connections whose deadline is over, and those whose client does not read its answers, for ever."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(every_s)
         now = loop.time()
-        for connection in [c for c in connections if c.deadline is not None and c.deadline < now]:
-            connection.transport.abort()
+        for connection in list(connections):
+            late = connection.deadline is not None and connection.deadline < now
+            if late or _is_stalled(connection, now):
+                connection.transport.abort()
+
+
+def _is_stalled(connection: Connection, now: float) -> bool:
+    waiting = connection.transport.get_write_buffer_size()
+    before, since = connection.unread
+    if waiting == 0 or waiting < before or before == 0:
+        connection.unread = (waiting, now)
+        return False
+    return now - since > STALL_S
 
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,7 +13,7 @@ from birthmark.ports import CredentialRequest
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.service import Service, read_body
-from birthmark.wire.service import MAX_REQUEST_OCTETS, CredentialAsked, DeviceShown, OrdersShown, read_asked
+from birthmark.wire.service import MAX_REQUEST_OCTETS, DeviceShown, OrdersShown, read_asked
 from birthmark.wire.vault import VaultRecipient
 from birthmark.workflow.handout import known_device, stored_certificate
 from birthmark.workflow.handover import credential_answer, order_facts, site_recipient
@@ -28,11 +27,14 @@ _HAS_CERTIFICATE = frozenset({DeviceState.ISSUED, DeviceState.INSTALLED, DeviceS
 async def post_credential(service: Service, request: Request, caller: Caller | None) -> Response:
     """Give a device of the caller's site its identity; the same attempt gets the same answer for ever."""
     station = _station(caller)
-    asked = _asked(await read_body(request, MAX_REQUEST_OCTETS))
+    asked = read_asked(await read_body(request, MAX_REQUEST_OCTETS))
     credential_request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
     # The usual request is read here, while the writer waits for the disk; any other takes longer, and is read there.
     csr = None if asked.csr is None else plain_csr(asked.csr)
     answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256, csr))
+    if isinstance(answer.error, Refused) and answer.error.code == "service.access.ended":
+        # From now on it is turned away at the door: not every try of a withdrawn key becomes an entry of the log.
+        service.callers.forget(station.spki_sha256)
     if answer.error is not None:
         raise answer.error if isinstance(answer.error, BirthmarkError) else _unexpected(answer.error)
     if answer.credential is None or answer.order is None:
@@ -97,17 +99,6 @@ def _station(caller: Caller | None) -> Caller:
             hint="Use the TLS client certificate of a station; `birthmark site add` makes them.",
         )
     return caller
-
-
-def _asked(body: bytes) -> CredentialAsked:
-    try:
-        return read_asked(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        raise Refused(
-            "service.request.malformed",
-            f"the body is no request for a credential: {str(problem)[:200]}",
-            hint="Send JSON as /openapi.json describes it.",
-        ) from None
 
 
 def _recipient(service: Service, site: str) -> VaultRecipient:

@@ -15,7 +15,7 @@ from birthmark.adapters.durable import naming_os_errors
 from birthmark.errors import Refused
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.callers import Caller
-from birthmark.shell.api.service import Service
+from birthmark.shell.api.service import Service, require_plain
 from birthmark.wire.service import ReportTaken
 
 __all__ = ["MAX_REPORT_OCTETS", "post_report"]
@@ -35,6 +35,7 @@ async def post_report(service: Service, request: Request, caller: Caller | None)
             "a report comes from a site",
             hint="Use the TLS client certificate of one of the site's stations.",
         )
+    require_plain(request)
     path, digest, octets = await _spool(request, service.workspace.root / "sites" / caller.site / "inbox")
     try:
         took = await asyncio.to_thread(service.ingest, caller.site, path)

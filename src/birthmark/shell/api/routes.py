@@ -53,7 +53,7 @@ ROUTES: tuple[Offer, ...] = (
         post_credential,
         CredentialAnswer,
         CredentialAsked,
-        (400, 404, 409, 413, 422, 429, 500, 503),
+        (400, 404, 409, 413, 415, 422, 429, 500, 503),
         fresh=False,
     ),
     Offer("GET", "/v1/orders", "Orders: a station sees those of its site.", _INSIDERS, show_orders, OrdersShown),
@@ -85,7 +85,7 @@ ROUTES: tuple[Offer, ...] = (
         post_report,
         ReportTaken,
         "application/octet-stream",
-        (409, 413, 500),
+        (409, 413, 415, 500),
     ),
     Offer(
         "GET",

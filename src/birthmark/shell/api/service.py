@@ -22,7 +22,17 @@ from birthmark.shell.wiring import Workspace
 from birthmark.wire.service import ReportOutcomeName
 from birthmark.wire.vault import VaultRecipient
 
-__all__ = ["ANYBODY", "Endpoint", "Handler", "IngestReport", "Offer", "Service", "TookReport", "read_body"]
+__all__ = [
+    "ANYBODY",
+    "Endpoint",
+    "Handler",
+    "IngestReport",
+    "Offer",
+    "Service",
+    "TookReport",
+    "read_body",
+    "require_plain",
+]
 
 ANYBODY: frozenset[Role] = frozenset()
 """No certificate is asked for."""
@@ -135,7 +145,12 @@ class Endpoint:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the whole body; ``Refused("service.request.too_long")`` as soon as it is longer than ``limit``."""
+    """Return the whole body.
+
+    Raises ``Refused``: ``service.request.too_long`` as soon as it is longer than ``limit``,
+    ``service.request.encoding``.
+    """
+    require_plain(request)
     for name, value in request.scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise _too_long(limit)
@@ -152,6 +167,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         parts.append(part)
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+def require_plain(request: Request) -> None:
+    """Return if the body is what it is; nothing compressed is ever unpacked (``service.request.encoding``)."""
+    encodings = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
+    if encodings and encodings != [b"identity"]:
+        raise Refused(
+            "service.request.encoding",
+            "a body that is compressed or encoded is not taken",
+            hint="Send the body as it is, without Content-Encoding.",
+        )
 
 
 def _too_long(limit: int) -> Refused:

@@ -20,8 +20,8 @@ def running_service(
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run ``birthmark serve`` for the workspace ``root`` at a free port; yield the port and the process.
 
-    ``processors``: the only ones it may run on. What it says on stderr goes to ``log``; it is ended in order. ``StationFault("serve.process")`` if it does not
-    start.
+    ``processors``: the only ones it may run on. What it says on stderr goes to ``log``; it is ended in order.
+    ``StationFault("serve.process")`` if it does not start.
     """
     command = [sys.executable, "-m", "birthmark.shell.cli.main", "serve", "-C", str(root), "--port", "0"]
     with log.open("wb") as file:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from birthmark.adapters.received import read_received
 from birthmark.errors import Misconfigured
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from birthmark.model.siterecords import AccessRecord
     from birthmark.pki.csr import Csr
 
-__all__ = ["read_file", "register"]
+__all__ = ["register"]
 
 PersonRole = Literal["operator", "approver", "auditor"]
 _ROLES: dict[str, PersonRole] = {"operator": "operator", "approver": "approver", "auditor": "auditor"}
@@ -31,19 +32,6 @@ def register(app: typer.Typer) -> None:
     access.command("withdraw")(withdraw)
     access.command("server")(server)
     app.add_typer(access, name="access")
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a file that somebody sent; ``Misconfigured("file.missing")``."""
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise Misconfigured(
-            "file.missing",
-            f"cannot read {path}: {problem.strerror}",
-            hint="Name the file as it was received.",
-            path=str(path),
-        ) from problem
 
 
 def list_access(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
@@ -88,7 +76,7 @@ def grant(
     from birthmark.shell.wiring import open_workspace
     from birthmark.workflow.access import access_issuer, grant_access, sign_client
 
-    request = parse_csr(read_file(csr))
+    request = parse_csr(read_received(csr))
     called, role_named = name or _common_name(request), _role(role)
     facts = {"name": called, "role": role, "spki_sha256": sha256(request.spki).hexdigest()}
     with open_workspace(workspace, publish=plan_only is None) as opened, opened.lock("access"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark.errors import Misconfigured, StationFault, Tampered, Unavailable
+from birthmark.errors import Misconfigured, Tampered, Unavailable
 from birthmark.shell.cli.auditreport import report
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
@@ -132,18 +132,11 @@ def prove(
 ) -> None:
     """Write a self-contained proof that the certificate of a device is in the log."""
     from birthmark.adapters.audit.proof import check_proof
+    from birthmark.adapters.durable import write_durably
 
     text, vkey = _make_proof(workspace, device)
     checked = check_proof(text, vkey)
-    try:
-        output.write_bytes(text)
-    except OSError as problem:
-        raise StationFault(
-            "audit.proof.write",
-            f"cannot write {output}: {problem.strerror}",
-            hint="Choose a file in a directory that can be written.",
-            path=str(output),
-        ) from problem
+    write_durably(output, text, mode=0o644)
     emit(
         {**checked.document(), "file": str(output), "vkey": vkey},
         f"{output}: device {device} is entry {checked.index:,} of {checked.size:,}.\n"
@@ -212,17 +205,9 @@ def check(
 ) -> None:
     """Check a device proof offline: no workspace, no network, only the verifier key of the log."""
     from birthmark.adapters.audit.proof import check_proof
+    from birthmark.adapters.received import read_received
 
-    try:
-        data = file.read_bytes()
-    except OSError as problem:
-        raise Misconfigured(
-            "audit.proof.read",
-            f"cannot read {file}: {problem.strerror}",
-            hint="Name a proof file that `birthmark audit prove` wrote.",
-            path=str(file),
-        ) from problem
-    checked = check_proof(data, vkey)
+    checked = check_proof(read_received(file), vkey)
     emit(
         checked.document(),
         f"Good: the certificate of device {checked.device_serial}, issued {checked.issued_at},\n"

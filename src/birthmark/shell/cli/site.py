@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark.shell.cli.access import read_file
+from birthmark.adapters.received import read_received
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
@@ -79,7 +79,7 @@ def add(
     from birthmark.shell.siteadmin import CaWishes, GrantWishes, delegation_facts, take_in_site
     from birthmark.shell.wiring import open_workspace
 
-    data = read_file(request)
+    data = read_received(request)
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     with open_workspace(workspace, publish=plan_only is None) as opened:
         facts = delegation_facts(data)
@@ -126,7 +126,7 @@ def accept(
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
-        taken = take_grant(opened, read_file(grant), authority_vkey=authority_vkey)
+        taken = take_grant(opened, read_received(grant), authority_vkey=authority_vkey)
     names = [product.name for product in taken.products]
     emit(
         {"site": taken.site, "authority": taken.authority, "vkey": taken.vkey, "mode": taken.mode, "products": names},
@@ -162,7 +162,7 @@ def delegate(
 
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     wishes = GrantWishes(products=product, url=url)
-    request = read_file(csr)
+    request = read_received(csr)
     facts = {"ca": name, "request_sha256": sha256(request).hexdigest(), "site": site}
     with open_workspace(workspace, publish=plan_only is None) as opened:
         if only_planned(opened, "site.delegate", facts, approval, plan_only, as_json=as_json):

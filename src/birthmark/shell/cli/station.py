@@ -50,13 +50,13 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """At the authority: add a station to a site, or give a known one a certificate for a new TLS key."""
-    from birthmark.shell.cli.access import read_file
+    from birthmark.adapters.received import read_received
     from birthmark.shell.cli.site import show_grant
     from birthmark.shell.siteadmin import grant_station
     from birthmark.shell.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
-        written = grant_station(opened, site, name, vkey=vkey, csr=read_file(csr), days=days)
+        written = grant_station(opened, site, name, vkey=vkey, csr=read_received(csr), days=days)
     show_grant(written, output, [f"Station {site}/{name} is on record."], as_json)
 
 

@@ -1,0 +1,114 @@
+"""Whoever wants to keep the service busy: many connections, answers that are not read, bodies that unfold."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from birthmark.shell.api import connection as connection_module
+from birthmark.shell.api.connection import close_slow
+from support.serviceworld import BORN, Running, World, build_world, device_csr
+
+CONNECTIONS = 40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = build_world(tmp_path_factory.mktemp("exhaustion") / "world")
+    settings = world.hq / "birthmark.toml"
+    settings.write_text(settings.read_text().replace("[serve]\n", f"[serve]\nconnections = {CONNECTIONS}\n"))
+    return world
+
+
+@pytest.fixture(scope="module")
+def running(world: World) -> Iterator[Running]:
+    with world.running() as running:
+        yield running
+
+
+def connect(world: World, running: Running, who: str | None) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", running.port))
+    plain.settimeout(60)
+    return world.tls(who).wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def asks_health(client: ssl.SSLSocket) -> bool:
+    """Say whether this connection still gets an answer."""
+    try:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        return client.recv(1000).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def test_clients_without_a_certificate_cannot_take_all_connections(world: World, running: Running) -> None:
+    strangers = [connect(world, running, None) for _ in range(CONNECTIONS)]
+    served = sum(asks_health(stranger) for stranger in strangers)
+    assert served <= CONNECTIONS // 4
+    with world.client(running.url, "line1") as client:
+        assert client.get("/v1/orders").status_code == 200
+    for stranger in strangers:
+        stranger.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip", "x"])
+@pytest.mark.parametrize("path", ["/v1/credentials", "/v1/reports"])
+def test_compressed_bodies_are_refused_unopened(world: World, running: Running, path: str, encoding: str) -> None:
+    bomb = gzip.compress(bytes(1 << 20)) * 4
+    with world.client(running.url, "line1") as client:
+        answer = client.post(path, content=bomb, headers={"content-encoding": encoding})
+        assert (answer.status_code, answer.json()["error"]) == (415, "service.request.encoding")
+        assert client.get("/v1/orders").status_code == 200
+    assert not list((world.hq / "sites").rglob("*.report"))
+
+
+def test_plain_body_that_says_so_is_taken(world: World, running: Running) -> None:
+    import base64
+
+    body = {"attempt": "attempt-0777", "device_serial": BORN[3], "csr": base64.b64encode(device_csr(BORN[3])).decode()}
+    with world.client(running.url, "line1") as client:
+        answer = client.post(
+            "/v1/credentials", content=json.dumps(body).encode(), headers={"content-encoding": "identity"}
+        )
+        assert answer.status_code == 200
+
+
+class _Transport:
+    def __init__(self, waiting: list[int]) -> None:
+        self.waiting = waiting
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting.pop(0) if len(self.waiting) > 1 else self.waiting[0]
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class _Client:
+    def __init__(self, *waiting: int) -> None:
+        self.transport = _Transport(list(waiting))
+        self.deadline: float | None = None
+        self.unread = (0, 0.0)
+
+
+def test_client_that_reads_no_answer_is_closed_and_a_slow_reader_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "STALL_S", 0.0)
+    stalled, slow, idle = _Client(900), _Client(*range(900, 700, -1)), _Client(0)
+    clients: set[Any] = {stalled, slow, idle}
+
+    async def watch() -> None:
+        watching = asyncio.create_task(close_slow(clients, every_s=0.0))
+        while not stalled.transport.aborted:
+            await asyncio.sleep(0)
+        watching.cancel()
+
+    asyncio.run(watch())
+    assert (stalled.transport.aborted, slow.transport.aborted, idle.transport.aborted) == (True, False, False)
