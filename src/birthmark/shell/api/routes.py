@@ -85,7 +85,7 @@ ROUTES: tuple[Offer, ...] = (
         post_report,
         ReportTaken,
         "application/octet-stream",
-        (409, 413, 415, 500),
+        (403, 409, 413, 415, 422, 500, 503),
     ),
     Offer(
         "GET",
