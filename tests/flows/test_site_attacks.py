@@ -219,3 +219,12 @@ def test_a_site_ca_gives_nothing_to_devices_outside_its_orders(
     assert codes >= {"site.order.foreign", "site.device.foreign"}
     assert world.refused("order", "create", "next", "--product", "device", "--quantity", "1", "--first", "TH-0003",
                          "--site", "fab", *hq) == "site.stopped"  # fmt: skip
+
+
+def test_noise_that_a_station_posted_does_not_stop_the_reports_of_its_site(world: SiteWorld) -> None:
+    inbox = world.hq / "sites" / "fab" / "inbox"
+    inbox.mkdir(mode=0o700, exist_ok=True)
+    (inbox / f"{'9f' * 32}.report").write_bytes(b"noise")
+    world.good("site", "report", "-o", world.place / "again.report", "-C", world.place / "fab")
+    told = world.good("site", "ingest", world.place / "again.report", "-C", world.hq)
+    assert (told["reports"][0]["outcome"], told["reports"][0]["waiting"]) in (("old", 0), ("taken", 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from functools import cache
 from importlib import resources
 from typing import Annotated
@@ -292,8 +293,11 @@ def _check_device_serial(profile: Profile) -> None:
     if rule is None:
         raise _broken_rule("device_serial", "an end-entity profile says what a device serial looks like")
     try:
-        pattern = re.compile(rule.pattern, re.ASCII)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            # What Python would only warn about will mean something else in a later version of it.
+            warnings.simplefilter("error")
+            pattern = re.compile(rule.pattern, re.ASCII)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         raise _broken_rule("device_serial.pattern", f"not a regular expression: {error}") from error
     if pattern.fullmatch(rule.example) is None or not rule.example.isascii():
         raise _broken_rule("device_serial.example", "the pattern does not match it")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,12 @@ def test_error_of_the_authority_is_its_words_and_no_more() -> None:
     with answering(409, {}, json.dumps(told).encode()) as url:
         error = ask(url)
     assert (type(error), len(error.code), len(error.message)) == (Unavailable, 100, 500)
+
+
+@pytest.mark.parametrize("pattern", ["[[a]]+", "a{99999999999}", "(" * 300])
+def test_pattern_that_python_only_warns_about_is_none(pattern: str) -> None:
+    toml = files("birthmark.pki.presets").joinpath("tls-client.toml").read_text()
+    changed = re.sub(r"(?m)^pattern = .*$", lambda found: f"pattern = '{pattern}'", toml)
+    assert changed != toml
+    with pytest.raises(Misconfigured):
+        parse_profile(changed.encode())
