@@ -18,14 +18,14 @@ from simulation.faults import Fuse, burning
 __all__ = ["Machine"]
 
 _T = TypeVar("_T")
-_opened: dict[tuple[str, str], Any] = {}
-"""Keys and settings of the template by machine and name: they never change, and opening a key file takes long."""
+_opened: dict[tuple[Path, str], Any] = {}
+"""Keys and settings by machine of the template and name: they never change, and opening a key file takes long."""
 
 
 class _TemplateKeys:
     """The key files of one machine, each decrypted once a process."""
 
-    def __init__(self, machine: str, keys: Any) -> None:
+    def __init__(self, machine: Path, keys: Any) -> None:
         self._machine = machine
         self._keys = keys
 
@@ -42,8 +42,9 @@ class _TemplateKeys:
 class Machine:
     """What survives a power cut is ``root`` and nothing else. ``skew``: how far its clock is from the truth."""
 
-    def __init__(self, name: str, root: Path, random: Random, now: Callable[[], datetime]) -> None:
+    def __init__(self, name: str, root: Path, template: Path, random: Random, now: Callable[[], datetime]) -> None:
         self.name = name
+        self._template = template
         self.root = root
         self.skew = timedelta()
         self.boots = 0
@@ -84,15 +85,15 @@ class Machine:
     def _up(self) -> Workspace:
         if self._workspace is not None:
             return self._workspace
-        place = (self.name, "settings")
+        place = (self._template, "settings")
         if place not in _opened:
             _opened[place] = load_settings(self.root)
         workspace = Workspace(self.root, _opened[place], SecretsResolver())
         workspace.clock, workspace.entropy, workspace.by = self.clock, self._random.randbytes, "simulation"
         try:
-            keys = _TemplateKeys(self.name, FileKeys(workspace.secrets, self.root))
+            keys = _TemplateKeys(self._template, FileKeys(workspace.secrets, self.root))
             workspace._keys["file"] = keys  # type: ignore[assignment]
-            vault = (self.name, "vault")
+            vault = (self._template, "vault")
             if vault not in _opened:
                 _opened[vault] = workspace.vault_key
             workspace.__dict__["vault_key"] = _opened[vault]

@@ -37,7 +37,7 @@ class World:
         self.today = datetime.now(UTC) + timedelta(minutes=1)
         self.plans: dict[str, SitePlan] = {plan.name: plan for plan in SITES}
         self.machines = {
-            name: Machine(name, place / name, Random(self.random.random()), lambda: self.today)
+            name: Machine(name, place / name, template / name, Random(self.random.random()), lambda: self.today)
             for name in (HQ, *self.plans)
         }
         self.service = Service(self.machines[HQ])
