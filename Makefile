@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 \
   fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2
 
-.PHONY: install system demo demo-factories test faults lint docs bench lock clean
+.PHONY: install system demo demo-factories test faults lint docs bench lock clean simulate
 
 install: system $(READY)
 
@@ -30,6 +30,10 @@ demo-factories: install
 # One worker a processor; whoever is idle takes over tests of others.
 test: install lint
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Seeded worlds of an authority and five sites; `make simulate SEED=7` shows one of them step by step.
+simulate: install
+	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000))
 
 # The strace faults at every single write as well, not only at every sync: about an hour.
 faults: install

@@ -47,7 +47,7 @@ def cut_world(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def source_through(site: Workspace, port: int, world: World) -> ReceivingSource:
     tls = client_tls(world.pki / "access.pem", world.pki / "line1.pem", world.pki / "line1.key", None)
     authority = OnlineAuthority(f"https://127.0.0.1:{port}", tls, patience=PATIENCE)
-    site.at_close(authority.close)
+    site.close_later(authority.close)
     return ReceivingSource(
         authority=authority,
         ledger=site.ledger,

@@ -58,7 +58,7 @@ class Reservation:
 
 class Issuing:
     """Issues from the CAs of this workspace. ``lint_each``: lint every TBS before it is reserved, not its template
-    alone (docs/adr/0005)."""
+    alone (docs/adr/0006)."""
 
     def __init__(self, *, records: Records, permits: Permits, entropy: Entropy, lint_each: bool) -> None:
         self._records = records
