@@ -16,7 +16,7 @@ from birthmark.ports import CredentialRequest, Source
 from birthmark.shell.sources import open_authority, source_of
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.wire.service import CredentialAsked
-from birthmark.workflow.receive import ReceivingSource
+from birthmark.workflow.line.receive import ReceivingSource
 from contracts import test_sources as laws
 from support.serviceworld import BORN, POOLED, World, build_world, device_csr
 from support.stationworld import events_of

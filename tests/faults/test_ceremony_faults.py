@@ -14,7 +14,7 @@ from birthmark.model.events import CaCreated, CaKeyDestroyed, decode_entry
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.wiring import open_workspace
-from birthmark.workflow.transcript import recorded_part
+from birthmark.workflow.authority.transcript import recorded_part
 from support.faultline import KILL, strike
 
 PROGRAM = "import sys\nfrom birthmark.shell.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"

@@ -18,7 +18,7 @@ from birthmark.adapters.sources.online import OnlineAuthority, Patience, client_
 from birthmark.model.events import decode_entry
 from birthmark.ports import Credential, CredentialRequest
 from birthmark.shell.wiring import Workspace, open_workspace
-from birthmark.workflow.receive import ReceivingSource
+from birthmark.workflow.line.receive import ReceivingSource
 from support.cutter import Cutter
 from support.serviceworld import BORN, POOLED, World, build_world, device_csr
 from support.serving import BIRTHMARK

@@ -30,7 +30,7 @@ from birthmark.shell.cli.screen import visible
 from birthmark.shell.config import load_settings, parse_settings
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.workflow.handout import stored_certificate
-from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.devicepki import pool_credential
 from support.stationworld import POOLED, STATION, Factory, build_factory
 

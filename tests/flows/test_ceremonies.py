@@ -23,7 +23,7 @@ from birthmark.shell.setup import SetupRequest, create_workspace
 from birthmark.shell.wiring import open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 from birthmark.wire.site import RequestedCa, SiteRequest, sign_request
-from birthmark.workflow.transcript import recorded_part
+from birthmark.workflow.authority.transcript import recorded_part
 from support.approvers import Desk
 from support.softhsm import MODULE, SoftHsm
 

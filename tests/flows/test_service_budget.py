@@ -15,9 +15,9 @@ from birthmark.pki import csrplain, issuer
 from birthmark.pki.csr import plain_csr
 from birthmark.ports import CredentialRequest
 from birthmark.shell.wiring import Workspace, open_workspace
-from birthmark.workflow.draw import Drawing
-from birthmark.workflow.issuebatch import Answer, Asked, IssueBatch
-from birthmark.workflow.issuing import Issuing
+from birthmark.workflow.line.draw import Drawing
+from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
+from birthmark.workflow.line.issuing import Issuing
 from support.serviceworld import BORN, SITE, STATION, World, build_world, device_csr
 
 ROUND, WARM_UP, COUNT = 8, 8, 80

@@ -22,7 +22,7 @@ from birthmark.model.events import decode_entry
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.wiring import open_workspace
-from birthmark.workflow import order as ordering
+from birthmark.workflow.orders import order as ordering
 from support.estserver import PASSWORD, USER, EstServer, est_server, write_tls_identity
 from support.seller import Seller, name_of, pem
 

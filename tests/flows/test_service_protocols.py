@@ -28,7 +28,7 @@ from birthmark.pki.csr import parse_csr
 from birthmark.pki.profile import Profile, load_preset, parse_profile
 from birthmark.pki.request import DeviceRequests
 from birthmark.ports import SigningRequest
-from birthmark.workflow.procure import idempotency_key
+from birthmark.workflow.orders.procure import idempotency_key
 from support.seller import Seller, pem
 
 SECRET = "canary-cmp-5150"

@@ -16,7 +16,7 @@ from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.model import events as e
 from birthmark.model.ids import OrderId
 from birthmark.shell.siteingest import IngestResult
-from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.forger import Forger
 from support.golog import build_reader, read_log
 from support.sitepair import (

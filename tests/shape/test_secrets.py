@@ -27,10 +27,10 @@ MAY_REVEAL = {
     "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",
-    "workflow/draw.py": "checks that a drawn key belongs to its certificate",
-    "workflow/handover.py": "seals a drawn key to the site it is for",
-    "workflow/receive.py": "checks that a key that came belongs to its certificate",
-    "workflow/station.py": "checks that the credential's key belongs to its certificate",
+    "workflow/line/draw.py": "checks that a drawn key belongs to its certificate",
+    "workflow/line/handover.py": "seals a drawn key to the site it is for",
+    "workflow/line/receive.py": "checks that a key that came belongs to its certificate",
+    "workflow/line/station.py": "checks that the credential's key belongs to its certificate",
 }
 
 

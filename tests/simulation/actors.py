@@ -13,9 +13,9 @@ from birthmark.shell.heads import StationHeads, open_heads
 from birthmark.shell.siteingest import ingest_file
 from birthmark.shell.sitereport import acknowledged_entries, write_report_file
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.receive import ReceivingSource
-from birthmark.workflow.rework import Rework
-from birthmark.workflow.station import ProvisionRequest, provision
+from birthmark.workflow.line.receive import ReceivingSource
+from birthmark.workflow.line.rework import Rework
+from birthmark.workflow.line.station import ProvisionRequest, provision
 from simulation.service import StationLine
 from simulation.sticks import Stick
 from simulation.template import HQ, SITES, OrderPlan, SitePlan, make_identities

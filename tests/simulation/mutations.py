@@ -8,10 +8,10 @@ from typing import Any
 
 from birthmark.adapters.ledgers.sqlite.store import SqliteLedger
 from birthmark.model.events import KeyErased, utc_text
-from birthmark.workflow.draw import Drawing
-from birthmark.workflow.settle import Settlement
-from birthmark.workflow.sitefindings import FindingBook
-from birthmark.workflow.station import _Run
+from birthmark.workflow.homecoming.settle import Settlement
+from birthmark.workflow.homecoming.sitefindings import FindingBook
+from birthmark.workflow.line.draw import Drawing
+from birthmark.workflow.line.station import _Run
 
 __all__ = ["MUTATIONS"]
 
@@ -28,7 +28,7 @@ def _patched(owner: Any, name: str, instead: Any) -> Iterator[None]:
 
 def _draw_without_a_record() -> AbstractContextManager[None]:
     """A key leaves the vault and nobody writes that down."""
-    from birthmark.workflow.draw import _slot
+    from birthmark.workflow.line.draw import _slot
 
     return _patched(Drawing, "draw", lambda self, tx, draw, at: _slot(tx, draw.device))
 

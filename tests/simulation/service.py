@@ -12,10 +12,10 @@ from birthmark.errors import Unavailable
 from birthmark.ports import CredentialRequest
 from birthmark.shell.wiring import Workspace
 from birthmark.wire.service import CredentialAnswer, CredentialAsked, read_answer, read_asked
-from birthmark.workflow.draw import Drawing
-from birthmark.workflow.handover import credential_answer, site_recipient
-from birthmark.workflow.issuebatch import Asked, IssueBatch
-from birthmark.workflow.issuing import Issuing
+from birthmark.workflow.line.draw import Drawing
+from birthmark.workflow.line.handover import credential_answer, site_recipient
+from birthmark.workflow.line.issuebatch import Asked, IssueBatch
+from birthmark.workflow.line.issuing import Issuing
 from simulation.faults import PowerCut
 from simulation.machine import Machine
 

@@ -20,9 +20,9 @@ from birthmark.shell.siteaccept import take_grant
 from birthmark.shell.siteadmin import CaWishes, GrantWishes, take_in_site
 from birthmark.shell.sitesetup import NewSite, create_site_workspace
 from birthmark.shell.wiring import Workspace, open_workspace
-from birthmark.workflow.fulfil import Fulfilment
-from birthmark.workflow.order import NewOrder, create_order, serial_range
-from birthmark.workflow.site import assign_order, signing_ca
+from birthmark.workflow.orders.fulfil import Fulfilment
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.sites.site import assign_order, signing_ca
 from support.stationworld import InlineEngine
 
 __all__ = ["HQ", "SITES", "OrderPlan", "SitePlan", "build_template", "make_identities", "scratch_place"]

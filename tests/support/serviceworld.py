@@ -29,7 +29,7 @@ from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.setup import SetupRequest, create_workspace
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.wire.site import RequestedStation, SiteRequest, sign_request
-from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.serving import Running, serving
 
 __all__ = ["BORN", "ELSEWHERE", "POOLED", "SITE", "STATION", "Pair", "Running", "World", "build_world", "device_csr"]

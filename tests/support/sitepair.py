@@ -28,11 +28,11 @@ from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.service import CredentialAnswer, CredentialAsked
-from birthmark.workflow.fulfil import Fulfilment
-from birthmark.workflow.handover import credential_answer
-from birthmark.workflow.order import NewOrder, create_order
-from birthmark.workflow.receive import ReceivingSource
-from birthmark.workflow.rework import Rework
+from birthmark.workflow.line.handover import credential_answer
+from birthmark.workflow.line.receive import ReceivingSource
+from birthmark.workflow.line.rework import Rework
+from birthmark.workflow.orders.fulfil import Fulfilment
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.stationworld import InlineEngine
 
 __all__ = [

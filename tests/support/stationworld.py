@@ -30,14 +30,14 @@ from birthmark.ports import Journal, Ledger, MadeChunk, MakeTask, SignedChunk, S
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.vault import VaultKey
-from birthmark.workflow.draw import PoolSource
-from birthmark.workflow.fulfil import Fulfilment
-from birthmark.workflow.issue import IssueSource
-from birthmark.workflow.localsource import LocalSource
-from birthmark.workflow.order import NewOrder, create_order
-from birthmark.workflow.permits import Permits
-from birthmark.workflow.rework import Rework
-from birthmark.workflow.station import Outcome, ProvisionRequest, StationPost, provision
+from birthmark.workflow.line.draw import PoolSource
+from birthmark.workflow.line.issue import IssueSource
+from birthmark.workflow.line.localsource import LocalSource
+from birthmark.workflow.line.rework import Rework
+from birthmark.workflow.line.station import Outcome, ProvisionRequest, StationPost, provision
+from birthmark.workflow.orders.fulfil import Fulfilment
+from birthmark.workflow.orders.order import NewOrder, create_order
+from birthmark.workflow.orders.permits import Permits
 
 __all__ = ["BORN", "ORIGIN", "POOLED", "STATION", "Factory", "InlineEngine", "Line", "build_factory", "events_of"]
 

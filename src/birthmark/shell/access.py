@@ -14,7 +14,7 @@ from birthmark.errors import Refused
 from birthmark.shell.config import CONFIG_NAME, ServeSettings, parse_settings
 from birthmark.shell.settingsparts import write_part
 from birthmark.shell.settingstext import file_key_uri, toml_text
-from birthmark.workflow.access import (
+from birthmark.workflow.authority.access import (
     ACCESS_CA,
     DEFAULT_DAYS,
     AccessTools,

@@ -12,7 +12,7 @@ from birthmark.adapters.durable import create_durably, naming_os_errors, write_d
 from birthmark.errors import Misconfigured, Refused
 from birthmark.model.events import utc_text
 from birthmark.shell.plugins import adapter
-from birthmark.workflow.approval import (
+from birthmark.workflow.authority.approval import (
     ACTIONS,
     Approval,
     ApprovedLedger,
@@ -84,7 +84,7 @@ def require_approval(workspace: Workspace, action: str, facts: Mapping[str, str]
     """Return the ledger through which the act must be written; its approval is or comes on record with it.
 
     ``facts``: exactly those of ``ACTIONS[action]``. Where the workspace asks for no approvals this is its ledger.
-    Raises what ``find_approval`` raises. Power cut: see ``workflow/approval.py``.
+    Raises what ``find_approval`` raises. Power cut: see ``workflow/authority/approval.py``.
     """
     approval = find_approval(workspace, action, facts, approval_file)
     if approval is None:

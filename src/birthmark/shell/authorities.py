@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark.adapters.durable import write_durably
 from birthmark.errors import Misconfigured
 from birthmark.pki.certfile import read_certificates
-from birthmark.workflow.caimport import CaImport, ImportedCa, ProductNeed
-from birthmark.workflow.crl import make_crl, require_own_ca
+from birthmark.workflow.authority.caimport import CaImport, ImportedCa, ProductNeed
+from birthmark.workflow.authority.crl import make_crl, require_own_ca
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace

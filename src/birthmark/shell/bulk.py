@@ -19,7 +19,7 @@ from birthmark.model.secret import Secret
 from birthmark.ports import Engine
 from birthmark.shell.plugins import adapter
 from birthmark.shell.wiring import Workspace, open_private_key, open_workspace, utc_now
-from birthmark.workflow.fulfil import Fulfilment
+from birthmark.workflow.orders.fulfil import Fulfilment
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord

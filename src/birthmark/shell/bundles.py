@@ -16,9 +16,9 @@ from birthmark.wire.hpke import OpeningKeys, P256Key, P256Recipient, SealingKeys
 from birthmark.wire.manifest import Manifest, open_manifest, sign_manifest
 from birthmark.wire.site import open_request
 from birthmark.wire.vault import VaultRecipient
-from birthmark.workflow.consign import Packing
-from birthmark.workflow.pack import seal_bundle
-from birthmark.workflow.unpack import Opened, Unpacking, open_bundle
+from birthmark.workflow.bundles.consign import Packing
+from birthmark.workflow.bundles.pack import seal_bundle
+from birthmark.workflow.bundles.unpack import Opened, Unpacking, open_bundle
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark.adapters.durable import naming_os_errors, write_durably
 from birthmark.errors import Misconfigured
 from birthmark.shell.approvals import find_approval
-from birthmark.workflow.approval import record_approval
-from birthmark.workflow.ceremony import (
+from birthmark.workflow.authority.approval import record_approval
+from birthmark.workflow.authority.ceremony import (
     Ceremony,
     CeremonyResult,
     CeremonyTools,
@@ -24,7 +24,7 @@ from birthmark.workflow.ceremony import (
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
-    from birthmark.workflow.ceremonycheck import PlannedStep
+    from birthmark.workflow.authority.ceremonycheck import PlannedStep
 
 __all__ = ["ceremony_facts", "hold_ceremony", "rehearse_ceremony", "unnamed_cas"]
 

@@ -15,7 +15,7 @@ from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
 from birthmark.shell.sources import source_of
-from birthmark.workflow.station import Outcome, Progress, ProvisionRequest, StationPost, provision
+from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
     from birthmark.adapters.handshake import FileIdentity, TlsVerifier, TokenIdentity
@@ -82,7 +82,7 @@ class StationHeads:
     ) -> Outcome:
         """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
 
-        Raises what ``workflow.station.provision`` does, and ``Refused("device.in_progress")`` when another head of
+        Raises what ``workflow.line.station.provision`` does, and ``Refused("device.in_progress")`` when another head of
         this station has the device.
         """
         from birthmark.adapters.targets.uri import expand_target_uri

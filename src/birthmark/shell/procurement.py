@@ -18,8 +18,8 @@ from birthmark.errors import Misconfigured
 from birthmark.pki.answer import AnswerRule
 from birthmark.shell.bulk import signing_heads
 from birthmark.shell.plugins import adapter
-from birthmark.workflow.acquire import AcquireSource
-from birthmark.workflow.procure import Procurement
+from birthmark.workflow.line.acquire import AcquireSource
+from birthmark.workflow.orders.procure import Procurement
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord

@@ -16,7 +16,7 @@ from birthmark.shell.config import PART_FORMAT, PARTS_NAME, parse_part
 from birthmark.shell.settingstext import toml_key, toml_text
 from birthmark.shell.sitesetup import station_tls_uri
 from birthmark.wire.site import Grant, GrantedProduct, open_grant
-from birthmark.workflow.siteaccept import AcceptTools, SiteTerms, accept_grant, check_grant
+from birthmark.workflow.sites.siteaccept import AcceptTools, SiteTerms, accept_grant, check_grant
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace

@@ -20,8 +20,8 @@ from birthmark.pki.profile import Profile, load_preset, preset_names
 from birthmark.shell.access import access_tools, certificate_pem, require_role
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.site import Grant, GrantedProduct, open_grant, open_request, sign_grant
-from birthmark.workflow.delegate import DEFAULT_SIGNING_DAYS, Delegation, delegate
-from birthmark.workflow.site import (
+from birthmark.workflow.authority.delegate import DEFAULT_SIGNING_DAYS, Delegation, delegate
+from birthmark.workflow.sites.site import (
     GrantTerms,
     add_site,
     add_station,

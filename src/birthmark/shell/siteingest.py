@@ -20,20 +20,20 @@ from birthmark.adapters.logstore import FileLogStore
 from birthmark.errors import Refused
 from birthmark.model.events import utc_text
 from birthmark.wire.report import Acknowledgement, sign_acknowledgement
-from birthmark.workflow.ingest import (
+from birthmark.workflow.homecoming.ingest import (
     OpenedReport,
     ReportIngest,
     ReportOutcome,
     check_report,
     site_of_report,
 )
-from birthmark.workflow.settle import Settlement
-from birthmark.workflow.settlelines import SettleWriter
-from birthmark.workflow.siteauthority import OwnRecord
-from birthmark.workflow.sitefindings import Contradiction, FindingBook
-from birthmark.workflow.sitemirror import SiteMirror
-from birthmark.workflow.siterevocations import SiteRevocations
-from birthmark.workflow.sitetemplates import SiteTemplates
+from birthmark.workflow.homecoming.settle import Settlement
+from birthmark.workflow.homecoming.settlelines import SettleWriter
+from birthmark.workflow.homecoming.siteauthority import OwnRecord
+from birthmark.workflow.homecoming.sitefindings import Contradiction, FindingBook
+from birthmark.workflow.homecoming.sitemirror import SiteMirror
+from birthmark.workflow.homecoming.siterevocations import SiteRevocations
+from birthmark.workflow.homecoming.sitetemplates import SiteTemplates
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace

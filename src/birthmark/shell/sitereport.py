@@ -13,7 +13,7 @@ from birthmark.adapters.received import read_received
 from birthmark.errors import Misconfigured
 from birthmark.shell.sources import open_authority
 from birthmark.wire.report import ReportHeader, open_acknowledgement
-from birthmark.workflow.report import acknowledged_size, report_log
+from birthmark.workflow.homecoming.report import acknowledged_size, report_log
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace

@@ -49,7 +49,7 @@ def open_authority(workspace: Workspace, station: str) -> OnlineAuthority:
 
 
 def _online_source(workspace: Workspace, ledger: Ledger, station: str) -> Source:
-    from birthmark.workflow.receive import ReceivingSource
+    from birthmark.workflow.line.receive import ReceivingSource
 
     return ReceivingSource(
         authority=open_authority(workspace, station),
@@ -79,10 +79,10 @@ class _Later:
 
 
 def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
-    from birthmark.workflow.localsource import ByCaSource, LocalSource
+    from birthmark.workflow.line.localsource import ByCaSource, LocalSource
 
     def pool() -> Source:
-        from birthmark.workflow.draw import PoolSource
+        from birthmark.workflow.line.draw import PoolSource
 
         return PoolSource(
             ledger=ledger,
@@ -93,7 +93,7 @@ def _local_source(workspace: Workspace, ledger: Ledger) -> Source:
         )
 
     def issue() -> Source:
-        from birthmark.workflow.issue import IssueSource
+        from birthmark.workflow.line.issue import IssueSource
 
         return IssueSource(
             ledger=ledger,

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from birthmark.pki.profile import Profile
     from birthmark.ports import Journal, Keys, Target
     from birthmark.wire.vault import VaultKey, VaultRecipient
-    from birthmark.workflow.permits import Permits
-    from birthmark.workflow.publish import LogPublication
+    from birthmark.workflow.log.publish import LogPublication
+    from birthmark.workflow.orders.permits import Permits
 
 __all__ = ["Station", "Workspace", "open_private_key", "open_workspace", "utc_now"]
 
@@ -174,7 +174,7 @@ class Workspace:
 
     @cached_property
     def permits(self) -> Permits:
-        from birthmark.workflow.permits import Permits
+        from birthmark.workflow.orders.permits import Permits
 
         return Permits(
             ledger=self.ledger,
@@ -202,7 +202,7 @@ class Workspace:
     @cached_property
     def publication(self) -> LogPublication:
         from birthmark.adapters.logstore import FileLogStore
-        from birthmark.workflow.publish import LogPublication
+        from birthmark.workflow.log.publish import LogPublication
 
         key = self.private_key(self.settings.log.key)
         store = FileLogStore(self.root / "log")

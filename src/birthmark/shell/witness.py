@@ -25,7 +25,7 @@ from birthmark.tlog.merkle import tree_root
 from birthmark.tlog.note import VerifierKey, parse_vkey, public_octets, split_note
 from birthmark.tlog.policy import parse_policy
 from birthmark.tlog.tiles import HashReader
-from birthmark.workflow.witness import Witness, request_from_tiles
+from birthmark.workflow.log.witness import Witness, request_from_tiles
 
 __all__ = ["Cosigned", "check_log", "cosign_log", "create_witness", "open_witness", "watch_log"]
 

@@ -16,7 +16,7 @@ from birthmark.wire.addcheckpoint import parse_add_checkpoint
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from birthmark.workflow.witness import Witness
+    from birthmark.workflow.log.witness import Witness
 
 __all__ = ["bind", "serve_witness", "witness_application"]
 

@@ -37,7 +37,7 @@ from birthmark.tlog import proof as tlog_proof
 from birthmark.wire import addcheckpoint, approval, bundle, cmp, document, frames, manifest, receipt, report, service
 from birthmark.wire import site as site_papers
 from birthmark.wire.vault import VaultKey, open_content_key, open_slot_with
-from birthmark.workflow.ceremonyfile import parse_ceremony
+from birthmark.workflow.authority.ceremonyfile import parse_ceremony
 from support.realdocuments import Story
 
 __all__ = ["Stranger", "strangers"]

@@ -24,7 +24,7 @@ from birthmark.errors import BirthmarkError, Misconfigured, Refused, Tampered, U
 from birthmark.pki.profile import parse_profile
 from birthmark.shell.config import parse_part, parse_settings
 from birthmark.wire.service import CredentialAsked, read_asked
-from birthmark.workflow.ceremonyfile import parse_ceremony
+from birthmark.workflow.authority.ceremonyfile import parse_ceremony
 
 DEEP = b"a = " + b"[" * 100_000
 DIGITS = b"a = " + b"9" * 5000

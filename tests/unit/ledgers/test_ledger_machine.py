@@ -22,7 +22,7 @@ from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.tlog.merkle import EMPTY_ROOT, Frontier, node_hash
 from birthmark.tlog.tiles import Tile, load_entries
-from birthmark.workflow.publish import LogPublication
+from birthmark.workflow.log.publish import LogPublication
 from support.ledger import ORIGIN, Author, TestClock, create_sqlite, make_records, serials
 
 CHUNK = 3

@@ -11,7 +11,7 @@ import pytest
 from birthmark.ports import CredentialRequest
 from birthmark.shell.api import batcher as batching
 from birthmark.shell.api.batcher import Batcher
-from birthmark.workflow.issuebatch import Answer, Asked
+from birthmark.workflow.line.issuebatch import Answer, Asked
 
 
 class AnswersAtOnce:

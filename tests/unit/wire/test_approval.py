@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.tlog.note import encode_vkey, parse_vkey, public_octets
 from birthmark.wire.approval import Plan, add_signature, open_plan, parse_plan, plan_text
-from birthmark.workflow.approval import ACTIONS
+from birthmark.workflow.authority.approval import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
 UNTIL, NONCE = "2026-11-28T18:30:00.000Z", "0f" * 16

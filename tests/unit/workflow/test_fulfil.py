@@ -22,9 +22,9 @@ from birthmark.model.ids import OrderId
 from birthmark.pki.profile import load_preset
 from birthmark.ports import Engine, MadeChunk, MakeTask, SealedChunk, SignedChunk, SignTask
 from birthmark.tlog.tiles import encode_entries
-from birthmark.workflow import order as ordering
-from birthmark.workflow.fulfil import Fulfilment
-from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.orders import order as ordering
+from birthmark.workflow.orders.fulfil import Fulfilment
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.apswdb import ApswDatabase, Disk
 from support.bulkline import BulkCa
 from support.ledger import TestClock, create_sqlite, make_records, pack, serials

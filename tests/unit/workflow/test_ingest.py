@@ -21,10 +21,10 @@ from birthmark.tlog.merkle import Frontier, leaf_hashes
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.tlog.tiles import encode_entries
 from birthmark.wire.report import ReportHeader, write_report
-from birthmark.workflow import sitemirror
-from birthmark.workflow.ingest import OpenedReport, ReportIngest, check_report, site_of_report
-from birthmark.workflow.sitefindings import FindingBook
-from birthmark.workflow.sitemirror import SiteMirror
+from birthmark.workflow.homecoming import sitemirror
+from birthmark.workflow.homecoming.ingest import OpenedReport, ReportIngest, check_report, site_of_report
+from birthmark.workflow.homecoming.sitefindings import FindingBook
+from birthmark.workflow.homecoming.sitemirror import SiteMirror
 from support.ledger import AT, Author, TestClock, create_sqlite
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

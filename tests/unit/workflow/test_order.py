@@ -16,8 +16,8 @@ from birthmark.errors import Refused
 from birthmark.model.events import DevicesOrdered, decode_entry
 from birthmark.model.ids import OrderId
 from birthmark.pki.profile import load_preset
-from birthmark.workflow import order as ordering
-from birthmark.workflow.order import CHUNK_SIZE, NewOrder, create_order, serial_range
+from birthmark.workflow.orders import order as ordering
+from birthmark.workflow.orders.order import CHUNK_SIZE, NewOrder, create_order, serial_range
 from support.ledger import TestClock, create_sqlite, serials
 
 PROFILE = load_preset("tls-client")

@@ -10,7 +10,7 @@ import pytest
 
 from birthmark.errors import Refused, Tampered
 from birthmark.model import events as e
-from birthmark.workflow.permits import MAX_TEMPLATE_AGE
+from birthmark.workflow.orders.permits import MAX_TEMPLATE_AGE
 from support.stationworld import Factory, Line, build_factory, events_of
 
 

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from birthmark.workflow.permits import Permits
+from birthmark.workflow.orders.permits import Permits
 
 
 def test_two_heads_that_open_a_ca_at_once_share_one_issuer() -> None:

@@ -16,8 +16,8 @@ from birthmark.errors import Tampered
 from birthmark.model import events as e
 from birthmark.tlog.checkpoint import Checkpoint, sign
 from birthmark.tlog.merkle import Frontier
-from birthmark.workflow import publish as publishing
-from birthmark.workflow.publish import LogPublication
+from birthmark.workflow.log import publish as publishing
+from birthmark.workflow.log.publish import LogPublication
 from support.golog import build_reader, read_log
 from support.ledger import AT, ORIGIN, Author, TestClock, create_sqlite, serials
 

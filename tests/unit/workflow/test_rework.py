@@ -10,7 +10,7 @@ import pytest
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
-from birthmark.workflow.order import NewOrder, create_order
+from birthmark.workflow.orders.order import NewOrder, create_order
 from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
 

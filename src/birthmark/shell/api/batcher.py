@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from birthmark.errors import Unavailable
-from birthmark.workflow.issuebatch import Answer, Asked, IssueBatch
+from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
 
 __all__ = ["Batcher"]
 

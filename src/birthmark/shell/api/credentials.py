@@ -16,8 +16,8 @@ from birthmark.shell.api.service import Service, read_body
 from birthmark.wire.service import MAX_REQUEST_OCTETS, DeviceShown, OrdersShown, read_asked
 from birthmark.wire.vault import VaultRecipient
 from birthmark.workflow.handout import known_device, stored_certificate
-from birthmark.workflow.handover import credential_answer, order_facts, site_recipient
-from birthmark.workflow.issuebatch import Asked
+from birthmark.workflow.line.handover import credential_answer, order_facts, site_recipient
+from birthmark.workflow.line.issuebatch import Asked
 
 __all__ = ["post_credential", "show_device", "show_orders"]
 

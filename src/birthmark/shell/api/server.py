@@ -24,9 +24,9 @@ from birthmark.shell.api.service import Service
 from birthmark.shell.api.taking import take_report
 from birthmark.shell.config import ServeSettings
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.draw import Drawing
-from birthmark.workflow.issuebatch import IssueBatch
-from birthmark.workflow.issuing import Issuing
+from birthmark.workflow.line.draw import Drawing
+from birthmark.workflow.line.issuebatch import IssueBatch
+from birthmark.workflow.line.issuing import Issuing
 
 __all__ = ["serve"]
 

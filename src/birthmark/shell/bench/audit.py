@@ -16,7 +16,7 @@ from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_audit", "hash_and_verify"]
 

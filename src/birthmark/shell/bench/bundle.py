@@ -25,7 +25,7 @@ from birthmark.wire.bundle import BUNDLE_MAGIC
 from birthmark.wire.frames import read_whole_frames
 from birthmark.wire.hpke import DEFAULT_SUITE, SUITES
 from birthmark.wire.vault import VaultKey
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_bundle"]
 

@@ -17,7 +17,7 @@ from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.siteingest import checking_processes, ingest_file
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_ingest", "receipt_floor"]
 

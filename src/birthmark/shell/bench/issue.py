@@ -12,7 +12,7 @@ from birthmark.shell.bench.floor import keygen_and_sign, naive_builder, run_floo
 from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bulk import make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_issue"]
 

@@ -9,7 +9,7 @@ from birthmark.model.ids import OrderId
 from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bulk import EngineChoice, make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_ray"]
 

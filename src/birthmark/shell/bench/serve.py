@@ -29,7 +29,7 @@ from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bench.serviceprocess import running_service
 from birthmark.shell.config import CONFIG_NAME
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["bench_serve"]
 

@@ -23,8 +23,8 @@ from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.heads import StationHeads, open_heads
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
-from birthmark.workflow.station import ProvisionRequest, provision
+from birthmark.workflow.line.station import ProvisionRequest, provision
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["NullTarget", "bench_station"]
 

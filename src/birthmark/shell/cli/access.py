@@ -74,7 +74,7 @@ def grant(
     from birthmark.pki.csr import parse_csr
     from birthmark.shell.access import access_tools, certificate_pem
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.access import access_issuer, grant_access, sign_client
+    from birthmark.workflow.authority.access import access_issuer, grant_access, sign_client
 
     request = parse_csr(read_received(csr))
     called, role_named = name or _common_name(request), _role(role)
@@ -120,7 +120,7 @@ def withdraw(
     """Let the keys of a name in no more, from now on."""
     from birthmark.shell.access import access_tools
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.access import withdraw_access
+    from birthmark.workflow.authority.access import withdraw_access
 
     with open_workspace(workspace) as opened:
         records = withdraw_access(access_tools(opened), name, reason=reason)

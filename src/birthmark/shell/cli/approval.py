@@ -58,7 +58,7 @@ def set_rule(
     from birthmark.shell.approvals import set_approvers
     from birthmark.shell.wiring import open_workspace
     from birthmark.tlog.note import parse_vkey
-    from birthmark.workflow.approval import approver_facts
+    from birthmark.workflow.authority.approval import approver_facts
 
     with open_workspace(workspace, publish=plan_only is None) as opened:
         if plan_only is not None:
@@ -79,7 +79,7 @@ def list_rule(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) 
     """Show whose approvals count, and for what."""
     from birthmark.shell.approvals import is_guarded
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.approval import ACTIONS, rule_in_force
+    from birthmark.workflow.authority.approval import ACTIONS, rule_in_force
 
     with open_workspace(workspace, publish=False) as opened:
         rule, guarded = rule_in_force(opened.records), is_guarded(opened)
@@ -147,7 +147,7 @@ def show(
     from birthmark.shell.approvals import read_document
     from birthmark.shell.wiring import open_workspace
     from birthmark.wire.approval import open_plan, signature_lines
-    from birthmark.workflow.approval import rule_in_force
+    from birthmark.workflow.authority.approval import rule_in_force
 
     data = read_document(file)
     with open_workspace(workspace, publish=False) as opened:

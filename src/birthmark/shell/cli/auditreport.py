@@ -30,7 +30,7 @@ def report(
     from birthmark.adapters.durable import write_durably
     from birthmark.shell.web.evidencefile import read_evidence
     from birthmark.shell.web.evidencepage import page_pdf
-    from birthmark.workflow.evidence import Scope
+    from birthmark.workflow.evidence.evidence import Scope
 
     scope = Scope(tuple(order or ()), site, _day(since), _day(until))
     read = read_evidence(directory, scope, bar=lambda total: progress_bar("reading events", total=total, quiet=as_json))

@@ -14,7 +14,7 @@ from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
-    from birthmark.workflow.unpack import Opened
+    from birthmark.workflow.bundles.unpack import Opened
 
 __all__ = ["register"]
 
@@ -147,7 +147,7 @@ def show(
     """Say what a bundle is without opening it; with --vkey also whether its manifest is signed and fits."""
     from birthmark.adapters.bundlefile import BundleInput
     from birthmark.shell.bundles import manifest_path, read_small
-    from birthmark.workflow.look import look_at_bundle
+    from birthmark.workflow.bundles.look import look_at_bundle
 
     beside = manifest or manifest_path(file)
     if vkey is None and manifest is not None:
@@ -174,7 +174,7 @@ def close(
 ) -> None:
     """End what is left of an order at its site: keys erased, certificates revoked, devices scrapped, all on record."""
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.leftovers import close_bundle
+    from birthmark.workflow.bundles.leftovers import close_bundle
 
     with open_workspace(workspace) as opened:
         quantity = _quantity(opened, order)
@@ -203,7 +203,7 @@ def forget(
 ) -> None:
     """At the authority: erase our copy of the keys that are known to have arrived at the site. Safe to repeat."""
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.leftovers import forget_keys
+    from birthmark.workflow.bundles.leftovers import forget_keys
 
     with open_workspace(workspace) as opened:
         quantity = _quantity(opened, order)

@@ -13,7 +13,7 @@ from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
 
 if TYPE_CHECKING:
-    from birthmark.workflow.ceremonycheck import PlannedStep
+    from birthmark.workflow.authority.ceremonycheck import PlannedStep
 
 __all__ = ["register"]
 
@@ -65,7 +65,7 @@ def run(
     """Do what the file says, sign the transcript, put certificates and transcripts into ca/."""
     from birthmark.shell.ceremony import ceremony_facts, hold_ceremony, rehearse_ceremony, unnamed_cas
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.ceremony import parse_ceremony
+    from birthmark.workflow.authority.ceremony import parse_ceremony
 
     source = _read(file)
     with open_workspace(workspace, publish=plan_only is None) as opened:
@@ -103,7 +103,7 @@ def sign(
     from birthmark.shell.approvals import read_document, sign_file
     from birthmark.shell.secrets import SecretsResolver
     from birthmark.wire.approval import signature_lines
-    from birthmark.workflow.transcript import recorded_part, transcript_text
+    from birthmark.workflow.authority.transcript import recorded_part, transcript_text
 
     data = read_document(transcript)
     text = transcript_text(data)

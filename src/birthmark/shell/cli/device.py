@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from birthmark.model.records import DeviceRecord
     from birthmark.ports import Ledger
     from birthmark.shell.wiring import Workspace
-    from birthmark.workflow.rework import Rework
+    from birthmark.workflow.line.rework import Rework
 
 __all__ = ["birth_record", "register"]
 
@@ -92,7 +92,7 @@ def scrap(
 
 
 def _rework(workspace: Workspace, ledger: Ledger) -> Rework:
-    from birthmark.workflow.rework import Rework
+    from birthmark.workflow.line.rework import Rework
 
     return Rework(
         ledger=ledger,

@@ -56,9 +56,9 @@ def create(
     from birthmark.model.ids import parse_order_id
     from birthmark.shell.approvals import require_approval
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.order import NewOrder, create_order, order_facts
-    from birthmark.workflow.rollover import require_current
-    from birthmark.workflow.site import assign_order
+    from birthmark.workflow.authority.rollover import require_current
+    from birthmark.workflow.orders.order import NewOrder, create_order, order_facts
+    from birthmark.workflow.sites.site import assign_order
 
     serials = list(_serials(quantity, first, devices))
     with open_workspace(workspace, publish=plan_only is None) as opened:
@@ -93,13 +93,13 @@ def create(
 
 def _ca_at(workspace: Workspace, site: str) -> str | None:
     """Return the CA with which a site signs for itself, None where it does not; a stopped site is refused."""
-    from birthmark.workflow.site import signing_ca, working_site
+    from birthmark.workflow.sites.site import signing_ca, working_site
 
     return signing_ca(workspace.records, working_site(workspace.records, site).site)
 
 
 def _serials(quantity: int | None, first: str | None, devices: str | None) -> Iterable[str]:
-    from birthmark.workflow.order import serial_range
+    from birthmark.workflow.orders.order import serial_range
 
     if devices is not None and quantity is None and first is None:
         return _lines(devices)
@@ -171,7 +171,7 @@ def assign(
 ) -> None:
     """Give an order to a site: its devices are made there and nowhere else, and its quantity is the site's quota."""
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.site import assign_order
+    from birthmark.workflow.sites.site import assign_order
 
     with open_workspace(workspace) as opened:
         order = _order(opened, name)

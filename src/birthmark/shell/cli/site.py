@@ -210,7 +210,7 @@ def _document(record: SiteRecord) -> dict[str, object]:
 def show(site: SiteArgument, workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Show one site: its stations, CAs, orders and findings."""
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.site import known_site
+    from birthmark.workflow.sites.site import known_site
 
     with open_workspace(workspace, publish=False) as opened:
         document = {**_document(known_site(opened.records, site)), **_belongings(opened, site)}
@@ -238,7 +238,7 @@ def stop(
     """Hand nothing to the site any more; what it reports is still taken in."""
     from birthmark.shell.access import access_tools
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.site import stop_site
+    from birthmark.workflow.sites.site import stop_site
 
     with open_workspace(workspace) as opened:
         stop_site(access_tools(opened), site, reason=reason)
@@ -251,7 +251,7 @@ def resume(
     """Let a stopped site work again."""
     from birthmark.shell.access import access_tools
     from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.site import resume_site
+    from birthmark.workflow.sites.site import resume_site
 
     with open_workspace(workspace) as opened:
         resume_site(access_tools(opened), site, reason=reason)

@@ -16,7 +16,7 @@ from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
     from birthmark.shell.heads import HeadResult, Yield
-    from birthmark.workflow.stationpost import Outcome, Progress
+    from birthmark.workflow.line.stationpost import Outcome, Progress
 
 __all__ = ["register"]
 

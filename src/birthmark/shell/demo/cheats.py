@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from birthmark.errors import BirthmarkError
 from birthmark.shell.wiring import open_workspace
-from birthmark.workflow.order import serial_range
+from birthmark.workflow.orders.order import serial_range
 
 if TYPE_CHECKING:
     from birthmark.shell.demo.factories import Factories, Site

@@ -22,7 +22,7 @@ from birthmark.shell.demo.tokens import MAGAZINE, MODULE, make_tokens, use_token
 from birthmark.shell.heads import open_heads
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.wiring import Workspace, open_workspace
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
@@ -148,7 +148,7 @@ class Factories:
 
     def send_order(self, site: Site, progress: Callable[[int], None]) -> Manifest:
         """Order a factory's devices and hand it the bundle; for a pool the identities are made first."""
-        from birthmark.workflow.site import assign_order, signing_ca
+        from birthmark.workflow.sites.site import assign_order, signing_ca
 
         with self.authority() as workspace:
             ca = signing_ca(workspace.records, site.name)
@@ -247,7 +247,7 @@ class Factories:
         from birthmark.adapters.durable import write_durably
         from birthmark.shell.web.evidencefile import read_evidence
         from birthmark.shell.web.evidencepage import page_pdf
-        from birthmark.workflow.evidence import Scope
+        from birthmark.workflow.evidence.evidence import Scope
 
         html = read_evidence(self.hq, Scope()).html
         paths = [self.directory / "evidence.html", self.directory / "evidence.pdf"]
@@ -257,7 +257,7 @@ class Factories:
 
     def forget_copies(self, site: Site) -> int:
         """Erase the authority's copies of keys that are known to have arrived; return how many."""
-        from birthmark.workflow.leftovers import forget_keys
+        from birthmark.workflow.bundles.leftovers import forget_keys
 
         with self.authority() as workspace:
             return forget_keys(

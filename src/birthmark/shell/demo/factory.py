@@ -13,7 +13,7 @@ from birthmark.model.ids import OrderId
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.demo.directory import write_secret
 from birthmark.shell.demo.tokens import MAGAZINE, MODULE, make_tokens, use_tokens
-from birthmark.workflow.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report

@@ -12,11 +12,11 @@ from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.model.eventbase import utc_text
 from birthmark.shell.web.evidencepage import render_evidence
 from birthmark.shell.wiring import open_workspace
-from birthmark.workflow.evidence import Scope, collect_evidence
+from birthmark.workflow.evidence.evidence import Scope, collect_evidence
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
-    from birthmark.workflow.evidence import Evidence
+    from birthmark.workflow.evidence.evidence import Evidence
 
 __all__ = ["EvidenceRead", "read_evidence"]
 

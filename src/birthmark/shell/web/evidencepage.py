@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from birthmark.errors import Misconfigured
 from birthmark.shell.web.chart import COLOURS, columns_chart, stacked_bar
-from birthmark.workflow.evidence import Evidence, Scope
-from birthmark.workflow.evidencetable import AuditFacts, evidence_rows
+from birthmark.workflow.evidence.evidence import Evidence, Scope
+from birthmark.workflow.evidence.evidencetable import AuditFacts, evidence_rows
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report

@@ -1,0 +1,1 @@
+"""The authority: its CAs, ceremonies, approvals, and who is let in."""

@@ -1,0 +1,1 @@
+"""Bundles: an order travels to its site."""

@@ -1,0 +1,1 @@
+"""Evidence: what the log says, counted for people."""

@@ -1,0 +1,1 @@
+"""Coming home: a site reports, the authority checks and settles."""

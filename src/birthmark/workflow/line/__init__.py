@@ -1,0 +1,1 @@
+"""The line: one device gets its identity and proves it."""

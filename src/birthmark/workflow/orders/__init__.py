@@ -1,0 +1,1 @@
+"""Orders: which devices shall exist, and their identities made by the thousand."""

@@ -1,0 +1,1 @@
+"""Sites: how an authority and a site come to work together."""
