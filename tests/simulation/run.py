@@ -18,7 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from birthmark.workflow import permits, receive
+from birthmark.workflow.line import receive
+from birthmark.workflow.orders import permits
 from simulation.faults import hooked
 from simulation.mutations import MUTATIONS
 from simulation.template import build_template
