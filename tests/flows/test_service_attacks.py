@@ -106,23 +106,6 @@ def test_withdrawal_counts_on_a_connection_that_is_open(world: World, running: R
         assert code(client.get("/v1/orders")) == (403, "service.access.withdrawn")
 
 
-def test_withdrawn_station_gets_nothing_on_a_connection_that_is_open(world: World, running: Running) -> None:
-    body = asked(ELSEWHERE[0], "attempt-0050", csr=device_csr(ELSEWHERE[0]))
-    with world.client(running.url, "munich") as client:
-        assert client.post("/v1/credentials", json=body).status_code == 200
-        with open_workspace(world.hq, publish=False) as hq, hq.ledger.transaction() as tx:
-            spki = world.pairs["munich"].spki_sha256
-            tx.append(e.AccessWithdrawn(at=e.utc_text(hq.clock()), spki_sha256=spki, reason="stolen", by="test"))
-        late = asked(ELSEWHERE[1], "attempt-0051", csr=device_csr(ELSEWHERE[1]))
-        assert code(client.post("/v1/credentials", json=late)) == (403, "service.access.ended")
-        with open_workspace(world.hq, publish=False) as hq:
-            size = hq.ledger.head().size
-        for again in (body, late) * 10:
-            assert code(client.post("/v1/credentials", json=again)) == (403, "service.access.withdrawn")
-        with open_workspace(world.hq, publish=False) as hq:
-            assert hq.ledger.head().size == size, "a withdrawn key cannot fill the log"
-
-
 def forwarded(world: World, who: str) -> list[str]:
     pair = world.pairs[who]
     rfc9440 = f":{base64.b64encode(pair.der).decode()}:"
@@ -387,3 +370,26 @@ def test_a_report_without_room_is_told_and_leaves_nothing(world: World, tmp_path
         assert (refused.status_code, refused.json()["family"]) == (500, "StationFault")
         assert list(inbox.iterdir()) == []
         assert client.post("/v1/reports", content=data).status_code == 200
+
+
+def test_withdrawn_station_gets_nothing_on_a_connection_that_is_open(tmp_path: Path) -> None:
+    world = build_world(tmp_path / "world")
+    with world.running() as running:
+        _withdraw_while_connected(world, running)
+
+
+def _withdraw_while_connected(world: World, running: Running) -> None:
+    body = asked(ELSEWHERE[0], "attempt-0050", csr=device_csr(ELSEWHERE[0]))
+    with world.client(running.url, "munich") as client:
+        assert client.post("/v1/credentials", json=body).status_code == 200
+        with open_workspace(world.hq, publish=False) as hq, hq.ledger.transaction() as tx:
+            spki = world.pairs["munich"].spki_sha256
+            tx.append(e.AccessWithdrawn(at=e.utc_text(hq.clock()), spki_sha256=spki, reason="stolen", by="test"))
+        late = asked(ELSEWHERE[1], "attempt-0051", csr=device_csr(ELSEWHERE[1]))
+        assert code(client.post("/v1/credentials", json=late)) == (403, "service.access.ended")
+        with open_workspace(world.hq, publish=False) as hq:
+            size = hq.ledger.head().size
+        for again in (body, late) * 10:
+            assert code(client.post("/v1/credentials", json=again)) == (403, "service.access.withdrawn")
+        with open_workspace(world.hq, publish=False) as hq:
+            assert hq.ledger.head().size == size, "a withdrawn key cannot fill the log"

@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.errors import DeviceFault, Misconfigured, StationFault
 from birthmark.model.secret import Secret
+from birthmark.pki.certread import UNREADABLE
 from birthmark.wire.receipt import Handshake
 
 __all__ = ["FileIdentity", "TlsVerifier", "TokenIdentity"]
@@ -248,7 +249,7 @@ def _serve_one(listener: socket.socket, context: ssl.SSLContext, seen: _Seen) ->
 def _trusted_pem(trusted: Sequence[bytes]) -> bytes:
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in trusted]
-    except ValueError as problem:
+    except UNREADABLE as problem:
         raise _no_trust(str(problem)) from problem
     if not certificates:
         raise _no_trust("there are none")

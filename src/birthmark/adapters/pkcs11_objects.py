@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from birthmark.adapters.pkcs11_module import binding
 from birthmark.errors import Misconfigured, Refused, StationFault
+from birthmark.pki.certread import UNREADABLE
 
 __all__ = [
     "KeyAttributes",
@@ -224,7 +225,7 @@ def certificate_template(label: str, key_id: bytes, der: bytes) -> dict[Any, Any
     try:
         certificate = x509.load_der_x509_certificate(der)
         names = certificate.subject.public_bytes(), certificate.issuer.public_bytes()
-    except ValueError as problem:
+    except UNREADABLE as problem:
         raise Refused(
             "key.certificate.malformed",
             "what should be stored in the token is no certificate",

@@ -190,6 +190,11 @@ def _answers(story: Story) -> Iterator[Stranger]:
          "order": facts, "intent": 1, "entry": 2, "sealed": {"encapsulated": "AA==", "slot": "AA=="}}
     ).encode()  # fmt: skip
     yield Stranger("wire.service.read_answer", service.read_answer, (answer,), (Tampered,))
+    taken = json.dumps(
+        {"site": "fab", "octets": 1, "sha256": "00" * 32, "outcome": "taken", "settled": 1, "findings": 0,
+         "acknowledged": 1, "acknowledgement": "MAA="}
+    ).encode()  # fmt: skip
+    yield Stranger("wire.service.read_taken", service.read_taken, (taken,), (Tampered,))
     session = cmp.CmpSession(b"ref", Secret(b"shared"), bytes(16))
     errors = (Tampered, Refused, Unavailable)
     yield Stranger("wire.cmp.read_answer", lambda data: cmp.read_answer(data, session, nonce=bytes(16)),
@@ -297,6 +302,7 @@ def _certificates(story: Story) -> Iterator[Stranger]:
                    (bytes.fromhex("0603550403"),), (Refused,))  # fmt: skip
     yield Stranger("pki.keycheck.check_public_key", keycheck.check_public_key, (spki,), (Refused,))
     yield Stranger("pki.keycheck.key_kind", keycheck.key_kind, (spki,), (Refused,))
+    yield Stranger("pki.keycheck.load_sound_p256", keycheck.load_sound_p256, (spki,), ())
     yield Stranger("pki.chain.verify_chain", lambda data: chain.verify_chain(data, above[:1], above[1:], at=now),
                    (device,), (Tampered, Refused))  # fmt: skip
     revoked = story.read("hq/ca/issuing.crl")

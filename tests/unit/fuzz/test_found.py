@@ -10,21 +10,29 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from birthmark.adapters.audit.logcheck import read_vkey
 from birthmark.adapters.issuers.uri import parse_issuer_uri
 from birthmark.adapters.issuers.web import WEB_OPTIONS, WebService
 from birthmark.adapters.sources.online import OnlineAuthority, Patience
+from birthmark.adapters.targets.layouts import LAYOUTS, first_certificate
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, Tampered, Unavailable
 from birthmark.pki.profile import parse_profile
 from birthmark.shell.config import parse_part, parse_settings
 from birthmark.wire.service import CredentialAsked, read_asked
 from birthmark.workflow.authority.ceremonyfile import parse_ceremony
+from birthmark.workflow.line.readback import spki_hash_of
 
 DEEP = b"a = " + b"[" * 100_000
 DIGITS = b"a = " + b"9" * 5000
@@ -157,3 +165,21 @@ def test_pattern_that_python_only_warns_about_is_none(pattern: str) -> None:
     assert changed != toml
     with pytest.raises(Misconfigured):
         parse_profile(changed.encode())
+
+
+def test_certificate_of_an_impossible_version_is_no_certificate() -> None:
+    good = make_certificate()
+    at = good.index(b"\xa0\x03\x02\x01\x02") + 4
+    odd = good[:at] + b"\x03" + good[at + 1 :]
+    assert first_certificate(LAYOUTS["der"], good) is not None
+    assert first_certificate(LAYOUTS["der"], odd) is None
+    with pytest.raises(Tampered):
+        spki_hash_of(odd)
+
+
+def make_certificate() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")]), datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)

@@ -45,8 +45,7 @@ def _reworked(document: Document, role: str) -> Wanted:
 def _ordered(document: Document, role: str) -> Wanted:
     if role == "site":
         return [("bundle.open", _of(document, "order"))]
-    facts = {**_of(document, "ca", "key_algorithm", "key_origin", "order", "product", "quantity")}
-    return [("order.create", {**facts, "profile_hash": str(document["profile"])})]
+    return [("order.create", _of(document, "ca", "key_algorithm", "key_origin", "order", "product", "quantity"))]
 
 
 def _made_ca(document: Document, role: str) -> Wanted:

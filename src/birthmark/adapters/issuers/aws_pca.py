@@ -18,6 +18,7 @@ from birthmark.adapters.awserrors import aws_failure
 from birthmark.adapters.extras import require_extra
 from birthmark.adapters.issuers.uri import parse_issuer_uri
 from birthmark.errors import Misconfigured, Tampered, Unavailable
+from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import SecretsHandler, SigningRequest
 
 __all__ = ["AwsPcaService"]
@@ -102,7 +103,7 @@ class AwsPcaService:
     def _certificate(self, pem: str) -> bytes:
         try:
             return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
-        except ValueError as problem:
+        except UNREADABLE as problem:
             raise Tampered(
                 "issuer.answer.form",
                 "the service answered something else than one certificate: it is no PEM",

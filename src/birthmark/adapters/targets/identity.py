@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from birthmark.errors import DeviceFault, Refused, Tampered
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Credential
 
 __all__ = ["CHAIN_LENGTHS", "MAX_CHAIN", "Certificates", "certificates_of", "mismatch", "refuse_key", "require_key"]
@@ -49,7 +50,7 @@ def certificates_of(credential: Credential, *, chain: str) -> Certificates:
         device = x509.load_der_x509_certificate(credential.certificate)
         spki = spki_of(device.public_key())
         issuers = tuple(x509.load_der_x509_certificate(der) for der in wanted)
-    except (ValueError, UnsupportedAlgorithm):
+    except (*UNREADABLE, UnsupportedAlgorithm):
         raise _malformed(credential) from None
     return Certificates(device, issuers, spki)
 

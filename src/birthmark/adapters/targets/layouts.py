@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from birthmark.adapters.targets.identity import MAX_CHAIN
 from birthmark.errors import DeviceFault, Refused
+from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.derread import SEQUENCE, expect, read_der, read_members
 
 __all__ = [
@@ -44,7 +45,7 @@ _P12_ROUNDS = 20_000
 _SHA256 = bytes.fromhex("300d06096086480165030402010500")  # AlgorithmIdentifier (RFC 5754, section 2.2)
 _ROUNDS_OCTETS = 3
 _LARGEST_KEY = 8 * 1024
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNREADABLE = (*UNREADABLE, UnsupportedAlgorithm)
 
 
 @dataclass(frozen=True, slots=True)

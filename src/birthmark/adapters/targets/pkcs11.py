@@ -18,6 +18,7 @@ from birthmark.adapters.targets.tokenlink import TokenLink, open_token
 from birthmark.adapters.targets.tokenplace import TokenPlace, check_attributes
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of, spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Credential, Evidence, Probe, SecretsHandler
 
 __all__ = ["Pkcs11Target"]
@@ -137,7 +138,7 @@ def _shows(link: TokenLink, key: Any, spki: bytes) -> bool:
 def _spki_in(certificate: bytes, name: str) -> bytes:
     try:
         return spki_of(x509.load_der_x509_certificate(certificate).public_key())
-    except (ValueError, UnsupportedAlgorithm):
+    except (*UNREADABLE, UnsupportedAlgorithm):
         raise DeviceFault(
             "target.certificate.damaged",
             f"the certificate object {name} does not hold a certificate",

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark.errors import Refused
 from birthmark.model.siteevents import Role
+from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import SiteRecords
 from birthmark.shell.api.connection import PEER
 
@@ -149,7 +150,7 @@ class Callers:
         try:
             certificate = x509.load_der_x509_certificate(der)
             spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        except (ValueError, UnsupportedAlgorithm):
+        except (*UNREADABLE, UnsupportedAlgorithm):
             raise _malformed("it is no certificate") from None
         if not any(_issued_by(certificate, issuer) for issuer in self._issuers):
             raise Refused(
@@ -178,7 +179,7 @@ def _header_certificate(value: bytes) -> bytes:
             raise _malformed("its base64 is broken") from None
     try:
         return x509.load_pem_x509_certificate(unquote_to_bytes(value)).public_bytes(Encoding.DER)
-    except ValueError:
+    except UNREADABLE:
         raise _malformed("it is neither RFC 9440 nor percent-encoded PEM") from None
 
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from birthmark.errors import BirthmarkError
 from birthmark.model.records import DeviceRecord, IntentRecord
 from birthmark.pki.algorithms import certified_key, spki_of
-from birthmark.pki.certread import open_parts
+from birthmark.pki.certread import UNREADABLE, open_parts
 from birthmark.pki.profile import Profile
 from birthmark.pki.sigcheck import SIGNATURES, verify_signature
 from birthmark.pki.template import Template
@@ -103,7 +103,7 @@ class SiteTemplates:
             parts = open_parts(certificate)
             kind = SIGNATURES.get(parts.algorithm)
             key = spki_of(certified_key(x509.load_der_x509_certificate(ca)))
-        except (BirthmarkError, ValueError):
+        except (BirthmarkError, *UNREADABLE):
             return False
         serial = device.device_serial.encode()
         named = bytes([len(serial)]) + serial in parts.tbs  # with its DER length: no part of a longer serial

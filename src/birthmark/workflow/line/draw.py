@@ -15,6 +15,7 @@ from birthmark.model.events import Drawn, decode_entry, utc_text
 from birthmark.model.records import DeviceRecord
 from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Clock, Credential, CredentialRequest, Ledger, Records, Transaction
 from birthmark.wire.vault import VaultKey, open_slot
 from birthmark.workflow.handout import (
@@ -222,7 +223,7 @@ def require_pair(device_serial: str, certificate: bytes, secret: Secret, spki_ha
     try:
         held = spki_of(load_der_private_key(secret.reveal(), None).public_key())
         named = spki_of(x509.load_der_x509_certificate(certificate).public_key())
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise _inconsistent(device_serial, "its key or certificate cannot be read") from None
     if held != named or sha256(held).digest() != spki_hash:
         raise _inconsistent(device_serial, "its key, its certificate and its reservation are not of one key")

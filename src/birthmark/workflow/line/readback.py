@@ -11,6 +11,7 @@ from cryptography import x509
 
 from birthmark.errors import DeviceFault, Refused, StationFault, Tampered
 from birthmark.pki.algorithms import spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.chain import verify_chain
 from birthmark.ports import Evidence, Probe
 from birthmark.wire.receipt import Handshake, evidence_holds
@@ -25,7 +26,7 @@ def spki_hash_of(certificate: bytes) -> bytes:
     """Return the SHA-256 of the key in a certificate (DER); ``Tampered("credential.malformed")`` if it is none."""
     try:
         return sha256(spki_of(x509.load_der_x509_certificate(certificate).public_key())).digest()
-    except (ValueError, Refused):
+    except (*UNREADABLE, Refused):
         raise Tampered(
             "credential.malformed",
             "a certificate on record cannot be read",
