@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark.adapters.durable import naming_os_errors
-from birthmark.errors import Refused
+from birthmark.errors import Refused, StationFault
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.service import Service, require_plain
@@ -75,7 +75,19 @@ async def _spool(request: Request, inbox: Path) -> tuple[Path, str, int]:
                 digest.update(part)
                 file.write(part)
             file.flush()
+    except StationFault:
+        spool.unlink(missing_ok=True)
+        await _drain(request, octets)
+        raise
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
     return spool, digest.hexdigest(), octets
+
+
+async def _drain(request: Request, octets: int) -> None:
+    """Read on what nobody keeps: a caller that is still sending would see a broken connection, not the answer."""
+    async for part in request.stream():
+        octets += len(part)
+        if octets > MAX_REPORT_OCTETS:
+            return
