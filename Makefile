@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Real components the tests and the demo start themselves. SoftHSM2 is also what the demo's tokens are.
 PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 \
-  fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2
+  fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2 \
+  build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
+  mtools dosfstools e2fsprogs squashfs-tools openssh-server openssh-client zbar-tools dmtx-utils
 
-.PHONY: install system demo demo-factories test faults lint docs bench lock clean simulate
+.PHONY: install system tools demo demo-factories test faults lint docs bench lock clean simulate
 
 install: system $(READY)
 
@@ -21,6 +23,10 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 	@echo "birthmark is installed: $(BIN)/birthmark"
 
+# The makers' own tools, each in an environment of its own since their pins contradict: what the tests compare us with.
+tools: system
+	@PYTHON=$(PYTHON) sh scripts/vendor-tools
+
 demo: install
 	@$(BIN)/birthmark demo
 
@@ -28,7 +34,7 @@ demo-factories: install
 	@$(BIN)/birthmark demo-factories
 
 # One worker a processor; whoever is idle takes over tests of others.
-test: install lint
+test: install tools lint
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Seeded worlds of an authority and five sites; `make simulate SEED=7` shows one of them step by step.
@@ -57,6 +63,8 @@ bench: install
 lock:
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet -o requirements.lock
+	for each in tests/tools/*.in; do uv pip compile $$each --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet -o $${each%.in}.lock; done
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories
+	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories

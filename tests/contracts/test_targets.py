@@ -1,115 +1,75 @@
-"""The laws of ``ports.Target``, run on every layout of the target ``files`` and on a real PKCS#11 token."""
+"""The laws of ``ports.Target``, run on every kind of device in ``support/targets``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from birthmark.adapters.targets.files import FilesTarget
-from birthmark.adapters.targets.pkcs11 import Pkcs11Target
 from birthmark.adapters.targets.proof import proof_message
-from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered
-from birthmark.model.secret import Secret
+from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered, Unavailable
 from birthmark.pki.algorithms import algorithm_of, spki_of
-from birthmark.ports import Credential, Evidence, Target
+from birthmark.ports import Attests, Credential, Evidence
 from support.devicepki import credential_for, pool_credential
-from support.devicetoken import make_token, start_tokens, token_objects
-from support.softhsm import MODULE, PIN
+from support.fences import OPEN, OVER, CuttingFence, OpenFence, PowerCut
+from support.targets import DEVICES, Device
 
-SERIAL = "SN-0001"
 CHALLENGE = bytes(range(32))
+MOST_ACTS = 200
+
+Fresh = Callable[[], Device]
 
 
-@dataclass
-class Device:
-    """A device under test. ``open`` gives a target that remembers nothing; ``snapshot`` is all that it holds."""
+@pytest.fixture(params=sorted(DEVICES))
+def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fresh:
+    """Return a function that gives another new device of this kind each time."""
+    made = iter(range(MOST_ACTS))
 
-    open: Callable[[], Target]
-    snapshot: Callable[[], object]
-    makes_key: bool
-    identity: str
-    algorithm: str = "p256"
+    def make() -> Device:
+        root = tmp_path / f"device-{next(made)}"
+        root.mkdir()
+        return DEVICES[request.param](root, monkeypatch)
 
-    def obtain(self, algorithm: str | None = None) -> Credential:
-        """Return a credential as the workflow would get one for this device."""
-        if not self.makes_key:
-            return pool_credential(SERIAL, algorithm or self.algorithm)
-        request = x509.load_der_x509_csr(self.open().make_key(algorithm or self.algorithm, SERIAL))
-        return credential_for(request.public_key(), SERIAL)
+    return make
 
 
-FILE_TARGETS = {
-    "pem": "layout=pem&mode=0600",
-    "der": "layout=der&mode=0640",
-    "p12": "layout=p12&p12-secret=test:",
-    "pem-born": "key=born",
-    "der-born": "layout=der&key=born&mode=0400",
-}
+@pytest.fixture
+def device(fresh: Fresh) -> Device:
+    return fresh()
 
 
-def files_device(root: Path, options: str) -> Device:
-    directory = root / SERIAL
-    directory.mkdir()
-
-    def snapshot() -> dict[str, tuple[int, bytes]]:
-        return {path.name: (path.stat().st_mode, path.read_bytes()) for path in directory.iterdir()}
-
-    return Device(
-        open=lambda: FilesTarget(f"files:{SERIAL}?{options}", secrets=lambda _: Secret(b"open sesame"), base=root),
-        snapshot=snapshot,
-        makes_key="key=born" in options,
-        identity=SERIAL,
-    )
-
-
-TOKEN_ALGORITHMS = {"pkcs11": "p256", "pkcs11-p384": "p384", "pkcs11-rsa": "rsa2048", "pkcs11-ed25519": "ed25519"}
-
-
-def token_device(algorithm: str) -> Device:
-    label = f"SN-{uuid4().hex[:16]}"
-    make_token(label)
-    uri = f"pkcs11:token={label};object=idevid?module-path={MODULE}&pin-source=test:"
-    return Device(
-        open=lambda: Pkcs11Target(uri, secrets=lambda _: Secret(PIN.encode()), base=Path()),
-        snapshot=lambda: token_objects(label),
-        makes_key=True,
-        identity=label,
-        algorithm=algorithm,
-    )
-
-
-@pytest.fixture(params=[*FILE_TARGETS, *TOKEN_ALGORITHMS])
-def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
-    if request.param in TOKEN_ALGORITHMS:
-        start_tokens(tmp_path / "tokens", monkeypatch)
-        return token_device(TOKEN_ALGORITHMS[request.param])
-    return files_device(tmp_path, FILE_TARGETS[request.param])
-
-
-def assert_proves(evidence: Evidence, credential: Credential, challenge: bytes = CHALLENGE) -> None:
+def assert_proves(device: Device, credential: Credential, challenge: bytes = CHALLENGE) -> None:
+    evidence = device.open().prove(challenge)
     assert evidence.certificate == credential.certificate
-    assert evidence.chain == credential.chain
-    assert evidence.kind == "signature"
+    assert evidence.chain == credential.chain[: device.chain_kept]
+    assert evidence.kind == device.evidence
+    assert holds(evidence, credential, challenge)
+
+
+def holds(evidence: Evidence, credential: Credential, challenge: bytes) -> bool:
+    if evidence.kind == "digest":
+        assert credential.private_key is not None
+        return evidence.key_digest == sha256(credential.private_key.reveal()).digest()
     assert evidence.signature is not None
     public_key = x509.load_der_x509_certificate(credential.certificate).public_key()
-    assert algorithm_of(public_key).verify(public_key, evidence.signature, proof_message(challenge))
+    return algorithm_of(public_key).verify(public_key, evidence.signature, proof_message(challenge))
 
 
 def test_probe_writes_nothing_and_names_what_is_installed(device: Device) -> None:
     before = device.snapshot()
     probe = device.open().probe()
     assert probe.identity == device.identity
-    assert (probe.certificate, probe.makes_key, probe.can_sign) == (None, device.makes_key, True)
+    can_sign = device.evidence == "signature"
+    assert (probe.certificate, probe.makes_key, probe.can_sign) == (None, device.makes_key, can_sign)
+    assert probe.attests == device.attests
     assert device.snapshot() == before
     credential = device.obtain()
-    device.open().install(credential)
+    device.open().install(credential, OPEN)
     before = device.snapshot()
     assert device.open().probe().certificate == credential.certificate
     assert device.snapshot() == before
@@ -119,64 +79,80 @@ def test_key_is_made_once_until_it_is_installed(device: Device) -> None:
     if not device.makes_key:
         before = device.snapshot()
         with pytest.raises(Refused) as caught:
-            device.open().make_key(device.algorithm, SERIAL)
+            device.open().make_key(device.algorithm, device.serial, OPEN)
         assert caught.value.code == "target.key.not_made"
         assert device.snapshot() == before
         return
     target = device.open()
-    requests = [target.make_key(device.algorithm, SERIAL), target.make_key(device.algorithm, SERIAL)]
-    requests.append(device.open().make_key(device.algorithm, SERIAL))
+    requests = [
+        target.make_key(device.algorithm, device.serial, OPEN),
+        target.make_key(device.algorithm, device.serial, OPEN),
+    ]
+    requests.append(device.open().make_key(device.algorithm, device.serial, OPEN))
     parsed = [x509.load_der_x509_csr(request) for request in requests]
     assert len({spki_of(request.public_key()) for request in parsed}) == 1
     for request in parsed:
         assert request.is_signature_valid
-        assert [(name.oid, name.value) for name in request.subject] == [(NameOID.COMMON_NAME, SERIAL)]
+        assert [(name.oid, name.value) for name in request.subject] == [(NameOID.COMMON_NAME, device.serial)]
 
 
 def test_what_was_installed_proves_itself_to_a_target_that_remembers_nothing(device: Device) -> None:
     credential = device.obtain()
-    device.open().install(credential)
-    assert_proves(device.open().prove(CHALLENGE), credential)
-    assert_proves(device.open().prove(b"\xff" * 64), credential, b"\xff" * 64)
+    device.open().install(credential, OPEN)
+    assert_proves(device, credential)
+    assert_proves(device, credential, b"\xff" * 64)
 
 
 def test_install_twice_changes_nothing(device: Device) -> None:
     credential = device.obtain()
     target = device.open()
-    target.install(credential)
+    target.install(credential, OPEN)
     before = device.snapshot()
-    target.install(credential)
-    device.open().install(credential)
+    target.install(credential, OPEN)
+    device.open().install(credential, OPEN)
     assert device.snapshot() == before
 
 
 def test_rework_replaces_key_certificate_and_chain(device: Device) -> None:
     first = device.obtain()
-    device.open().install(first)
+    device.open().install(first, OPEN)
+    if not device.replaces:
+        before = device.snapshot()
+        with pytest.raises((Refused, DeviceFault)):
+            device.open().install(device.obtain(), OPEN)
+        assert device.snapshot() == before
+        return
     second = device.obtain()
     assert spki_of_der(second.certificate) != spki_of_der(first.certificate)
-    device.open().install(second)
-    assert_proves(device.open().prove(CHALLENGE), second)
+    device.open().install(second, OPEN)
+    assert_proves(device, second)
     assert device.open().probe().certificate == second.certificate
 
 
 def test_renewed_certificate_of_the_same_key_replaces_the_old_one(device: Device) -> None:
     first = device.obtain()
-    device.open().install(first)
+    device.open().install(first, OPEN)
     public_key = x509.load_der_x509_certificate(first.certificate).public_key()
-    second = credential_for(public_key, SERIAL, first.private_key)
-    device.open().install(second)
-    assert_proves(device.open().prove(CHALLENGE), second)
+    second = credential_for(public_key, device.serial, first.private_key)
+    if not device.replaces:
+        before = device.snapshot()
+        with pytest.raises((Refused, DeviceFault)):
+            device.open().install(second, OPEN)
+        assert device.snapshot() == before
+        return
+    device.open().install(second, OPEN)
+    assert_proves(device, second)
 
 
 def test_certificate_of_another_key_is_never_installed(device: Device) -> None:
-    device.open().install(device.obtain())
+    if device.replaces:
+        device.open().install(device.obtain(), OPEN)
     ours = device.obtain()
-    other = pool_credential(SERIAL)
-    wrong = Credential(SERIAL, other.certificate, other.chain, ours.private_key, 1, 2)
+    other = pool_credential(device.serial)
+    wrong = Credential(device.serial, other.certificate, other.chain, ours.private_key, 1, 2)
     before = device.snapshot()
     with pytest.raises(DeviceFault if device.makes_key else Tampered) as caught:
-        device.open().install(wrong)
+        device.open().install(wrong, OPEN)
     assert caught.value.code == ("target.key.mismatch" if device.makes_key else "credential.key.mismatch")
     assert device.snapshot() == before
 
@@ -185,12 +161,12 @@ def test_key_from_the_wrong_side_is_refused(device: Device) -> None:
     credential = device.obtain()
     before = device.snapshot()
     if device.makes_key:
-        bad, code = pool_credential(SERIAL), "target.key.not_accepted"
+        bad, code = pool_credential(device.serial), "target.key.not_accepted"
     else:
-        bad = Credential(SERIAL, credential.certificate, credential.chain, None, 1, 2)
+        bad = Credential(device.serial, credential.certificate, credential.chain, None, 1, 2)
         code = "target.key.required"
     with pytest.raises(Refused) as caught:
-        device.open().install(bad)
+        device.open().install(bad, OPEN)
     assert caught.value.code == code
     assert device.snapshot() == before
 
@@ -200,7 +176,7 @@ def test_credential_that_is_no_certificate_is_never_installed(device: Device, ce
     good = device.obtain()
     before = device.snapshot()
     with pytest.raises(Tampered) as caught:
-        device.open().install(Credential(SERIAL, certificate, good.chain, good.private_key, 1, 2))
+        device.open().install(Credential(device.serial, certificate, good.chain, good.private_key, 1, 2), OPEN)
     assert caught.value.code == "credential.malformed"
     assert device.snapshot() == before
 
@@ -209,20 +185,102 @@ def test_empty_device_proves_nothing(device: Device) -> None:
     with pytest.raises(DeviceFault):
         device.open().prove(CHALLENGE)
     if device.makes_key:
-        device.open().make_key(device.algorithm, SERIAL)
+        device.open().make_key(device.algorithm, device.serial, OPEN)
         with pytest.raises(DeviceFault):
             device.open().prove(CHALLENGE)
 
 
 def test_no_error_shows_a_key(device: Device) -> None:
-    credential = pool_credential(SERIAL)
+    credential = pool_credential(device.serial)
     assert credential.private_key is not None
-    wrong = Credential(SERIAL, pool_credential(SERIAL).certificate, credential.chain, credential.private_key, 1, 2)
+    wrong = Credential(
+        device.serial, pool_credential(device.serial).certificate, credential.chain, credential.private_key, 1, 2
+    )
     with pytest.raises(BirthmarkError) as caught:
-        device.open().install(wrong)
+        device.open().install(wrong, OPEN)
     octets = credential.private_key.reveal()[-32:]
     assert octets.hex() not in str(caught.value.document())
     assert repr(octets)[2:-1] not in str(caught.value.document())
+
+
+def test_a_fence_that_is_over_lets_nothing_happen_to_the_device(device: Device) -> None:
+    before = device.snapshot()
+    if device.makes_key:
+        with pytest.raises(Unavailable):
+            device.open().make_key(device.algorithm, device.serial, OVER)
+        assert device.snapshot() == before
+    credential = device.obtain()
+    before = device.snapshot()
+    with pytest.raises(Unavailable):
+        device.open().install(credential, OVER)
+    assert device.snapshot() == before
+    device.open().install(credential, OPEN)
+    assert_proves(device, credential)
+
+
+def test_power_cut_before_each_act_ends_the_same_way(fresh: Fresh) -> None:
+    """Cut at every act of ``install`` on a new device each: the same call again finishes what was begun."""
+    device = fresh()
+    counted = OpenFence()
+    credential = device.obtain()
+    device.open().install(credential, counted)
+    assert_proves(device, credential)
+    assert 0 < counted.acts <= MOST_ACTS - 2
+    for acts in range(counted.acts) if counted.acts <= 12 else sorted({0, 1, 2, counted.acts // 2, counted.acts - 1}):
+        cut = fresh()
+        wanted = cut.obtain()
+        with pytest.raises(PowerCut):
+            cut.open().install(wanted, CuttingFence(acts))
+        found = cut.open().probe().certificate
+        assert found in (None, wanted.certificate), "never somebody else's"
+        cut.open().install(wanted, OPEN)
+        assert_proves(cut, wanted)
+
+
+def test_power_cut_while_the_key_is_made_makes_one_key(fresh: Fresh) -> None:
+    device = fresh()
+    if not device.makes_key:
+        return
+    counted = OpenFence()
+    device.open().make_key(device.algorithm, device.serial, counted)
+    assert counted.acts > 0
+    for acts in range(min(counted.acts, 6)):
+        cut = fresh()
+        with pytest.raises(PowerCut):
+            cut.open().make_key(cut.algorithm, cut.serial, CuttingFence(acts))
+        credential = cut.obtain()
+        cut.open().install(credential, OPEN)
+        assert_proves(cut, credential)
+
+
+def test_a_lying_device_is_caught(fresh: Fresh) -> None:
+    """It acknowledges and does not store, shows another's certificate, or signs with another key."""
+    for lie in fresh().lies:
+        device = fresh()
+        credential = device.obtain()
+        device.lies[lie]()
+        try:
+            device.open().install(credential, OPEN)
+            evidence = device.open().prove(CHALLENGE)
+        except (DeviceFault, Tampered):
+            continue
+        good = evidence.certificate == credential.certificate and holds(evidence, credential, CHALLENGE)
+        assert not good, f"{lie} went through"
+
+
+def test_a_device_that_attests_speaks_of_the_key_it_asks_with(device: Device) -> None:
+    target = device.open()
+    if not device.attests:
+        assert not target.probe().attests
+        return
+    assert isinstance(target, Attests)
+    request = x509.load_der_x509_csr(target.make_key(device.algorithm, device.serial, OPEN))
+    spki = spki_of(request.public_key())
+    shown = device.open().attest(bytes(32))  # type: ignore[attr-defined]
+    assert (shown.spki, len(shown.anchor)) == (spki, 32)
+    assert 0 < len(shown.statement) <= 16 * 1024
+    device.open().install(credential_for(request.public_key(), device.serial), OPEN)
+    assert device.open().attest(bytes(range(32))).spki == spki  # type: ignore[attr-defined]
 
 
 def spki_of_der(certificate: bytes) -> bytes:

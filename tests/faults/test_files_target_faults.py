@@ -14,6 +14,7 @@ from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from support.devicepki import credential_for, pool_credential
 from support.faultline import KILL, strike
+from support.fences import OPEN
 
 PROGRAM = """
 import sys
@@ -22,15 +23,18 @@ from birthmark.adapters.targets.files import FilesTarget
 from birthmark.errors import StationFault
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
+from birthmark.workflow.line.fence import DeadlineFence
+import time
+OPEN = DeadlineFence("test", seconds=60, monotonic=time.monotonic)
 uri, base, parts = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 chain = tuple((parts / name).read_bytes() for name in ("issuing", "root"))
 key = Secret((parts / "key").read_bytes()) if (parts / "key").exists() else None
 target = FilesTarget(uri, secrets=lambda _: Secret(b"secret"), base=base)
 try:
     if len(sys.argv) > 4:
-        target.make_key("p256", "SN-1")
+        target.make_key("p256", "SN-1", OPEN)
     else:
-        target.install(Credential("SN-1", (parts / "certificate").read_bytes(), chain, key, 1, 2))
+        target.install(Credential("SN-1", (parts / "certificate").read_bytes(), chain, key, 1, 2), OPEN)
     print("done")
 except StationFault as fault:
     print(fault.code)
@@ -52,7 +56,7 @@ class Line:
         self.directory = directory
         (directory / "dut").mkdir()
         self.old = self.obtain()
-        self.target().install(self.old)
+        self.target().install(self.old, OPEN)
         self.new = self.obtain()
         shutil.copytree(directory / "dut", directory / "before")
         parts = directory / "parts"
@@ -71,7 +75,7 @@ class Line:
     def obtain(self) -> Credential:
         if "born" not in self.uri:
             return pool_credential("SN-1")
-        request = x509.load_der_x509_csr(self.target().make_key("p256", "SN-1"))
+        request = x509.load_der_x509_csr(self.target().make_key("p256", "SN-1", OPEN))
         return credential_for(request.public_key(), "SN-1")
 
     def strike(self, call: str, fault: str, when: int, *more: str) -> tuple[bool, str]:
@@ -92,11 +96,11 @@ class Line:
 
     def assert_completes(self) -> None:
         if "born" in self.uri:
-            request = x509.load_der_x509_csr(self.target().make_key("p256", "SN-1"))
+            request = x509.load_der_x509_csr(self.target().make_key("p256", "SN-1", OPEN))
             committed = self.target().probe().certificate == self.new.certificate
             new_key = x509.load_der_x509_certificate(self.new.certificate).public_key()
             assert committed or request.public_key() == new_key
-        self.target().install(self.new)
+        self.target().install(self.new, OPEN)
         assert self.target().prove(b"").certificate == self.new.certificate
         left = {path.name for path in (self.directory / "dut").iterdir()} - {"device.key.new"}
         assert left == self.names
@@ -141,7 +145,7 @@ def test_killed_while_a_key_is_born_leaves_one_key_or_none(call: str, tmp_path: 
     while struck:
         when += 1
         struck, _ = line.strike(call, KILL, when, "make_key")
-        first = line.target().make_key("p256", "SN-1")
-        assert line.target().make_key("p256", "SN-1") == first
+        first = line.target().make_key("p256", "SN-1", OPEN)
+        assert line.target().make_key("p256", "SN-1", OPEN) == first
         assert line.target().prove(b"").certificate == line.old.certificate
     assert when > 1

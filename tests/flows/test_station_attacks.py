@@ -22,6 +22,7 @@ from birthmark.ports import Evidence, JournalRecord, Probe
 from birthmark.wire.receipt import Handshake, open_receipt, verify_evidence
 from birthmark.workflow.handout import stored_certificate
 from support.devicepki import pool_credential
+from support.fences import OPEN
 from support.stationworld import BORN, POOLED, Factory, build_factory, events_of
 
 
@@ -44,9 +45,9 @@ class Lying:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
 
-    def install(self, credential: Any) -> None:
+    def install(self, credential: Any, fence: Any) -> None:
         if self._lie != "stores nothing":
-            self._target.install(credential)
+            self._target.install(credential, fence)
 
     def prove(self, challenge: bytes) -> Evidence:
         if self._lie == "stores nothing":
@@ -107,9 +108,9 @@ def test_digest_of_the_installed_key_is_evidence_where_it_cannot_sign(factory: F
         kept: list[bytes] = []
 
         class Modem(Lying):
-            def install(self, credential: Any) -> None:
+            def install(self, credential: Any, fence: Any) -> None:
                 kept.append(credential.private_key.reveal())
-                target.install(credential)
+                target.install(credential, OPEN)
 
             def prove(self, challenge: bytes) -> Evidence:
                 return replace(

@@ -85,7 +85,8 @@ class Actors:
                 source = heads.source
                 if world.plans[site].mode == "online":
                     source = self._online(workspace, heads, site, station)
-                return provision(heads.post, ProvisionRequest(unit.device_serial, unit.uri), target=unit, source=source)
+                request = ProvisionRequest(unit.device_serial, unit.uri)
+                return provision(heads.post, request, target=unit, source=source, fence=heads.fence())
 
         outcome = world.command(site, f"{station} {unit.uri}", work)
         unit.fuse = None

@@ -12,7 +12,7 @@ from birthmark.adapters.targets.identity import certificates_of, mismatch, requi
 from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.errors import DeviceFault
 from birthmark.pki.algorithms import spki_of
-from birthmark.ports import Credential, Evidence, Probe
+from birthmark.ports import Credential, Evidence, Fence, Probe
 from simulation.faults import Fuse
 
 __all__ = ["Unit"]
@@ -52,9 +52,10 @@ class Unit:
         self._may_break("probe")
         return Probe(self.device_serial, self.certificate, makes_key=self.born, can_sign=True)
 
-    def make_key(self, algorithm: str, device_serial: str) -> bytes:
+    def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         self._may_break("make_key")
         if self._next_key is None:
+            fence.hold()
             self._write(self._make)
         return device_csr(self._next_key, device_serial)
 
@@ -62,7 +63,7 @@ class Unit:
         self._numbers[0] += 1
         self._next_key = _key(self._numbers[0])
 
-    def install(self, credential: Credential) -> None:
+    def install(self, credential: Credential, fence: Fence) -> None:
         self._may_break("install")
         certificates = certificates_of(credential, chain="full")
         if self.born:
@@ -71,6 +72,7 @@ class Unit:
                 raise mismatch(self.uri, "the key of the device")
         else:
             held = require_key(credential, certificates)
+        fence.hold()
         self._write(lambda: self._take(held, credential))
 
     def _take(self, key: Any, credential: Credential) -> None:

@@ -38,6 +38,7 @@ from birthmark.workflow.line.station import Outcome, ProvisionRequest, StationPo
 from birthmark.workflow.orders.fulfil import Fulfilment
 from birthmark.workflow.orders.order import NewOrder, create_order
 from birthmark.workflow.orders.permits import Permits
+from support.fences import OPEN
 
 __all__ = ["BORN", "ORIGIN", "POOLED", "STATION", "Factory", "InlineEngine", "Line", "build_factory", "events_of"]
 
@@ -184,6 +185,7 @@ class Line:
             ProvisionRequest(device_serial, uri, options.pop("attempt", None)),
             target=target or self.target(device_serial),
             source=options.pop("source", None) or self.source(ledger),
+            fence=options.pop("fence", None) or OPEN,
             **options,
         )
 

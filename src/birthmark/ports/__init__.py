@@ -5,10 +5,13 @@ from birthmark.ports.bulk import Engine, MadeChunk, MadeRequests, MakeTask, Sign
 from birthmark.ports.issuer import KeptRequests, RequestStore, SigningQueue, SigningRequest, SigningService
 from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
 from birthmark.ports.line import (
+    Attestation,
+    Attests,
     Authority,
     Credential,
     CredentialRequest,
     Evidence,
+    Fence,
     Journal,
     JournalRecord,
     Probe,
@@ -18,6 +21,8 @@ from birthmark.ports.line import (
 from birthmark.ports.replica import SiteReplica
 
 __all__ = [
+    "Attestation",
+    "Attests",
     "Authority",
     "Clock",
     "Credential",
@@ -26,6 +31,7 @@ __all__ = [
     "Engine",
     "Entropy",
     "Evidence",
+    "Fence",
     "Journal",
     "JournalRecord",
     "KeptRequests",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from birthmark.model.secret import Secret
 from birthmark.wire.service import CredentialAnswer, CredentialAsked
 
 __all__ = [
+    "Attestation",
+    "Attests",
     "Authority",
     "Credential",
     "CredentialRequest",
     "Evidence",
+    "Fence",
     "Journal",
     "JournalRecord",
     "Probe",
@@ -67,12 +70,17 @@ class Authority(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the target says of itself before anything is written. ``certificate`` (DER) if one is installed."""
+    """What the target says of itself before anything is written. ``certificate`` (DER) if one is installed.
+
+    ``identity`` comes from the device, never from the name of a port. ``attests``: the target is ``Attests`` too, and
+    its anchors are at hand.
+    """
 
     identity: str
     certificate: bytes | None
     makes_key: bool
     can_sign: bool
+    attests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +94,65 @@ class Evidence:
     key_digest: bytes | None
 
 
+class Fence(Protocol):
+    """The right to act on one device, for one attempt and a limited time.
+
+    ``hold`` returns while the right stands. ``Unavailable("station.deadline")`` once the time is over, and
+    ``Unavailable("station.fenced")`` once it was taken away: then it stays so for ever, and nothing more is done to the
+    device. ``remaining``: seconds until the deadline, never negative; a link waits no longer than that. ``token`` is
+    another one for every run of every attempt.
+    """
+
+    @property
+    def token(self) -> str: ...
+
+    def hold(self) -> None: ...
+
+    def remaining(self) -> float: ...
+
+
 class Target(Protocol):
     """The place in the device where the credential is installed.
 
     ``probe`` writes nothing. ``make_key`` returns a CSR (DER) and, called again before ``install``, a CSR of the same
-    key. ``install`` twice with the same credential gives the same result; it is durable on return. ``prove`` reads
-    everything back from the target and trusts nothing that ``install`` remembered.
+    key. ``install`` twice with the same credential gives the same result; it is durable on return. Both ask the fence
+    before every act that changes the device: cut at any of these moments, the same call again ends the same way.
+    ``prove`` reads everything back from the target and trusts nothing that ``install`` remembered.
     """
 
     def probe(self) -> Probe: ...
 
-    def make_key(self, algorithm: str, device_serial: str) -> bytes: ...
+    def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes: ...
 
-    def install(self, credential: Credential) -> None: ...
+    def install(self, credential: Credential, fence: Fence) -> None: ...
 
     def prove(self, challenge: bytes) -> Evidence: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What shows where a key lives. ``kind``: how it was shown, as ``tpm2-credential``.
+
+    ``spki`` (DER) is the key it speaks of, ``anchor`` the SHA-256 of the certificate or key of the maker that it was
+    checked against, ``statement`` what a third party needs to look at it again: public octets, at most 16 KiB.
+    """
+
+    kind: str
+    spki: bytes
+    anchor: bytes
+    statement: bytes
+
+
+@runtime_checkable
+class Attests(Protocol):
+    """What a ``Target`` can do besides, where the device can show that a key never leaves it.
+
+    ``attest`` speaks of the key that waits for its certificate, or else of the installed one. It has checked what it
+    returns against the maker's anchors and against ``nonce`` (32 octets), and raises ``DeviceFault`` where the device
+    cannot show it. It changes nothing in the device that outlives it.
+    """
+
+    def attest(self, nonce: bytes) -> Attestation: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class StationSettings(_Settings, frozen=True):
     """A station of this site: the key that signs its receipts and its journal file.
 
     ``tls_certificate`` (chain), ``tls_key``: PEM files of its client certificate; ``tls_secret``: reference to the
-    key's passphrase.
+    key's passphrase. ``deadline_s``: after so many seconds nothing more is done to a device that is not done.
     """
 
     key: _Text
@@ -99,6 +99,7 @@ class StationSettings(_Settings, frozen=True):
     tls_certificate: _Text | None = None
     tls_key: _Text | None = None
     tls_secret: _Text | None = None
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 120.0
 
 
 class ServeSettings(_Settings, frozen=True):
@@ -125,12 +126,16 @@ class ServeSettings(_Settings, frozen=True):
 
 
 class ProductSettings(_Settings, frozen=True):
-    """A product: which profile its devices get, from which CA, and the values the profile asks for."""
+    """A product: which profile its devices get, from which CA, and the values the profile asks for.
+
+    ``residency``: ``attested`` means no certificate before the device has shown that the key cannot leave it.
+    """
 
     profile: _Name
     ca: _Name
     key_algorithm: _Text
     values: dict[str, str] = {}
+    residency: Literal["any", "attested"] = "any"
 
 
 class SiteSettings(_Settings, frozen=True):

@@ -15,6 +15,8 @@ from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
 from birthmark.shell.sources import source_of
+from birthmark.workflow.line.fence import DeadlineFence
+from birthmark.workflow.line.residency import Residency
 from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["HeadResult", "StationHeads", "Yield", "open_heads"]
 
 _STOPS_THE_LINE = (StationFault, Tampered)
 _PUBLISH_EVERY_S = 1.0
+_TOKEN_OCTETS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,10 @@ class StationHeads:
             target = self._workspace.target(expanded, device_serial)
             return provision(
                 self.post,
-                ProvisionRequest(device_serial, expanded, attempt),
+                ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
                 target=target,
                 source=self.source,
+                fence=self.fence(),
                 handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
                 progress=progress,
             )
@@ -144,6 +148,18 @@ class StationHeads:
         """Stop the TLS verifiers."""
         for verifier in self._verifiers.values():
             verifier.close()
+
+    def fence(self) -> DeadlineFence:
+        """Return the right to act on the next device, from now until the deadline of this station."""
+        station = self._workspace.settings.stations[self.post.name]
+        token = self.post.entropy(_TOKEN_OCTETS).hex()
+        return DeadlineFence(token, seconds=station.deadline_s, monotonic=self.post.monotonic)
+
+    def _residency(self, device_serial: str) -> Residency:
+        device = self.post.records.device(device_serial)
+        order = None if device is None else self.post.records.order(device.order)
+        product = None if order is None else self._workspace.settings.products.get(order.product)
+        return "any" if product is None else product.residency
 
     def _one(
         self, device_serial: str, target_uri: str, handshake: bool, progress: Callable[[Progress], None]

@@ -24,6 +24,7 @@ from birthmark.tlog.note import decode_base64, open_note, parse_vkey, sign_note
 __all__ = [
     "PROOF_PREFIX",
     "RECEIPT_FORMAT",
+    "AttestationPart",
     "Handshake",
     "Receipt",
     "Step",
@@ -65,11 +66,19 @@ class Handshake(_Part, frozen=True, kw_only=True):
     cipher: _Text
 
 
+class AttestationPart(_Part, frozen=True, kw_only=True):
+    """What showed where the key lives, before a certificate was asked for. ``statement``: standard base64."""
+
+    kind: _Text
+    anchor_sha256: _Digest
+    statement: Annotated[str, msgspec.Meta(max_length=22_000)]
+
+
 class Receipt(_Part, frozen=True, kw_only=True):
     """The statement. ``signature``: standard base64; null unless ``evidence`` is ``signature``.
 
     ``challenge`` is ``challenge_of`` the other members; ``key_digest`` is SHA-256 of the private key (PKCS#8 DER) that
-    the device reports where its key cannot sign.
+    the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested.
     """
 
     format: Literal["birthmark-receipt/1"] = "birthmark-receipt/1"
@@ -91,6 +100,7 @@ class Receipt(_Part, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     software: _Text
     handshake: Handshake | None
+    attestation: AttestationPart | msgspec.UnsetType = msgspec.UNSET
 
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -16,6 +16,7 @@ from birthmark.errors import DeviceFault, Misconfigured, Refused, StationFault
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from support.devicepki import credential_for, pool_credential
+from support.fences import OPEN
 
 PASSPHRASE = "correct horse"
 PLAIN = {"pem": ("device.key", "device.crt"), "der": ("device.key.der", "device.crt.der")}
@@ -46,7 +47,7 @@ def modes(directory: Path) -> dict[str, int]:
 def test_openssl_reads_what_was_installed_and_accepts_the_proof(dut: Path, layout: str, algorithm: str) -> None:
     credential = pool_credential("SN-1", algorithm)
     place = target(dut.parent, f"layout={layout}")
-    place.install(credential)
+    place.install(credential, OPEN)
     key, certificate = (dut / name for name in PLAIN[layout])
     form = ("-inform", layout.upper())
     spki = openssl("x509", *form, "-in", certificate, "-noout", "-pubkey")
@@ -68,7 +69,7 @@ def test_openssl_reads_what_was_installed_and_accepts_the_proof(dut: Path, layou
 
 def test_openssl_verifies_the_chain_in_the_pem_file(dut: Path) -> None:
     credential = pool_credential("SN-1")
-    target(dut.parent, "chain=issuing").install(credential)
+    target(dut.parent, "chain=issuing").install(credential, OPEN)
     root = dut.parent / "root.pem"
     root.write_bytes(x509.load_der_x509_certificate(credential.chain[-1]).public_bytes(Encoding.PEM))
     openssl("verify", "-CAfile", root, "-untrusted", dut / "device.crt", dut / "device.crt")
@@ -77,7 +78,7 @@ def test_openssl_verifies_the_chain_in_the_pem_file(dut: Path) -> None:
 
 def test_openssl_opens_the_pkcs12_file_and_finds_strong_encryption(dut: Path) -> None:
     credential = pool_credential("SN-1")
-    target(dut.parent, "layout=p12&p12-secret=test:").install(credential)
+    target(dut.parent, "layout=p12&p12-secret=test:").install(credential, OPEN)
     assert modes(dut) == {"device.p12": 0o600}
     environment = {**os.environ, "PASS": PASSPHRASE}
     common = ["openssl", "pkcs12", "-in", dut / "device.p12", "-passin", "env:PASS"]
@@ -90,14 +91,14 @@ def test_openssl_opens_the_pkcs12_file_and_finds_strong_encryption(dut: Path) ->
 
 
 def test_files_have_their_modes(dut: Path) -> None:
-    target(dut.parent, "layout=der&mode=0440").install(pool_credential("SN-1"))
+    target(dut.parent, "layout=der&mode=0440").install(pool_credential("SN-1"), OPEN)
     public = dict.fromkeys(["device.crt.der", "chain0.crt.der", "chain1.crt.der"], 0o644)
     assert modes(dut) == {"device.key.der": 0o440, **public}
 
 
 def test_owner_is_set_and_checked(dut: Path) -> None:
     place = target(dut.parent, "owner=1234:4321")
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     for path in dut.iterdir():
         assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
     place.prove(b"")
@@ -110,8 +111,8 @@ def test_owner_is_set_and_checked(dut: Path) -> None:
 
 def test_longer_chain_of_the_past_leaves_no_file_behind(dut: Path) -> None:
     credential = pool_credential("SN-1")
-    target(dut.parent, "layout=der").install(credential)
-    target(dut.parent, "layout=der&chain=issuing").install(credential)
+    target(dut.parent, "layout=der").install(credential, OPEN)
+    target(dut.parent, "layout=der&chain=issuing").install(credential, OPEN)
     assert sorted(modes(dut)) == ["chain0.crt.der", "device.crt.der", "device.key.der"]
     assert target(dut.parent, "layout=der").prove(b"").chain == credential.chain[:1]
 
@@ -134,14 +135,14 @@ def test_longer_chain_of_the_past_leaves_no_file_behind(dut: Path) -> None:
 )
 def test_damage_on_the_disk_is_found(dut: Path, layout: str, part: int, spoil, code: str) -> None:
     place = target(dut.parent, f"layout={layout}")
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     spoil(dut / PLAIN[layout][part])
     with pytest.raises(DeviceFault) as caught:
         place.prove(b"")
     assert caught.value.code == code
     credential = pool_credential("SN-1")
     place.probe()
-    place.install(credential)
+    place.install(credential, OPEN)
     assert place.prove(b"").certificate == credential.certificate
 
 
@@ -149,8 +150,8 @@ def test_damage_on_the_disk_is_found(dut: Path, layout: str, part: int, spoil, c
 @pytest.mark.parametrize("part", [0, 1])
 def test_half_of_another_device_is_found(dut: Path, layout: str, part: int) -> None:
     (dut.parent / "other").mkdir()
-    target(dut.parent, f"layout={layout}").install(pool_credential("SN-1"))
-    target(dut.parent, f"layout={layout}", "other").install(pool_credential("SN-2"))
+    target(dut.parent, f"layout={layout}").install(pool_credential("SN-1"), OPEN)
+    target(dut.parent, f"layout={layout}", "other").install(pool_credential("SN-2"), OPEN)
     name = PLAIN[layout][part]
     (dut / name).write_bytes((dut.parent / "other" / name).read_bytes())
     with pytest.raises(DeviceFault) as caught:
@@ -160,7 +161,7 @@ def test_half_of_another_device_is_found(dut: Path, layout: str, part: int) -> N
 
 def test_missing_middle_of_the_chain_is_found(dut: Path) -> None:
     place = target(dut.parent, "layout=der")
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     (dut / "chain0.crt.der").unlink()
     with pytest.raises(DeviceFault) as caught:
         place.prove(b"")
@@ -170,7 +171,7 @@ def test_missing_middle_of_the_chain_is_found(dut: Path) -> None:
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b""])
 def test_damaged_pkcs12_file_is_found(dut: Path, change) -> None:
     place = target(dut.parent, "layout=p12&p12-secret=test:")
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     file = dut / "device.p12"
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(DeviceFault) as caught:
@@ -181,25 +182,25 @@ def test_damaged_pkcs12_file_is_found(dut: Path, change) -> None:
 
 def test_pkcs12_file_with_another_passphrase_is_not_silently_kept(dut: Path) -> None:
     credential = pool_credential("SN-1")
-    target(dut.parent, "layout=p12&p12-secret=test:").install(credential)
+    target(dut.parent, "layout=p12&p12-secret=test:").install(credential, OPEN)
     other = FilesTarget("files:dut?layout=p12&p12-secret=x:", secrets=lambda _: Secret(b"other"), base=dut.parent)
     with pytest.raises(DeviceFault):
         other.prove(b"")
-    other.install(credential)
+    other.install(credential, OPEN)
     assert other.prove(b"").certificate == credential.certificate
 
 
 def test_empty_passphrase_is_refused(dut: Path) -> None:
     place = FilesTarget("files:dut?layout=p12&p12-secret=x:", secrets=lambda _: Secret(b""), base=dut.parent)
     with pytest.raises(Misconfigured) as caught:
-        place.install(pool_credential("SN-1"))
+        place.install(pool_credential("SN-1"), OPEN)
     assert caught.value.code == "target.p12.passphrase"
     assert not list(dut.iterdir())
 
 
 def test_link_instead_of_the_key_file_is_a_fault(dut: Path) -> None:
     place = target(dut.parent)
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     (dut / "device.key").rename(dut.parent / "elsewhere")
     (dut / "device.key").symlink_to(dut.parent / "elsewhere")
     with pytest.raises(StationFault):
@@ -208,7 +209,7 @@ def test_link_instead_of_the_key_file_is_a_fault(dut: Path) -> None:
 
 def test_pipe_instead_of_the_key_file_does_not_hang(dut: Path) -> None:
     place = target(dut.parent)
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     (dut / "device.key").unlink()
     os.mkfifo(dut / "device.key")
     with pytest.raises(DeviceFault) as caught:
@@ -238,49 +239,49 @@ def test_certificate_with_text_before_it_is_still_seen_by_probe(dut: Path) -> No
 
 def test_born_key_never_leaves_its_directory_and_moves_into_place(dut: Path) -> None:
     place = target(dut.parent, "key=born")
-    request = place.make_key("p384", "SN-1")
+    request = place.make_key("p384", "SN-1", OPEN)
     assert modes(dut) == {"device.key.new": 0o600}
     born = (dut / "device.key.new").read_bytes()
     openssl("req", "-verify", "-noout", "-inform", "DER", data=request)
-    place.install(credential_for(x509.load_der_x509_csr(request).public_key(), "SN-1"))
+    place.install(credential_for(x509.load_der_x509_csr(request).public_key(), "SN-1"), OPEN)
     assert modes(dut) == {"device.key": 0o600, "device.crt": 0o644}
     assert (dut / "device.key").read_bytes() == born
 
 
 def test_born_key_asks_with_the_same_octets_again(dut: Path) -> None:
     place = target(dut.parent, "key=born")
-    assert place.make_key("p256", "SN-1") == place.make_key("p256", "SN-1")
+    assert place.make_key("p256", "SN-1", OPEN) == place.make_key("p256", "SN-1", OPEN)
 
 
 def test_born_key_of_another_algorithm_is_not_thrown_away(dut: Path) -> None:
     place = target(dut.parent, "key=born")
-    place.make_key("p256", "SN-1")
+    place.make_key("p256", "SN-1", OPEN)
     with pytest.raises(Refused) as caught:
-        place.make_key("ed25519", "SN-1")
+        place.make_key("ed25519", "SN-1", OPEN)
     assert caught.value.code == "target.key.other_algorithm"
     with pytest.raises(Refused, match=r"key\.algorithm\.unsupported"):
-        place.make_key("dsa", "SN-1")
+        place.make_key("dsa", "SN-1", OPEN)
 
 
 def test_mode_of_a_born_key_can_be_mended(dut: Path) -> None:
     place = target(dut.parent, "key=born")
-    request = x509.load_der_x509_csr(place.make_key("p256", "SN-1"))
+    request = x509.load_der_x509_csr(place.make_key("p256", "SN-1", OPEN))
     credential = credential_for(request.public_key(), "SN-1")
-    place.install(credential)
+    place.install(credential, OPEN)
     (dut / "device.key").chmod(0o666)
     with pytest.raises(DeviceFault, match=r"target\.key\.mode"):
         place.prove(b"")
-    place.install(credential)
+    place.install(credential, OPEN)
     assert modes(dut)["device.key"] == 0o600
     place.prove(b"")
 
 
 def test_damaged_born_key_is_a_fault(dut: Path) -> None:
     place = target(dut.parent, "key=born")
-    place.make_key("p256", "SN-1")
+    place.make_key("p256", "SN-1", OPEN)
     (dut / "device.key.new").write_bytes(b"-----BEGIN")
     with pytest.raises(DeviceFault) as caught:
-        place.make_key("p256", "SN-1")
+        place.make_key("p256", "SN-1", OPEN)
     assert caught.value.code == "target.key.damaged"
 
 
@@ -290,9 +291,9 @@ def test_missing_directory_is_a_fault_of_the_station(dut: Path, spoil) -> None:
     place, born = target(dut.parent), target(dut.parent, "key=born")
     for act in (
         place.probe,
-        lambda: place.install(pool_credential("SN-1")),
+        lambda: place.install(pool_credential("SN-1"), OPEN),
         lambda: place.prove(b""),
-        lambda: born.make_key("p256", "SN-1"),
+        lambda: born.make_key("p256", "SN-1", OPEN),
     ):
         with pytest.raises(StationFault) as caught:
             act()
@@ -334,7 +335,7 @@ def test_target_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, uri: st
 def test_percent_encoded_directory_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "a b?c").mkdir()
     place = target(tmp_path, directory="a%20b%3Fc")
-    place.install(pool_credential("SN-1"))
+    place.install(pool_credential("SN-1"), OPEN)
     assert sorted(modes(tmp_path / "a b?c")) == ["device.crt", "device.key"]
 
 
@@ -346,5 +347,5 @@ def test_credential_without_or_with_endless_chain_is_not_installed(dut: Path) ->
     good = pool_credential("SN-1")
     for chain in ((), good.chain * 5):
         with pytest.raises(Exception, match=r"credential\.malformed"):
-            target(dut.parent).install(Credential("SN-1", good.certificate, chain, good.private_key, 1, 2))
+            target(dut.parent).install(Credential("SN-1", good.certificate, chain, good.private_key, 1, 2), OPEN)
     assert not list(dut.iterdir())

@@ -25,6 +25,7 @@ from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from support.devicepki import credential_for
 from support.devicetoken import make_token, start_tokens, token_listing, token_objects
+from support.fences import OPEN
 from support.softhsm import MODULE, PIN
 
 
@@ -40,12 +41,12 @@ class Token:
         return Pkcs11Target(self.uri + more, secrets=lambda _: Secret(PIN.encode()), base=Path())
 
     def obtain(self, algorithm: str = "p256") -> Credential:
-        request = x509.load_der_x509_csr(self.target().make_key(algorithm, self.label))
+        request = x509.load_der_x509_csr(self.target().make_key(algorithm, self.label, OPEN))
         return credential_for(request.public_key(), self.label)
 
     def provision(self) -> Credential:
         credential = self.obtain()
-        self.target().install(credential)
+        self.target().install(credential, OPEN)
         return credential
 
     @contextmanager
@@ -102,7 +103,7 @@ def test_openssl_accepts_what_pkcs11_tool_signs_with_the_same_key(token: Token, 
 
 
 def test_request_of_the_token_key_is_accepted_by_openssl(token: Token) -> None:
-    request = token.target().make_key("p384", token.label)
+    request = token.target().make_key("p384", token.label, OPEN)
     command = ["openssl", "req", "-inform", "DER", "-verify", "-noout", "-subject"]
     ran = subprocess.run(command, input=request, check=True, capture_output=True)
     assert token.label.encode() in ran.stdout
@@ -119,7 +120,7 @@ def extractable_key(token: Token, label: str) -> None:
 def test_extractable_key_is_found_before_anyone_asks_for_a_certificate(token: Token) -> None:
     extractable_key(token, "idevid-new")
     with pytest.raises(DeviceFault) as caught:
-        token.target().make_key("p256", token.label)
+        token.target().make_key("p256", token.label, OPEN)
     assert caught.value.code == "target.key.extractable"
     assert caught.value.facts["attributes"] == ["sensitive", "extractable", "always_sensitive", "never_extractable"]
 
@@ -130,7 +131,7 @@ def test_extractable_key_is_neither_certified_nor_proven(token: Token) -> None:
         found = token.find(session, ObjectClass.PRIVATE_KEY)
         public_key = TokenLink(session, token.label).signer(found).public_key()
     credential = credential_for(public_key, token.label)
-    assert fault_of(lambda: token.target().install(credential)) == "target.key.extractable"
+    assert fault_of(lambda: token.target().install(credential, OPEN)) == "target.key.extractable"
     assert token.target().probe().certificate is None
 
 
@@ -152,7 +153,7 @@ def test_waiting_key_without_its_public_key_gets_no_certificate(token: Token) ->
     credential = token.obtain()
     with token.session() as session:
         token.find(session, ObjectClass.PUBLIC_KEY, "idevid-new").destroy()
-    assert fault_of(lambda: token.target().install(credential)) == "target.key.mismatch"
+    assert fault_of(lambda: token.target().install(credential, OPEN)) == "target.key.mismatch"
     assert token.target().probe().certificate is None
 
 
@@ -191,29 +192,29 @@ def test_rubbish_in_place_of_the_certificate_is_found(token: Token) -> None:
 
 
 def test_two_waiting_keys_are_not_guessed_between(token: Token) -> None:
-    token.target().make_key("p256", token.label)
+    token.target().make_key("p256", token.label, OPEN)
     extractable_key(token, "idevid-new")
-    assert fault_of(lambda: token.target().make_key("p256", token.label)) == "target.object.doubled"
+    assert fault_of(lambda: token.target().make_key("p256", token.label, OPEN)) == "target.object.doubled"
 
 
 def test_waiting_key_of_another_algorithm_is_kept(token: Token) -> None:
-    token.target().make_key("p256", token.label)
+    token.target().make_key("p256", token.label, OPEN)
     before = token_objects(token.label)
     with pytest.raises(Refused) as caught:
-        token.target().make_key("p384", token.label)
+        token.target().make_key("p384", token.label, OPEN)
     assert caught.value.code == "target.key.other_algorithm"
     assert token_objects(token.label) == before
 
 
 def test_algorithm_that_no_token_has_is_refused(token: Token) -> None:
     with pytest.raises(Misconfigured) as caught:
-        token.target().make_key("mldsa44", token.label)
+        token.target().make_key("mldsa44", token.label, OPEN)
     assert caught.value.code == "key.algorithm.token"
 
 
 def test_issuing_only_leaves_the_root_out(token: Token) -> None:
     credential = token.provision()
-    token.target("&chain=issuing").install(credential)
+    token.target("&chain=issuing").install(credential, OPEN)
     assert token.target().prove(b"").chain == credential.chain[:1]
 
 
@@ -268,23 +269,23 @@ def test_installation_cut_before_any_change_can_be_taken_up_again(monkeypatch: p
         with monkeypatch.context() as patch:
             patch.setattr(target_module, "open_token", cutting)
             try:
-                token.target().install(new)
+                token.target().install(new, OPEN)
                 done = True
             except PowerCut:
                 assert left[0] == 0
         assert token.target().probe().certificate in before
         assert token.target().prove(b"").certificate == token.target().probe().certificate
         if not done:
-            request = x509.load_der_x509_csr(token.target().make_key("p256", token.label))
+            request = x509.load_der_x509_csr(token.target().make_key("p256", token.label, OPEN))
             assert request.public_key() == x509.load_der_x509_certificate(new.certificate).public_key()
-        token.target().install(new)
+        token.target().install(new, OPEN)
         assert token.target().prove(b"").certificate == new.certificate
         assert len(token_objects(token.label)) == 5
     assert changes > 5
 
 
 def test_public_key_left_by_a_cut_generation_goes_away(token: Token) -> None:
-    token.target().make_key("p256", token.label)
+    token.target().make_key("p256", token.label, OPEN)
     with token.session() as session:
         token.find(session, ObjectClass.PRIVATE_KEY, "idevid-new").destroy()
     token.provision()

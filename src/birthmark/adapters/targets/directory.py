@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from birthmark.adapters.durable import naming_os_errors, sync_directory, write_durably
 from birthmark.errors import DeviceFault, StationFault
+from birthmark.ports import Fence
 
 __all__ = ["Directory", "Found", "Permissions"]
 
@@ -36,10 +39,23 @@ class Found:
 
 
 class Directory:
-    """The files of one device. Nothing here makes the directory: if it is missing, the device is not mounted."""
+    """The files of one device. Nothing here makes the directory: if it is missing, the device is not mounted.
+
+    Whatever changes a file asks the fence that ``under`` was given, and is a defect outside of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._fence: Fence | None = None
+
+    @contextmanager
+    def under(self, fence: Fence) -> Iterator[None]:
+        """Let files be changed as long as ``fence`` holds."""
+        self._fence = fence
+        try:
+            yield
+        finally:
+            self._fence = None
 
     def check(self) -> None:
         """Return if the directory is there, else ``StationFault("target.directory.missing")``."""
@@ -74,10 +90,12 @@ class Directory:
 
     def write(self, name: str, data: bytes, permissions: Permissions) -> None:
         """Put a whole file in place or nothing; durable on return."""
+        self._hold()
         write_durably(self.path / name, data, mode=permissions.mode, owner=permissions.owner)
 
     def move(self, name: str, new_name: str, permissions: Permissions) -> None:
         """Give a file its final name; durable on return."""
+        self._hold()
         path = self.path / name
         with naming_os_errors(path):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -93,6 +111,7 @@ class Directory:
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there; durable on return."""
+        self._hold()
         path = self.path / name
         with naming_os_errors(path):
             try:
@@ -100,6 +119,11 @@ class Directory:
             except FileNotFoundError:
                 return
             sync_directory(self.path)
+
+    def _hold(self) -> None:
+        if self._fence is None:
+            raise RuntimeError("a file of a device is changed without a fence")
+        self._fence.hold()
 
     def sync(self, name: str) -> None:
         """Make an existing file durable: whoever wrote it may have been stopped before it was."""

@@ -15,7 +15,7 @@ from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
-from birthmark.ports import Credential, Evidence, Probe, SecretsHandler
+from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["FilesTarget"]
 
@@ -52,7 +52,7 @@ class FilesTarget:
         certificate = None if device is None else device.public_bytes(Encoding.DER)
         return Probe(self._identity(), certificate, makes_key=self._born, can_sign=True)
 
-    def make_key(self, algorithm: str, device_serial: str) -> bytes:
+    def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not isinstance(self._form, KeyFileForm) or not self._born:
             raise Refused(
                 "target.key.not_made",
@@ -65,7 +65,8 @@ class FilesTarget:
         key = self._form.waiting_key()
         if key is None:
             key = chosen.generate()
-            self._form.keep_waiting_key(key, _NEW_KEY)
+            with self._directory.under(fence):
+                self._form.keep_waiting_key(key, _NEW_KEY)
         made = algorithm_of(key.public_key())
         if made is not chosen:
             raise Refused(
@@ -77,11 +78,12 @@ class FilesTarget:
             )
         return device_csr(key, device_serial)
 
-    def install(self, credential: Credential) -> None:
+    def install(self, credential: Credential, fence: Fence) -> None:
         certificates = certificates_of(credential, chain=self._chain)
         self._form.check_credential(credential, certificates)
         self._directory.check()
-        self._form.install(credential, certificates)
+        with self._directory.under(fence):
+            self._form.install(credential, certificates)
 
     def prove(self, challenge: bytes) -> Evidence:
         self._directory.check()

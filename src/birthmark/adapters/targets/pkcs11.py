@@ -19,7 +19,7 @@ from birthmark.adapters.targets.tokenplace import TokenPlace, check_attributes
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of, spki_of
 from birthmark.pki.certread import UNREADABLE
-from birthmark.ports import Credential, Evidence, Probe, SecretsHandler
+from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["Pkcs11Target"]
 
@@ -57,12 +57,13 @@ class Pkcs11Target:
             installed = place.certificate()
         return Probe(self._uri.token, None if installed is None else installed.value, makes_key=True, can_sign=True)
 
-    def make_key(self, algorithm: str, device_serial: str) -> bytes:
+    def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         chosen = algorithm_named(algorithm)
-        with self._opened() as (link, place):
+        with self._opened(fence) as (link, place):
             key = place.waiting_key()
             if key is None:
                 place.remove_orphans()
+                fence.hold()
                 key = link.generate(chosen.name, label=place.new_label, key_id=os.urandom(_KEY_ID_OCTETS))
                 self._check_born(key)
             check_attributes(key, place.new_label)
@@ -78,10 +79,10 @@ class Pkcs11Target:
                 )
             return device_csr(signer, device_serial)
 
-    def install(self, credential: Credential) -> None:
+    def install(self, credential: Credential, fence: Fence) -> None:
         refuse_key(credential)
         certificates = certificates_of(credential, chain=self._chain)
-        with self._opened() as (link, place):
+        with self._opened(fence) as (link, place):
             for key in place.private_keys():
                 if _shows(link, key, certificates.spki):
                     check_attributes(key, self._object)
@@ -123,9 +124,9 @@ class Pkcs11Target:
             raise
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[TokenLink, TokenPlace]]:
+    def _opened(self, fence: Fence | None = None) -> Iterator[tuple[TokenLink, TokenPlace]]:
         with open_token(self._uri, self._secrets(self._uri.pin_source)) as link:
-            yield link, TokenPlace(link.session, self._object)
+            yield link, TokenPlace(link.session, self._object, fence)
 
 
 def _shows(link: TokenLink, key: Any, spki: bytes) -> bool:

@@ -18,6 +18,7 @@ from birthmark.adapters.pkcs11_objects import (
 )
 from birthmark.adapters.targets.identity import MAX_CHAIN, Certificates
 from birthmark.errors import DeviceFault
+from birthmark.ports import Fence
 
 __all__ = ["InstalledCertificate", "TokenPlace", "check_attributes"]
 
@@ -45,11 +46,15 @@ class InstalledCertificate:
 
 
 class TokenPlace:
-    """Finds, writes and removes the objects called ``name`` through an open, logged-in session."""
+    """Finds, writes and removes the objects called ``name`` through an open, logged-in session.
 
-    def __init__(self, session: Any, name: str) -> None:
+    Without a fence nothing is written or removed.
+    """
+
+    def __init__(self, session: Any, name: str, fence: Fence | None = None) -> None:
         self._session = session
         self._name = name
+        self._fence = fence
 
     @property
     def new_label(self) -> str:
@@ -63,6 +68,7 @@ class TokenPlace:
     def remove_orphans(self) -> None:
         """Remove public keys that a cut key generation left without a private key."""
         for public_key in self._find("public", self.new_label):
+            self._hold()
             public_key.destroy()
 
     def key_of(self, key_id: bytes) -> Any:
@@ -108,15 +114,23 @@ class TokenPlace:
         mine = self._add(self._name, key_id, certificates.device)
         for one in self._certificates(self._name):
             if (one.key_id, one.value) != (mine.key_id, mine.value):
+                self._hold()
                 one.object.destroy()
         for kind in _KEY_KINDS:
             for old in self._find(kind, self._name):
                 if _key_id(old) != key_id:
+                    self._hold()
                     old.destroy()
         for kind in _KEY_KINDS:
             for new in self._find(kind, self.new_label):
                 if _key_id(new) == key_id:
+                    self._hold()
                     new[binding().Attribute.LABEL] = self._name
+
+    def _hold(self) -> None:
+        if self._fence is None:
+            raise RuntimeError("a token of a device is changed without a fence")
+        self._fence.hold()
 
     def _put(self, label: str, key_id: bytes, certificate: x509.Certificate | None) -> None:
         """Leave exactly this certificate, or none, under ``label``."""
@@ -126,6 +140,7 @@ class TokenPlace:
             if one.value == wanted and not kept:
                 kept = True
             else:
+                self._hold()
                 one.object.destroy()
         if certificate is not None and not kept:
             self._add(label, key_id, certificate)
@@ -135,6 +150,7 @@ class TokenPlace:
         for one in self._certificates(label):
             if (one.key_id, one.value) == (key_id, value):
                 return one
+        self._hold()
         created = self._session.create_object(certificate_template(label, key_id, value))
         return InstalledCertificate(created, key_id, value)
 

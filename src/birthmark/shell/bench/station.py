@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from birthmark.adapters.targets.identity import certificates_of, require_key
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.model.ids import OrderId
-from birthmark.ports import Credential, Evidence, Probe
+from birthmark.ports import Credential, Evidence, Fence, Probe
 from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.heads import StationHeads, open_heads
@@ -47,10 +47,10 @@ class NullTarget:
         installed = None if self._credential is None else self._credential.certificate
         return Probe(self._device_serial, installed, makes_key=False, can_sign=True)
 
-    def make_key(self, algorithm: str, device_serial: str) -> bytes:
+    def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         raise RuntimeError("a null target takes keys")
 
-    def install(self, credential: Credential) -> None:
+    def install(self, credential: Credential, fence: Fence) -> None:
         self._key = require_key(credential, certificates_of(credential, chain="full"))
         self._credential = credential
 
@@ -116,7 +116,8 @@ def _work(line: StationHeads, devices: list[str], heads: int) -> tuple[float, li
     def one(device_serial: str) -> None:
         began = time.perf_counter()
         request = ProvisionRequest(device_serial, f"null:{device_serial}")
-        provision(line.post, request, target=NullTarget(device_serial), source=line.source)
+        target, fence = NullTarget(device_serial), line.fence()
+        provision(line.post, request, target=target, source=line.source, fence=fence)
         elapsed = (time.perf_counter() - began) * 1000
         with lock:
             times.append(elapsed)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, NoReturn, TypeVar
+
+from cryptography import x509
 
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered
 from birthmark.model.device import DeviceState
 from birthmark.model.events import Failed, Installed, KeyErased, Rejected, Verified, utc_text
 from birthmark.model.ids import parse_attempt_id, parse_device_serial
 from birthmark.model.records import DeviceRecord, OrderRecord
+from birthmark.pki.algorithms import spki_of
 from birthmark.ports import (
+    Attestation,
     Credential,
     CredentialRequest,
-    Evidence,
+    Fence,
     JournalRecord,
     Probe,
     Source,
@@ -29,15 +32,17 @@ from birthmark.ports import (
 )
 from birthmark.wire.receipt import (
     Handshake,
-    Receipt,
-    Step,
     challenge_of,
-    encode_signature,
-    sign_receipt,
-    station_key_name,
 )
 from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
-from birthmark.workflow.line.readback import check_evidence, check_handshake, check_probe, spki_hash_of
+from birthmark.workflow.line.readback import check_evidence, check_handshake, check_probe
+from birthmark.workflow.line.residency import (
+    NONCE_OCTETS,
+    attested,
+    require_residency,
+    spki_of_request,
+)
+from birthmark.workflow.line.statement import Proof, make_receipt
 from birthmark.workflow.line.stationpost import Outcome, Progress, ProvisionRequest, StationPost, new_attempt
 
 __all__ = ["HandshakeCall", "Outcome", "Progress", "ProvisionRequest", "StationPost", "provision"]
@@ -57,6 +62,7 @@ def provision(
     *,
     target: Target,
     source: Source,
+    fence: Fence,
     handshake: HandshakeCall | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
@@ -65,10 +71,11 @@ def provision(
     Power cut at any instant: the same call again finishes the same attempt. ``DeviceFault``, ``Tampered`` and
     ``Refused`` after a credential was obtained end the identity on record (``failed``); the device then needs rework.
     ``StationFault`` and ``Unavailable`` end nothing: mend, repeat. What is refused: ``device.unknown``,
-    ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``attempt.other``, and what
-    the source refuses.
+    ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``station.residency``,
+    ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the device nor the ledger
+    is touched again by this call.
     """
-    return _Run(post, request, target, source, handshake, progress).run()
+    return _Run(post, request, target, source, fence, handshake, progress).run()
 
 
 class _Run:
@@ -78,6 +85,7 @@ class _Run:
         request: ProvisionRequest,
         target: Target,
         source: Source,
+        fence: Fence,
         handshake: HandshakeCall | None,
         progress: Callable[[Progress], None],
     ) -> None:
@@ -87,6 +95,9 @@ class _Run:
         self._uri = request.target
         self._target = target
         self._source = source
+        self._fence = fence
+        self._residency = request.residency
+        self._attestation: Attestation | None = None
         self._handshake = handshake
         self._progress = progress
         self._attempt: str = ""
@@ -105,14 +116,16 @@ class _Run:
             self._begin(device)
         except (Refused, DeviceFault) as fault:
             self._reject(fault)
-        credential = self._installed_before(device, order, probe) or self._obtain(order)
+        credential = self._installed_before(device, order, probe) or self._obtain(order, probe)
         try:
+            self._fence.hold()
             self._write("installing")
-            self._step("install", lambda: self._target.install(credential))
+            self._step("install", lambda: self._target.install(credential, self._fence))
             proof = self._prove(credential.certificate, credential.chain, credential)
         except (DeviceFault, Tampered, Refused) as fault:
             self._fail(fault)
         receipt = self._receipt(order, credential.certificate, proof)
+        self._fence.hold()
         self._step("record", lambda: self._record(order, credential, proof, receipt))
         self._write("done")
         return self._outcome("pass", credential.certificate, proof, receipt)
@@ -144,6 +157,7 @@ class _Run:
                 key_origin=order.key_origin,
                 target=self._uri,
             )
+        require_residency(self._residency, probe, device_serial=self._serial, target=self._uri)
 
     def _begin(self, device: DeviceRecord) -> None:
         """Resume the open attempt of this device, or make one; it is on disk when this returns."""
@@ -183,8 +197,8 @@ class _Run:
             target=target,
         )
 
-    def _obtain(self, order: OrderRecord) -> Credential:
-        csr = self._make_key(order) if order.key_origin == "device" else None
+    def _obtain(self, order: OrderRecord, probe: Probe) -> Credential:
+        csr = self._make_key(order, probe) if order.key_origin == "device" else None
         request = CredentialRequest(self._attempt, self._post.name, self._serial, csr)
         try:
             return self._step("obtain", lambda: self._source.obtain(request))
@@ -205,18 +219,30 @@ class _Run:
         if probe.certificate != certificate or device.intent is None:
             return None
         chain = self._post.chain_of(order.ca)
+        if probe.attests:
+            self._attest(spki_of(x509.load_der_x509_certificate(certificate).public_key()))
         return Credential(self._serial, certificate, chain, None, device.intent, device.issued_seq)
 
-    def _make_key(self, order: OrderRecord) -> bytes:
+    def _attest(self, spki: bytes) -> None:
+        nonce = self._post.entropy(NONCE_OCTETS)
+        self._attestation = self._step(
+            "attest", lambda: attested(self._target, nonce, spki=spki, device_serial=self._serial)
+        )
+
+    def _make_key(self, order: OrderRecord, probe: Probe) -> bytes:
+        algorithm = order.key_algorithm
         try:
-            return self._step("make_key", lambda: self._target.make_key(order.key_algorithm, self._serial))
+            csr = self._step("make_key", lambda: self._target.make_key(algorithm, self._serial, self._fence))
+            if probe.attests:
+                self._attest(spki_of_request(csr))
+            return csr
         except (Refused, DeviceFault) as fault:
             if known_device(self._post.records, self._serial).attempt == self._attempt:
                 self._fail(fault)
             self._write("void")
             self._reject(fault)
 
-    def _prove(self, certificate: bytes, chain: tuple[bytes, ...], credential: Credential | None) -> _Proof:
+    def _prove(self, certificate: bytes, chain: tuple[bytes, ...], credential: Credential | None) -> Proof:
         nonce = self._post.entropy(_NONCE_OCTETS).hex()
         challenge = challenge_of(
             origin=self._post.origin,
@@ -245,34 +271,23 @@ class _Run:
         if self._handshake is not None:
             seen = self._step("handshake", self._handshake)
             check_handshake(seen, device_serial=self._serial, certificate=certificate)
-        return _Proof(nonce, challenge, evidence, seen)
+        return Proof(nonce, challenge, evidence, seen)
 
-    def _receipt(self, order: OrderRecord, certificate: bytes, proof: _Proof) -> bytes:
-        key_digest = proof.evidence.key_digest
-        receipt = Receipt(
-            origin=self._post.origin,
-            station=self._post.name,
+    def _receipt(self, order: OrderRecord, certificate: bytes, proof: Proof) -> bytes:
+        return make_receipt(
+            self._post,
+            proof,
             attempt=self._attempt,
             device_serial=self._serial,
             target=self._uri,
-            cert_sha256=sha256(certificate).hexdigest(),
-            spki_sha256=spki_hash_of(certificate).hex(),
+            certificate=certificate,
             key_origin="device" if order.key_origin == "device" else "injected",
-            evidence=proof.evidence.kind,
-            nonce=proof.nonce,
-            challenge=proof.challenge.hex(),
-            signature=encode_signature(proof.evidence.signature),
-            key_digest=None if key_digest is None else key_digest.hex(),
-            started_at=utc_text(self._started),
-            finished_at=utc_text(self._post.clock()),
-            steps=tuple(Step(name=name, ms=ms) for name, ms in self._steps),
-            software=self._post.software,
-            handshake=proof.handshake,
+            started=self._started,
+            steps=self._steps,
+            attestation=self._attestation,
         )
-        name = station_key_name(self._post.origin, self._post.name)
-        return sign_receipt(receipt, self._post.receipt_key, name)
 
-    def _record(self, order: OrderRecord, credential: Credential, proof: _Proof, receipt: bytes) -> None:
+    def _record(self, order: OrderRecord, credential: Credential, proof: Proof, receipt: bytes) -> None:
         at = utc_text(self._post.clock())
         held = {"at": at, "device": self._serial, "station": self._post.name, "attempt": self._attempt}
         device = known_device(self._post.records, self._serial)
@@ -299,7 +314,7 @@ class _Run:
         return self._outcome("already", certificate, proof, None)
 
     def _outcome(
-        self, outcome: Literal["pass", "already"], certificate: bytes, proof: _Proof, receipt: bytes | None
+        self, outcome: Literal["pass", "already"], certificate: bytes, proof: Proof, receipt: bytes | None
     ) -> Outcome:
         device = known_device(self._post.records, self._serial)
         intent = None if device.intent is None else self._post.records.intent(device.intent)
@@ -369,14 +384,6 @@ class _Run:
         self._steps.append((name, ms))
         self._progress(Progress(attempt, self._serial, name, "ok", ms))
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    nonce: str
-    challenge: bytes
-    evidence: Evidence
-    handshake: Handshake | None
 
 
 _ORIGINS = {"device": "born in the device", "injected": "made here and installed"}

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from birthmark.ports import Clock, Entropy, Journal, Ledger, Records
 from birthmark.wire.receipt import Handshake
 from birthmark.workflow.handout import ChainOf
+from birthmark.workflow.line.residency import Residency
 
 __all__ = ["Outcome", "Progress", "ProvisionRequest", "StationPost", "new_attempt"]
 
@@ -34,11 +35,15 @@ class StationPost:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionRequest:
-    """``target``: the URI of the target without secrets. ``attempt``: None makes or resumes one."""
+    """``target``: the URI of the target without secrets. ``attempt``: None makes or resumes one.
+
+    ``residency``: what the product asks of the place where the key lives.
+    """
 
     device_serial: str
     target: str
     attempt: str | None = None
+    residency: Residency = "any"
 
 
 @dataclass(frozen=True, slots=True)
