@@ -221,8 +221,7 @@ class IssueBatch:
         with self._ledger.transaction() as tx:
             try:
                 with tx.part():
-                    work.stored = [(one, self._store(tx, one, at)) for one in work.signed]
-                    work.reserved = [(one, self._issuing.reserve(tx, wish, at)) for one, wish in work.wishes]
+                    self._write_together(tx, work, at)
             except (Refused, Tampered):
                 work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
                 self._reserve_alone(tx, work, at)
@@ -234,6 +233,15 @@ class IssueBatch:
                     self._again(one, problem, work)
             for one, refusal in work.refused:
                 tx.append(_rejected(one, refusal, at))
+
+    def _write_together(self, tx: Transaction, work: _Round, at: str) -> None:
+        if work.signed:
+            signed = [(one.wish, one.intent, one.certificate) for one in work.signed]
+            first = self._issuing.store_together(tx, signed, at)
+            work.stored = [(one, first + place) for place, one in enumerate(work.signed)]
+        if work.wishes:
+            reserved = self._issuing.reserve_together(tx, [wish for _, wish in work.wishes], at)
+            work.reserved = [(one, each) for (one, _), each in zip(work.wishes, reserved, strict=True)]
 
     def _reserve_alone(self, tx: Transaction, work: _Round, at: str) -> None:
         work.reserved = []
