@@ -40,6 +40,7 @@ _CODE_STATUS = {
     "service.not_found": 404,
     "service.method": 405,
     "service.busy": 429,
+    "service.refusals": 429,
     "report.waiting": 409,
     "log.note.malformed": 422,
     "log.note.signature": 422,
