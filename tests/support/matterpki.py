@@ -18,6 +18,14 @@ __all__ = ["MatterPki"]
 
 _VENDOR = ObjectIdentifier("1.3.6.1.4.1.37244.2.1")
 _PRODUCT = ObjectIdentifier("1.3.6.1.4.1.37244.2.2")
+_UNUSED_BITS = (
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "encipher_only",
+    "decipher_only",
+)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -50,17 +58,7 @@ class MatterPki:
 
     def _sign(self, subject: Any, public_key: Any, issuer: Any, issuer_key: Any, *, length: int | None) -> Any:
         ca = length is not None
-        usage = dict.fromkeys(
-            (
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "encipher_only",
-                "decipher_only",
-            ),
-            False,
-        )
+        usage = dict.fromkeys(_UNUSED_BITS, False)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
