@@ -229,6 +229,18 @@ def test_a_label_for_another_passcode_is_caught_before_it_ships(tmp_path: Path, 
     assert caught.value.code == "matter.passcode.differs"
 
 
+@pytest.mark.parametrize("layout", ["esp", "nrf"])
+@pytest.mark.parametrize("change", [("Lamp", "Lump"), ("hw_ver = 3", "hw_ver = 4"), ("L-77", "L-78")])
+def test_factory_data_of_another_product_file_is_caught(
+    tmp_path: Path, pki: MatterPki, layout: str, change: tuple[str, str]
+) -> None:
+    target(tmp_path, f"layout={layout}").install(pki.credential(SERIAL), OPEN)
+    target(tmp_path, f"layout={layout}").prove(bytes(32))
+    with pytest.raises(DeviceFault) as caught:
+        target(tmp_path, f"layout={layout}", FULL.replace(*change)).prove(bytes(32))
+    assert caught.value.code == "matter.data.differs"
+
+
 @pytest.mark.parametrize(
     "change",
     [

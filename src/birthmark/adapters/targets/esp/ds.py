@@ -85,6 +85,8 @@ def ds_context(block: int, bits: int) -> bytes:
 
 def _key_of(exponent: int, public_key: rsa.RSAPublicKey) -> rsa.RSAPrivateKey:
     public = public_key.public_numbers()
+    if public_key.key_size > max(DS_BITS.values()):
+        raise ValueError("size of the key")
     if not 1 < exponent < public.n or pow(pow(2, public.e, public.n), exponent, public.n) != 2:
         raise ValueError("exponent of another key")
     p, q = rsa.rsa_recover_prime_factors(public.n, public.e, exponent)

@@ -11,7 +11,7 @@ from birthmark.adapters.targets.matter.cbormap import decode_map, encode_map
 from birthmark.adapters.targets.matter.intelhex import decode_hex, encode_hex
 from birthmark.adapters.targets.matter.onboarding import Onboarding
 from birthmark.adapters.targets.matter.product import MatterProduct
-from birthmark.errors import DeviceFault, Refused
+from birthmark.errors import DeviceFault
 
 __all__ = ["FactoryData", "Shown", "damaged_data", "decode_esp", "decode_nordic", "encode_esp", "encode_nordic"]
 
@@ -34,14 +34,12 @@ class FactoryData:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a device's factory data says of what can be checked. ``verifier``: SPAKE2+, 97 octets."""
+    """What a device shows of itself: DAC and PAI (DER), the DAC key, and the SPAKE2+ ``verifier`` (97 octets)."""
 
     dac: bytes
     dac_key: bytes = field(repr=False)
     pai: bytes
     verifier: bytes
-    vendor_id: int
-    product_id: int
 
 
 def encode_esp(data: FactoryData, size: int) -> bytes:
@@ -82,9 +80,7 @@ def encode_esp(data: FactoryData, size: int) -> bytes:
 def decode_esp(partition: bytes) -> Shown | None:
     """Return what a partition shows, None if it is erased; ``DeviceFault`` if it is damaged."""
     values = {item.key: item.value for item in decode_nvs(_NAMESPACE, partition)}
-    return _shown(
-        values, ("dac-cert", "dac-key", "pai-cert", "verifier", "vendor-id", "product-id"), unpack=_unpacked_base64
-    )
+    return _shown(values, ("dac-cert", "dac-key", "pai-cert", "verifier"), unpack=_unpacked_base64)
 
 
 def encode_nordic(data: FactoryData, offset: int, *, intel_hex: bool) -> bytes:
@@ -127,8 +123,7 @@ def decode_nordic(octets: bytes, offset: int, *, intel_hex: bool) -> Shown | Non
             raise ValueError("end of the map")
     except ValueError:
         raise damaged_data() from None
-    names = ("dac_cert", "dac_key", "pai_cert", "spake2_verifier", "vendor_id", "product_id")
-    return _shown(values, names, unpack=lambda octets: octets)
+    return _shown(values, ("dac_cert", "dac_key", "pai_cert", "spake2_verifier"), unpack=bytes)
 
 
 def damaged_data() -> DeviceFault:
@@ -151,13 +146,11 @@ def _shown(
 ) -> Shown | None:
     if not values:
         return None
-    *octets, vendor_id, product_id = (values.get(name) for name in names)
-    dac, key, pai, verifier = (one if isinstance(one, bytes) else b"" for one in octets)
-    if not isinstance(vendor_id, int) or not isinstance(product_id, int):
-        raise damaged_data()
+    octets = [one for one in map(values.get, names) if isinstance(one, bytes)]
     try:
-        return Shown(dac, key, pai, unpack(verifier), vendor_id, product_id)
-    except (ValueError, Refused):
+        dac, key, pai, verifier = octets
+        return Shown(dac, key, pai, unpack(verifier))
+    except ValueError:
         raise damaged_data() from None
 
 

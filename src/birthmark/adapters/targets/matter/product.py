@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ _LARGEST_FILE = 64 * 1024
 _LARGEST_CD = 541
 _VENDOR_OID = x509.ObjectIdentifier("1.3.6.1.4.1.37244.2.1")
 _PRODUCT_OID = x509.ObjectIdentifier("1.3.6.1.4.1.37244.2.2")
+
+_ID = re.compile(r"[0-9A-F]{4}")
 
 _Id = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
@@ -89,7 +92,7 @@ def _ids(certificate: x509.Certificate) -> tuple[str | None, str | None]:
         if not values:
             names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
             values = [part[:4] for name in names for part in str(name.value).split(word)[1:]]
-        found.append(values[0] if len(values) == 1 else None)
+        found.append(values[0] if len(values) == 1 and _ID.fullmatch(values[0]) else None)
     return found[0], found[1]
 
 

@@ -43,6 +43,7 @@ _PRIVATE = Permissions(0o600)
 _ESP_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0x6000, 0x3000, 0x100000
 _NORDIC_OFFSET, _NORDIC_SIZE = 0xF7000, 0x1000
 _LONGEST_SERIAL = 32
+_SCALAR_OCTETS = 32
 
 
 class MatterTarget:
@@ -85,17 +86,8 @@ class MatterTarget:
         self._require_plain(credential, key)
         self._directory.check()
         with self._directory.under(fence):
-            self._form.write(
-                FactoryData(
-                    self._product,
-                    self._declaration,
-                    self._numbers(credential.device_serial),
-                    certificates.device_der,
-                    key.private_numbers().private_value.to_bytes(32, "big"),
-                    key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
-                    certificates.chain_der[0],
-                )
-            )
+            numbers = self._numbers(credential.device_serial)
+            self._form.write(self._data(numbers, key, certificates.device_der, certificates.chain_der[0]))
 
     def prove(self, challenge: bytes) -> Evidence:
         """Sign with the key in the factory data, after passcode, ids and modes were found to be what they should."""
@@ -113,7 +105,7 @@ class MatterTarget:
         if spki_of(key.public_key()) != spki_of(device.public_key()):
             raise mismatch(self._name, "the DAC key")
         require_ids(self._product, device, pai)
-        self._check_beside(shown)
+        self._check_beside(shown, key)
         return Evidence(
             certificate=device.public_bytes(Encoding.DER),
             chain=(pai.public_bytes(Encoding.DER),),
@@ -149,18 +141,30 @@ class MatterTarget:
         self._directory.write(_ONBOARDING, numbers.document(), _PRIVATE)
         return numbers
 
-    def _check_beside(self, shown: Shown) -> None:
+    def _data(self, numbers: Onboarding, key: ec.EllipticCurvePrivateKey, dac: bytes, pai: bytes) -> FactoryData:
+        private = key.private_numbers().private_value.to_bytes(_SCALAR_OCTETS, "big")
+        public = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return FactoryData(self._product, self._declaration, numbers, dac, private, public, pai)
+
+    def _check_beside(self, shown: Shown, key: ec.EllipticCurvePrivateKey) -> None:
+        """Return if passcode, product and modes fit the factory data, octet for octet."""
         found = self._directory.read(_ONBOARDING)
-        if found is None or read_onboarding(found.data, None).verifier() != shown.verifier:
+        numbers = None if found is None else read_onboarding(found.data, None)
+        if numbers is None or numbers.verifier() != shown.verifier:
             raise DeviceFault(
                 "matter.passcode.differs",
                 f"the passcode in {_ONBOARDING} of {self._name} is not the one its factory data was made for",
                 hint="Do not print or ship its label; provision the device again.",
                 target=self._name,
             )
-        if (shown.vendor_id, shown.product_id) != (self._product.vendor_id, self._product.product_id):
-            raise damaged_data()
-        if not found.has(_PRIVATE) or not self._form.is_private():
+        if not self._form.holds(self._data(numbers, key, shown.dac, shown.pai)):
+            raise DeviceFault(
+                "matter.data.differs",
+                f"the factory data of {self._name} is not made of this product file and {_ONBOARDING}",
+                hint="Use the product file of its lot; if that is the one, provision the device again as rework.",
+                target=self._name,
+            )
+        if found is None or not found.has(_PRIVATE) or not self._form.is_private():
             raise DeviceFault(
                 "target.key.mode",
                 f"a file of {self._name} that holds a secret has not mode 0600",
@@ -173,6 +177,8 @@ class _Form(Protocol):
     def read(self) -> Shown | None: ...
 
     def write(self, data: FactoryData) -> None: ...
+
+    def holds(self, data: FactoryData) -> bool: ...
 
     def is_private(self) -> bool: ...
 
@@ -187,6 +193,9 @@ class _EspForm:
 
     def write(self, data: FactoryData) -> None:
         self._memory.write({self._region: encode_esp(data, self._region.size)})
+
+    def holds(self, data: FactoryData) -> bool:
+        return self._memory.read(self._region) == encode_esp(data, self._region.size)
 
     def is_private(self) -> bool:
         return self._memory.is_private(self._region)
@@ -224,6 +233,10 @@ class _NordicForm:
         else:
             self._directory.write(self._file, octets, _PRIVATE)
 
+    def holds(self, data: FactoryData) -> bool:
+        found = self._directory.read(self._file)
+        return found is not None and found.data == encode_nordic(data, self._offset, intel_hex=self._intel_hex)
+
     def is_private(self) -> bool:
         found = self._directory.read(self._file)
         return found is not None and found.has(_PRIVATE)
@@ -257,6 +270,6 @@ def _certificate(der: bytes) -> x509.Certificate:
 
 def _scalar(octets: bytes) -> int:
     number = int.from_bytes(octets, "big")
-    if len(octets) != 32 or not 0 < number < P256_ORDER:
+    if len(octets) != _SCALAR_OCTETS or not 0 < number < P256_ORDER:
         raise damaged_data()
     return number
