@@ -38,7 +38,7 @@ def esp_device(options: str, root: Path, _: pytest.MonkeyPatch, *, algorithm: st
         makes_key=False,
         identity=SERIAL,
         algorithm=algorithm,
-        replaces="key=ds" not in options or "read-protect=no" in options,
+        replaces="efuse=" not in options or "read-protect=no" in options,
     )
 
 
@@ -52,5 +52,6 @@ DEVICES: dict[str, Callable[[Path, pytest.MonkeyPatch], Device]] = {
         esp_device, "layout=nvs-encrypted&flash=flash.bin&offset=0x10000&keys-offset=0xF000&size=0x4000"
     ),
     "esp-ds": partial(esp_device, "key=ds&efuse=efuse.bin", algorithm="rsa2048"),
+    "esp-ecdsa": partial(esp_device, "key=ecdsa&efuse=efuse.bin"),
     "esp-ds-readable": partial(esp_device, "key=ds&efuse=efuse.bin&read-protect=no", algorithm="rsa2048"),
 }

@@ -305,6 +305,68 @@ def test_locked_key_is_encrypted_as_the_makers_tool_encrypts_it(tmp_path: Path, 
     assert [entry.kind for entry in ours] == [entry.kind for entry in entries]
 
 
+@pytest.mark.parametrize("version", [0, 1 << 21 | 1 << 18, 1 << 21 | 2 << 18], ids=["v0.0", "v1.1", "v1.2"])
+def test_ecdsa_key_is_burnt_as_espefuse_burns_it(tmp_path: Path, version: int) -> None:
+    memory = bytearray(512)
+    memory[0x50:0x54] = version.to_bytes(4, "little")
+    (tmp_path / SERIAL).mkdir()
+    for name in ("theirs.bin", f"{SERIAL}/efuse.bin"):
+        (tmp_path / name).write_bytes(memory[::-1])
+    credential = pool_credential(SERIAL)
+    files = pem_files(credential, tmp_path)
+    virtual = ("--chip", "esp32h2", "--virt", "--path-efuse-file", "theirs.bin", "--do-not-confirm")
+    run_tool("esp", "espefuse", *virtual, "burn-key", "BLOCK_KEY1", files["key"], "ECDSA_KEY", cwd=tmp_path)
+    target(tmp_path, "key=ecdsa&efuse=efuse.bin").install(credential, OPEN)
+    ours = read_fuses((tmp_path / SERIAL / "efuse.bin").read_bytes())
+    theirs = read_fuses((tmp_path / "theirs.bin").read_bytes())
+    assert ours.memory[FUSE_REGISTERS] == theirs.memory[FUSE_REGISTERS]
+
+
+def test_partition_of_an_ecdsa_key_in_fuses_says_where_it_is_and_not_what(tmp_path: Path) -> None:
+    credential = pool_credential(SERIAL)
+    files = pem_files(credential, tmp_path)
+    options = ("--ca-cert", files["ca0"], "--device-cert", files["device"], "--private-key", files["key"])
+    locked = ("--configure_ds", "--priv_key_algo", "ECDSA", "256", "--efuse_key_id", "2")
+    run_tool(
+        *("esp", "configure_esp_secure_cert.py", *options, *locked, "--target_chip", "esp32h2", "--skip_flash"),
+        cwd=tmp_path,
+    )
+    theirs = decode_secure_cert((tmp_path / "esp_secure_cert_data" / "esp_secure_cert.bin").read_bytes())
+    locked_target = target(tmp_path, "key=ecdsa&chain=issuing&efuse=efuse.bin&efuse-block=2")
+    locked_target.install(credential, OPEN)
+    partition = (tmp_path / SERIAL / "esp_secure_cert.bin").read_bytes()
+    ours = decode_secure_cert(partition)
+    assert ours[:-1] == theirs[:-1]
+    assert (ours[-1].kind, ours[-1].flags, ours[-1].data) == (theirs[-1].kind, theirs[-1].flags, bytes(16))
+    assert credential.private_key is not None
+    key = load_der_private_key(credential.private_key.reveal(), None)
+    secret = key.private_numbers().private_value.to_bytes(32, "big")  # type: ignore[union-attr]
+    assert secret not in partition
+    assert b"PRIVATE" not in partition
+    assert secret[::-1] not in (tmp_path / SERIAL / "efuse.bin").read_bytes()[::-1]
+
+
+def test_readable_ecdsa_block_goes_on_with_its_own_key_alone(tmp_path: Path) -> None:
+    readable = target(tmp_path, "key=ecdsa&efuse=efuse.bin&read-protect=no")
+    credential = pool_credential(SERIAL)
+    readable.install(credential, OPEN)
+    fuses = (tmp_path / SERIAL / "efuse.bin").read_bytes()
+    (tmp_path / SERIAL / "esp_secure_cert.bin").unlink()
+    readable.install(credential, OPEN)
+    assert readable.prove(bytes(32)).certificate == credential.certificate
+    with pytest.raises(Refused) as caught:
+        readable.install(pool_credential(SERIAL), OPEN)
+    assert caught.value.code == "target.efuse.burnt"
+    assert (tmp_path / SERIAL / "efuse.bin").read_bytes() == fuses
+
+
+def test_the_block_with_the_hardware_fault_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        target(tmp_path, "key=ecdsa&efuse=efuse.bin&efuse-block=5").install(pool_credential(SERIAL), OPEN)
+    assert caught.value.code == "target.efuse.block"
+    assert list((tmp_path / SERIAL).iterdir()) == []
+
+
 def test_locked_key_opens_with_no_other_chips_fuses(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -342,6 +404,8 @@ def test_identity_is_the_mac_address_in_the_fuses(tmp_path: Path) -> None:
         ("layout=secure-cert", "ed25519", "target.key.unsupported"),
         ("layout=nvs", "mldsa44", "target.key.unsupported"),
         ("key=ds&efuse=efuse.bin", "p256", "target.key.unsupported"),
+        ("key=ecdsa&efuse=efuse.bin", "p384", "target.key.unsupported"),
+        ("key=ecdsa&efuse=efuse.bin", "rsa2048", "target.key.unsupported"),
     ],
 )
 def test_a_key_that_the_chip_cannot_use_is_refused(tmp_path: Path, options: str, algorithm: str, code: str) -> None:
@@ -394,6 +458,7 @@ def test_a_partition_of_another_size_is_named(tmp_path: Path) -> None:
         "key=ds",
         "key=ds&efuse=e.bin&efuse-block=6",
         "key=ds&efuse=e.bin&chip=esp32",
+        "key=ecdsa&efuse=e.bin&chip=esp32c3",
         "chip=esp32c3",
         "identity=mac",
         "unknown=1",

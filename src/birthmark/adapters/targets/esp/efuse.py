@@ -17,8 +17,8 @@ FUSE_CHIPS = ("esp32c3", "esp32c6", "esp32h2", "esp32s3")
 
 KEY_BLOCKS = range(6)
 
-PURPOSES = {"USER": 0, "XTS_AES_128_KEY": 4, "HMAC_DOWN_DIGITAL_SIGNATURE": 7, "HMAC_UP": 8}
-"""Purpose of a key block → value of its KEY_PURPOSE fuses."""
+PURPOSES = {"USER": 0, "ECDSA_KEY": 1, "XTS_AES_128_KEY": 4, "HMAC_DOWN_DIGITAL_SIGNATURE": 7, "HMAC_UP": 8}
+"""Purpose of a key block → value of its KEY_PURPOSE fuses. ``ECDSA_KEY``: ESP32-H2 only."""
 
 _OCTETS = 512
 _KEY_OCTETS = 32
@@ -27,7 +27,11 @@ _PURPOSES_AT, _PURPOSE_SHIFT = 0x34, 24
 _MAC = slice(0x44, 0x4A)
 _FIRST_KEY = 0x9C
 _PURPOSE_PROTECT_BIT, _KEY_PROTECT_BIT = 8, 23
-_REVERSED = frozenset({"XTS_AES_128_KEY"})
+_REVERSED = frozenset({"XTS_AES_128_KEY", "ECDSA_KEY"})
+_BROKEN_BLOCK = 5
+_FORCE_HARDWARE_K = (0x38, 1 << 18)
+_H2_VERSION_AT = 0x50
+_LAST_H2_WITHOUT_K = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,12 @@ class Fuses:
         return self._word(_PURPOSES_AT, 8) >> _PURPOSE_SHIFT + 4 * block & 0xF
 
     def key(self, block: int) -> bytes | None:
-        """Return a key block (32 octets) as software reads it; None if it is read-protected."""
+        """Return the key in a block (32 octets) as it was given to ``burnt``; None if it is read-protected."""
         if self._word(_READ_PROTECT) >> block & 1:
             return None
         start = _FIRST_KEY + _KEY_OCTETS * block
-        return self.memory[start : start + _KEY_OCTETS]
+        stored = self.memory[start : start + _KEY_OCTETS]
+        return stored[::-1] if self.purpose(block) in {PURPOSES[name] for name in _REVERSED} else stored
 
     def is_blank(self, block: int) -> bool:
         """Say whether a key can still be burnt into the block."""
@@ -67,6 +72,13 @@ class Fuses:
         """
         if not self.is_blank(block):
             raise burnt_already(self, block)
+        if block == _BROKEN_BLOCK and purpose in _REVERSED:
+            raise Refused(
+                "target.efuse.block",
+                f"key block {block} cannot be used for {purpose}: the hardware has a fault there",
+                hint="Use another efuse-block=.",
+                block=block,
+            )
         memory = bytearray(self.memory)
         start = _FIRST_KEY + _KEY_OCTETS * block
         if not read_protect:
@@ -75,11 +87,18 @@ class Fuses:
         _set(memory, _WRITE_PROTECT, 4, 1 << _KEY_PROTECT_BIT + block | 1 << _PURPOSE_PROTECT_BIT + block)
         if read_protect:
             _set(memory, _READ_PROTECT, 4, 1 << block)
+        if purpose == "ECDSA_KEY" and self._h2_version() <= _LAST_H2_WITHOUT_K:
+            # Until then the chip would take k from software, and a bad k gives the key away.
+            _set(memory, _FORCE_HARDWARE_K[0], 4, _FORCE_HARDWARE_K[1])
         return Fuses(bytes(memory))
 
     def file(self) -> bytes:
         """Return the content of the file."""
         return self.memory[::-1]
+
+    def _h2_version(self) -> tuple[int, int]:
+        word = self._word(_H2_VERSION_AT)
+        return word >> 21 & 0x3, word >> 18 & 0x7
 
     def _word(self, place: int, octets: int = 4) -> int:
         return int.from_bytes(self.memory[place : place + octets], "little")

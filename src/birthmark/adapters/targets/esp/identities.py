@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.directory import Directory, Permissions
-from birthmark.adapters.targets.esp.ds import ds_context, open_rsa_key, seal_rsa_key
-from birthmark.adapters.targets.esp.efuse import KEY_BLOCKS, PURPOSES, Fuses, burnt_already, read_fuses
-from birthmark.adapters.targets.esp.forms import (
-    Held,
-    PlainForm,
-    certificate_entries,
-    damaged,
-    read_certificates,
-)
+from birthmark.adapters.targets.esp.efuse import PURPOSES, burnt_already
+from birthmark.adapters.targets.esp.forms import Held, PlainForm
+from birthmark.adapters.targets.esp.fusefile import FuseFile
+from birthmark.adapters.targets.esp.locks import Lock
 from birthmark.adapters.targets.esp.memory import DeviceMemory, Region
-from birthmark.adapters.targets.esp.securecert import DS_CONTEXT, DS_DATA, Tlv, decode_secure_cert, encode_secure_cert
+from birthmark.adapters.targets.esp.securecert import Tlv, decode_secure_cert, encode_secure_cert
 from birthmark.adapters.targets.identity import Certificates, mismatch
 from birthmark.errors import DeviceFault
 from birthmark.pki.algorithms import spki_of
 
-__all__ = ["DsIdentity", "FuseFile", "IdentityPlace", "Locking", "PlainIdentity"]
-
-_PURPOSE = "HMAC_DOWN_DIGITAL_SIGNATURE"
-_KEY_OCTETS = 32
-_IV_OCTETS = 16
-_PRIVATE = Permissions(0o600)
+__all__ = ["IdentityPlace", "LockedIdentity", "PlainIdentity"]
 
 
 class IdentityPlace(Protocol):
@@ -78,115 +65,78 @@ class PlainIdentity:
         return {region: self._memory.read(region) for region in self._form.regions}
 
 
-@dataclass(frozen=True, slots=True)
-class FuseFile:
-    """Virtual fuses in a file of the device, and beside it what the silicon alone would see.
+class LockedIdentity:
+    """Only the peripheral of this one chip can use the private key.
 
-    A read-protected block is zeros in the vendor's file, as it is for the software of a real chip. The peripheral still
-    uses the key in it; ``FILE.silicon`` (mode 0600, six blocks of 32 octets) stands for that, and for nothing else.
-    """
-
-    directory: Directory
-    file: str
-
-    def read(self) -> Fuses:
-        found = self.directory.read(self.file)
-        return read_fuses(None if found is None else found.data)
-
-    def sealed_key(self, block: int) -> bytes:
-        """Return the key that the peripheral of the chip would use."""
-        return self._silicon()[_KEY_OCTETS * block : _KEY_OCTETS * (block + 1)]
-
-    def prepare(self, block: int, key: bytes) -> None:
-        """Keep what is about to be burnt. Nothing irreversible yet."""
-        silicon = bytearray(self._silicon())
-        silicon[_KEY_OCTETS * block : _KEY_OCTETS * (block + 1)] = key
-        self.directory.write(f"{self.file}.silicon", bytes(silicon), _PRIVATE)
-
-    def burn(self, fuses: Fuses) -> None:
-        """The irreversible act: one, under the fence, whole or not at all."""
-        self.directory.write(self.file, fuses.file(), _PRIVATE)
-
-    def _silicon(self) -> bytes:
-        found = self.directory.read(f"{self.file}.silicon")
-        octets = len(KEY_BLOCKS) * _KEY_OCTETS
-        return bytes(octets) if found is None or len(found.data) != octets else found.data
-
-
-@dataclass(frozen=True, slots=True)
-class Locking:
-    """Which chip, which key block, and whether software can read the key afterwards."""
-
-    chip: str
-    block: int
-    read_protect: bool
-
-
-class DsIdentity:
-    """The private key is encrypted under a key in the fuses: only the RSA peripheral of this one chip can use it.
-
-    Burning that key comes last and is the commit point. Cut before it: the partition cannot be opened, the fuses are
-    blank, and the same call begins anew with another key. Cut after it: done.
+    Burning the fuses comes last and is the commit point. Cut before it: nothing opens the partition, the fuses are
+    blank, and the same call begins anew. Cut after it: done.
     """
 
     def __init__(
-        self, name: str, memory: DeviceMemory, region: Region, encoding: Encoding, fuses: FuseFile, locking: Locking
+        self,
+        name: str,
+        memory: DeviceMemory,
+        region: Region,
+        encoding: Encoding,
+        fuses: FuseFile,
+        block: int,
+        lock: Lock,
+        *,
+        read_protect: bool,
     ) -> None:
         self._name = name
         self._memory = memory
         self._region = region
         self._encoding = encoding
         self._fuses = fuses
-        self._locking = locking
+        self._block = block
+        self._lock = lock
+        self._read_protect = read_protect
 
     def certificate(self) -> x509.Certificate | None:
         with suppress(DeviceFault):
-            return self._parts()[0]
+            return self._lock.certificates(self._entries(), self._encoding)[0]
         return None
 
     def install(self, key: Any, certificates: Certificates) -> None:
-        chip, block = self._locking.chip, self._locking.block
-        fuses = self._fuses.read()
+        block, fuses = self._block, self._fuses.read()
         if self._holds(certificates):
             self._memory.write({self._region: self._memory.read(self._region) or b""})
             return
         blank = fuses.is_blank(block)
-        fuse_key = os.urandom(_KEY_OCTETS) if blank else fuses.key(block)
-        if fuse_key is None or (not blank and fuses.purpose(block) != PURPOSES[_PURPOSE]):
+        fuse_key = self._lock.fuse_key(key, None if blank else fuses.key(block))
+        if not blank and (fuses.purpose(block), fuses.key(block)) != (PURPOSES[self._lock.purpose], fuse_key):
             raise burnt_already(fuses, block)
-        data = seal_rsa_key(key, fuse_key, os.urandom(_IV_OCTETS), chip)
-        held = Held(certificates.device, certificates.chain, None)
-        context = Tlv(DS_CONTEXT, ds_context(block, key.key_size))
-        partition = encode_secure_cert((Tlv(DS_DATA, data), context, *certificate_entries(held, self._encoding)))
+        held = Held(certificates.device, certificates.chain, key)
+        partition = encode_secure_cert(self._lock.entries(held, fuse_key, self._encoding))
+        burnt = fuses
         if blank:
+            burnt = fuses.burnt(block, fuse_key, self._lock.purpose, read_protect=self._read_protect)
             self._fuses.prepare(block, fuse_key)
         self._memory.write({self._region: partition})
         if blank:
-            self._fuses.burn(fuses.burnt(block, fuse_key, _PURPOSE, read_protect=self._locking.read_protect))
+            self._fuses.burn(burnt)
 
     def read(self) -> Held:
-        device, chain, data = self._parts()
+        entries = self._entries()
+        device, chain = self._lock.certificates(entries, self._encoding)
         _check_private(self._name, self._memory, self._region)
-        block, fuses = self._locking.block, self._fuses.read()
-        if fuses.purpose(block) != PURPOSES[_PURPOSE]:
+        fuses = self._fuses.read()
+        if fuses.purpose(self._block) != PURPOSES[self._lock.purpose]:
             raise DeviceFault(
                 "target.efuse.blank",
-                f"key block {block} of {self._name} was not burnt for digital signatures",
+                f"key block {self._block} of {self._name} was not burnt for {self._lock.purpose}",
                 hint="Provision the device again.",
-                block=block,
+                block=self._block,
             )
-        fuse_key = fuses.key(block) or self._fuses.sealed_key(block)
-        return Held(device, chain, open_rsa_key(data, fuse_key, device.public_key(), self._locking.chip))
+        fuse_key = fuses.key(self._block) or self._fuses.sealed_key(self._block)
+        return Held(device, chain, self._lock.open(entries, fuse_key, device.public_key()))
 
-    def _parts(self) -> tuple[x509.Certificate, tuple[x509.Certificate, ...], bytes]:
+    def _entries(self) -> tuple[Tlv, ...]:
         entries = decode_secure_cert(self._memory.read(self._region) or b"")
         if not entries:
             raise _missing(self._name)
-        device, chain = read_certificates(entries[2:], self._encoding)
-        bits = getattr(device.public_key(), "key_size", 0)
-        if entries[1] != Tlv(DS_CONTEXT, ds_context(self._locking.block, bits)) or entries[0].kind != DS_DATA:
-            raise damaged()
-        return device, chain, entries[0].data
+        return entries
 
     def _holds(self, certificates: Certificates) -> bool:
         with suppress(DeviceFault):

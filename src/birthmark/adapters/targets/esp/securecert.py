@@ -18,9 +18,11 @@ __all__ = [
     "DEVICE_CERTIFICATE",
     "DS_CONTEXT",
     "DS_DATA",
+    "KEY_IN_FUSES",
     "PARTITION_OCTETS",
     "PRIVATE_KEY",
     "SECURE_CERT_MARKS",
+    "SECURITY_CONFIGURATION",
     "Tlv",
     "decode_secure_cert",
     "encode_secure_cert",
@@ -34,6 +36,10 @@ DEVICE_CERTIFICATE = 1
 PRIVATE_KEY = 2
 DS_DATA = 3
 DS_CONTEXT = 4
+SECURITY_CONFIGURATION = 6
+
+KEY_IN_FUSES = 0x08
+"""Flags of a private key that the ECDSA peripheral takes from the fuses."""
 
 _INTEGRITY = 9
 _MAGIC = 0xBA5EBA11

@@ -12,7 +12,9 @@ from birthmark.adapters.targets.directory import Directory
 from birthmark.adapters.targets.esp.ds import DS_BITS
 from birthmark.adapters.targets.esp.efuse import KEY_BLOCKS
 from birthmark.adapters.targets.esp.forms import NvsForm, SecureCertForm
-from birthmark.adapters.targets.esp.identities import DsIdentity, FuseFile, IdentityPlace, Locking, PlainIdentity
+from birthmark.adapters.targets.esp.fusefile import FuseFile
+from birthmark.adapters.targets.esp.identities import IdentityPlace, LockedIdentity, PlainIdentity
+from birthmark.adapters.targets.esp.locks import ECDSA_CHIPS, EcdsaLock, Lock, RsaLock
 from birthmark.adapters.targets.esp.memory import LARGEST_FLASH, DeviceMemory, Region
 from birthmark.adapters.targets.esp.nvs import NVS_MARKS, PAGE_OCTETS
 from birthmark.adapters.targets.esp.nvskeys import KEYS_OCTETS
@@ -49,8 +51,8 @@ _SECURE_CERT_OFFSET, _NVS_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0xD000, 0x6000, 0x
 class EspTarget:
     """Implements ``ports.Target`` on ``esp:DIR?layout=secure-cert|nvs|nvs-encrypted&flash=FILE&offset=0xD000``.
 
-    ``key=ds&efuse=FILE`` locks an RSA key to the chip; the fuses are virtual ones. The directory has to exist. A power
-    cut during ``install`` leaves the old identity or the new one; with ``key=ds``, none or the new one.
+    ``key=ds|ecdsa&efuse=FILE`` locks the key to the chip; the fuses are virtual ones. The directory has to exist. A
+    power cut during ``install`` leaves the old identity or the new one; of a locked key, none or the new one.
     """
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
@@ -162,15 +164,18 @@ def _secure_cert(uri: TargetUri, memory: DeviceMemory, fuses: FuseFile | None) -
     encoding = _ENCODINGS[choice(uri, "encoding", tuple(_ENCODINGS))]
     offset = flash_offset(uri, "offset", _SECURE_CERT_OFFSET)
     region = Region("esp_secure_cert.bin", offset, PARTITION_OCTETS, SECURE_CERT_MARKS)
-    if choice(uri, "key", ("plain", "ds")) == "plain":
+    kept = choice(uri, "key", ("plain", "ds", "ecdsa"))
+    if kept == "plain":
         for name in ("chip", "efuse-block", "read-protect"):
             if name in uri.options:
-                raise bad_option(uri, name, "It belongs to key=ds.")
+                raise bad_option(uri, name, "It belongs to key=ds and key=ecdsa.")
         return PlainIdentity(uri.text, memory, SecureCertForm(region, encoding))
     if fuses is None:
         raise bad_option(uri, "key", "A key is locked to fuses: add efuse=FILE.")
     block = flash_offset(uri, "efuse-block", 1, multiple=1)
     if block not in KEY_BLOCKS:
         raise bad_option(uri, "efuse-block", "A chip has the key blocks 0 to 5.")
-    locking = Locking(choice(uri, "chip", tuple(DS_BITS)), block, choice(uri, "read-protect", ("yes", "no")) == "yes")
-    return DsIdentity(uri.text, memory, region, encoding, fuses, locking)
+    chip = choice(uri, "chip", tuple(DS_BITS) if kept == "ds" else ECDSA_CHIPS)
+    lock: Lock = RsaLock(chip, block) if kept == "ds" else EcdsaLock(block)
+    read_protect = choice(uri, "read-protect", ("yes", "no")) == "yes"
+    return LockedIdentity(uri.text, memory, region, encoding, fuses, block, lock, read_protect=read_protect)

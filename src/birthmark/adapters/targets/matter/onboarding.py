@@ -14,6 +14,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from birthmark.adapters.targets.esp.locks import P256_ORDER
 from birthmark.adapters.targets.matter.product import MatterProduct
 from birthmark.errors import DeviceFault
 
@@ -30,9 +31,6 @@ __all__ = [
 LARGEST_PASSCODE = 99_999_998
 
 _TRIVIAL = frozenset({12_345_678, 87_654_321, *(11_111_111 * digit for digit in range(10))})
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-"""Order of the group of P-256 (SP 800-186)."""
-
 _W_OCTETS = 40
 _SALT_OCTETS = 32
 _ROTATING_OCTETS = 16

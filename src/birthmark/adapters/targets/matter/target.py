@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
+from birthmark.adapters.targets.esp.locks import P256_ORDER
 from birthmark.adapters.targets.esp.memory import LARGEST_FLASH, DeviceMemory, Region
 from birthmark.adapters.targets.esp.nvs import NVS_MARKS
 from birthmark.adapters.targets.esp.target import file_option, flash_offset
@@ -26,7 +27,7 @@ from birthmark.adapters.targets.matter.data import (
     encode_esp,
     encode_nordic,
 )
-from birthmark.adapters.targets.matter.onboarding import P256_ORDER, Onboarding, new_onboarding, read_onboarding
+from birthmark.adapters.targets.matter.onboarding import Onboarding, new_onboarding, read_onboarding
 from birthmark.adapters.targets.matter.product import load_product, require_ids
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
