@@ -53,5 +53,5 @@ DEVICES: dict[str, Callable[[Path, pytest.MonkeyPatch], Device]] = {
     ),
     "esp-ds": partial(esp_device, "key=ds&efuse=efuse.bin", algorithm="rsa2048"),
     "esp-ecdsa": partial(esp_device, "key=ecdsa&efuse=efuse.bin"),
-    "esp-ds-readable": partial(esp_device, "key=ds&efuse=efuse.bin&read-protect=no", algorithm="rsa2048"),
+    "esp-nvs-hmac": partial(esp_device, "layout=nvs-encrypted&key=hmac&efuse=efuse.bin"),
 }

@@ -169,6 +169,23 @@ def test_makers_generator_decrypts_what_the_target_wrote(tmp_path: Path) -> None
     assert text[30:90] not in (place / "nvs.bin").read_bytes()
 
 
+def test_nvs_keys_from_the_fuses_are_those_of_the_makers_generator(tmp_path: Path) -> None:
+    credential = pool_credential(SERIAL)
+    options = "layout=nvs-encrypted&key=hmac&efuse=efuse.bin&efuse-block=4"
+    target(tmp_path, options).install(credential, OPEN)
+    place = tmp_path / SERIAL
+    fuse_key = (place / "efuse.bin.silicon").read_bytes()[128:160]
+    (tmp_path / "hmac.bin").write_bytes(fuse_key)
+    made = ("--keyfile", "k.bin", "--key_protect_hmac", "--kp_hmac_inputkey", "hmac.bin")
+    module = ("-m", "esp_idf_nvs_partition_gen")
+    run_tool("esp", "python", *module, "generate-key", *made, cwd=tmp_path)
+    run_tool("esp", "python", *module, "decrypt", place / "nvs.bin", "keys/k.bin", "plain.bin", cwd=tmp_path)
+    target(tmp_path, "layout=nvs").install(credential, OPEN)
+    assert (tmp_path / "plain.bin").read_bytes() == (place / "nvs.bin").read_bytes()
+    assert read_fuses((place / "efuse.bin").read_bytes()).purpose(4) == PURPOSES["HMAC_UP"]
+    assert not (place / "nvs_keys.bin").exists()
+
+
 def test_keys_partition_of_the_makers_generator_is_understood(tmp_path: Path) -> None:
     module = ("-m", "esp_idf_nvs_partition_gen", "generate-key")
     run_tool("esp", "python", *module, "--keyfile", "k.bin", cwd=tmp_path)
@@ -460,6 +477,11 @@ def test_a_partition_of_another_size_is_named(tmp_path: Path) -> None:
         "key=ds&efuse=e.bin&chip=esp32",
         "key=ecdsa&efuse=e.bin&chip=esp32c3",
         "chip=esp32c3",
+        "layout=nvs&key=hmac&efuse=e.bin",
+        "layout=nvs-encrypted&key=hmac",
+        "layout=nvs-encrypted&key=hmac&efuse=e.bin&flash=f.bin&offset=0x10000&keys-offset=0xF000",
+        "layout=nvs-encrypted&read-protect=no",
+        "layout=nvs&key=ds&efuse=e.bin",
         "identity=mac",
         "unknown=1",
     ],

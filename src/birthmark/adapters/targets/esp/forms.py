@@ -87,16 +87,19 @@ class SecureCertForm:
 class NvsForm:
     """PEM strings ``ca_cert``, ``dev_cert`` and ``priv_key`` in the namespace ``esp_secure_cert``.
 
-    ``keys``: the region of the NVS keys; with it every entry is encrypted.
+    ``keys``: the region of the NVS keys; with it every entry is encrypted. ``fixed``: these keys, and no region.
     """
 
-    def __init__(self, region: Region, keys: Region | None) -> None:
+    def __init__(self, region: Region, keys: Region | None, *, fixed: NvsKeys | None = None) -> None:
         self.regions = (region,) if keys is None else (keys, region)
         self._region = region
         self._keys = keys
+        self._fixed = fixed
 
     def encode(self, held: Held, found: Contents) -> dict[Region, bytes]:
-        keys = None if self._keys is None else self._keys_in(found) or NvsKeys(os.urandom(XTS_OCTETS))
+        keys = self._keys_in(found)
+        if keys is None and self._keys is not None:
+            keys = NvsKeys(os.urandom(XTS_OCTETS))
         items = [
             NvsItem("ca_cert", "string", b"".join(one.public_bytes(Encoding.PEM) for one in held.chain)),
             NvsItem("dev_cert", "string", held.device.public_bytes(Encoding.PEM)),
@@ -123,7 +126,7 @@ class NvsForm:
         return _exactly(self, held, found)
 
     def _keys_in(self, found: Contents) -> NvsKeys | None:
-        return None if self._keys is None else decode_keys(found[self._keys] or b"")
+        return self._fixed if self._keys is None else decode_keys(found[self._keys] or b"")
 
 
 def certificate_entries(held: Held, encoding: Encoding) -> tuple[Tlv, ...]:

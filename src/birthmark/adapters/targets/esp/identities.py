@@ -6,14 +6,12 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.targets.esp.efuse import PURPOSES, burnt_already
 from birthmark.adapters.targets.esp.forms import Held, PlainForm
 from birthmark.adapters.targets.esp.fusefile import FuseFile
 from birthmark.adapters.targets.esp.locks import Lock
 from birthmark.adapters.targets.esp.memory import DeviceMemory, Region
-from birthmark.adapters.targets.esp.securecert import Tlv, decode_secure_cert, encode_secure_cert
 from birthmark.adapters.targets.identity import Certificates, mismatch
 from birthmark.errors import DeviceFault
 from birthmark.pki.algorithms import spki_of
@@ -77,7 +75,6 @@ class LockedIdentity:
         name: str,
         memory: DeviceMemory,
         region: Region,
-        encoding: Encoding,
         fuses: FuseFile,
         block: int,
         lock: Lock,
@@ -87,7 +84,6 @@ class LockedIdentity:
         self._name = name
         self._memory = memory
         self._region = region
-        self._encoding = encoding
         self._fuses = fuses
         self._block = block
         self._lock = lock
@@ -95,7 +91,7 @@ class LockedIdentity:
 
     def certificate(self) -> x509.Certificate | None:
         with suppress(DeviceFault):
-            return self._lock.certificates(self._entries(), self._encoding)[0]
+            return self._lock.certificate(self._partition(), self._fuse_key())
         return None
 
     def install(self, key: Any, certificates: Certificates) -> None:
@@ -108,7 +104,7 @@ class LockedIdentity:
         if not blank and (fuses.purpose(block), fuses.key(block)) != (PURPOSES[self._lock.purpose], fuse_key):
             raise burnt_already(fuses, block)
         held = Held(certificates.device, certificates.chain, key)
-        partition = encode_secure_cert(self._lock.entries(held, fuse_key, self._encoding))
+        partition = self._lock.seal(held, fuse_key)
         burnt = fuses
         if blank:
             burnt = fuses.burnt(block, fuse_key, self._lock.purpose, read_protect=self._read_protect)
@@ -118,25 +114,29 @@ class LockedIdentity:
             self._fuses.burn(burnt)
 
     def read(self) -> Held:
-        entries = self._entries()
-        device, chain = self._lock.certificates(entries, self._encoding)
+        partition = self._partition()
         _check_private(self._name, self._memory, self._region)
-        fuses = self._fuses.read()
-        if fuses.purpose(self._block) != PURPOSES[self._lock.purpose]:
+        if self._fuses.read().purpose(self._block) != PURPOSES[self._lock.purpose]:
             raise DeviceFault(
                 "target.efuse.blank",
                 f"key block {self._block} of {self._name} was not burnt for {self._lock.purpose}",
                 hint="Provision the device again.",
                 block=self._block,
             )
-        fuse_key = fuses.key(self._block) or self._fuses.sealed_key(self._block)
-        return Held(device, chain, self._lock.open(entries, fuse_key, device.public_key()))
+        held = self._lock.open(partition, self._fuse_key())
+        if spki_of(held.key.public_key()) != spki_of(held.device.public_key()):
+            raise mismatch(self._name, "the private key")
+        return held
 
-    def _entries(self) -> tuple[Tlv, ...]:
-        entries = decode_secure_cert(self._memory.read(self._region) or b"")
-        if not entries:
+    def _partition(self) -> bytes:
+        partition = self._memory.read(self._region)
+        if partition is None or not partition.strip(b"\xff"):
             raise _missing(self._name)
-        return entries
+        return partition
+
+    def _fuse_key(self) -> bytes:
+        """Return what the peripheral uses: a locked block is seen by the silicon alone."""
+        return self._fuses.read().key(self._block) or self._fuses.sealed_key(self._block)
 
     def _holds(self, certificates: Certificates) -> bool:
         with suppress(DeviceFault):

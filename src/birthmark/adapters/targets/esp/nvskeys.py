@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from hmac import digest
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from birthmark.errors import DeviceFault
 
-__all__ = ["KEYS_OCTETS", "XTS_OCTETS", "NvsKeys", "decode_keys"]
+__all__ = ["KEYS_OCTETS", "XTS_OCTETS", "NvsKeys", "decode_keys", "hmac_keys"]
 
 KEYS_OCTETS = 4096
 """Size of the partition of the keys."""
+
+_DATA_SEED = bytes.fromhex("5A5ABEAE") * 8
+_TWEAK_SEED = bytes.fromhex("A5A5DECE") * 8
 
 XTS_OCTETS = 64
 """Two AES-256 keys: for the data, then for the tweak."""
@@ -59,3 +63,8 @@ def decode_keys(partition: bytes) -> NvsKeys | None:
             hint="Erase it and provision the device again as rework, with a new identity.",
         )
     return keys
+
+
+def hmac_keys(fuse_key: bytes) -> NvsKeys:
+    """Return the keys that the HMAC peripheral makes of a key in the fuses."""
+    return NvsKeys(digest(fuse_key, _DATA_SEED, "sha256") + digest(fuse_key, _TWEAK_SEED, "sha256"))

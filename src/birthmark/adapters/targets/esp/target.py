@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory
 from birthmark.adapters.targets.esp.ds import DS_BITS
-from birthmark.adapters.targets.esp.efuse import KEY_BLOCKS
+from birthmark.adapters.targets.esp.efuse import FUSE_CHIPS, KEY_BLOCKS
 from birthmark.adapters.targets.esp.forms import NvsForm, SecureCertForm
 from birthmark.adapters.targets.esp.fusefile import FuseFile
 from birthmark.adapters.targets.esp.identities import IdentityPlace, LockedIdentity, PlainIdentity
-from birthmark.adapters.targets.esp.locks import ECDSA_CHIPS, EcdsaLock, Lock, RsaLock
+from birthmark.adapters.targets.esp.locks import ECDSA_CHIPS, EcdsaLock, Lock, NvsLock, RsaLock
 from birthmark.adapters.targets.esp.memory import LARGEST_FLASH, DeviceMemory, Region
 from birthmark.adapters.targets.esp.nvs import NVS_MARKS, PAGE_OCTETS
 from birthmark.adapters.targets.esp.nvskeys import KEYS_OCTETS
@@ -42,6 +42,7 @@ _OPTIONS = (
     "read-protect",
     "identity",
 )
+_OF_LOCKS = ("chip", "efuse-block", "read-protect")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,9}")
 _ENCODINGS = {"pem": Encoding.PEM, "der": Encoding.DER}
@@ -51,8 +52,8 @@ _SECURE_CERT_OFFSET, _NVS_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0xD000, 0x6000, 0x
 class EspTarget:
     """Implements ``ports.Target`` on ``esp:DIR?layout=secure-cert|nvs|nvs-encrypted&flash=FILE&offset=0xD000``.
 
-    ``key=ds|ecdsa&efuse=FILE`` locks the key to the chip; the fuses are virtual ones. The directory has to exist. A
-    power cut during ``install`` leaves the old identity or the new one; of a locked key, none or the new one.
+    ``key=ds|ecdsa|hmac&efuse=FILE`` locks the key to the chip; the fuses are virtual ones. The directory has to exist.
+    A power cut during ``install`` leaves the old identity or the new one; of a locked key, none or the new one.
     """
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
@@ -140,20 +141,33 @@ def _place(uri: TargetUri, directory: Directory, fuses: FuseFile | None) -> Iden
     memory = DeviceMemory(directory, flash)
     if layout == "secure-cert":
         return _secure_cert(uri, memory, fuses)
-    for name in ("encoding", "key", "chip", "efuse-block", "read-protect"):
-        if name in uri.options:
-            raise bad_option(uri, name, "It belongs to layout=secure-cert.")
+    return _nvs(uri, memory, fuses, encrypted=layout == "nvs-encrypted", in_flash=flash is not None)
+
+
+def _nvs(
+    uri: TargetUri, memory: DeviceMemory, fuses: FuseFile | None, *, encrypted: bool, in_flash: bool
+) -> IdentityPlace:
+    if "encoding" in uri.options:
+        raise bad_option(uri, "encoding", "It belongs to layout=secure-cert.")
     size = flash_offset(uri, "size", _NVS_SIZE)
     if not _SMALLEST_NVS <= size <= _LARGEST_NVS:
         raise bad_option(uri, "size", "An NVS partition has 0x3000 to 0x100000 octets.")
-    region = Region("nvs.bin", flash_offset(uri, "offset", 0 if flash is None else None), size, NVS_MARKS)
-    keys = None
-    if layout == "nvs-encrypted":
-        keys = Region("nvs_keys.bin", flash_offset(uri, "keys-offset", 0 if flash is None else None), KEYS_OCTETS)
-        if flash is not None and region.offset - KEYS_OCTETS < keys.offset < region.offset + size:
-            raise bad_option(uri, "keys-offset", "The two partitions lie over one another.")
-    elif "keys-offset" in uri.options:
-        raise bad_option(uri, "keys-offset", "It belongs to layout=nvs-encrypted.")
+    region = Region("nvs.bin", flash_offset(uri, "offset", None if in_flash else 0), size, NVS_MARKS)
+    locked = choice(uri, "key", ("plain", "hmac")) == "hmac"
+    if locked and encrypted:
+        if "keys-offset" in uri.options:
+            raise bad_option(uri, "keys-offset", "With key=hmac no NVS keys are in flash.")
+        return _locked(uri, memory, region, fuses, NvsLock(region))
+    for name in _OF_LOCKS if not locked else ("key",):
+        if name in uri.options:
+            raise bad_option(uri, name, "It belongs to a locked key; in NVS layout=nvs-encrypted&key=hmac.")
+    if not encrypted:
+        if "keys-offset" in uri.options:
+            raise bad_option(uri, "keys-offset", "It belongs to layout=nvs-encrypted.")
+        return PlainIdentity(uri.text, memory, NvsForm(region, None))
+    keys = Region("nvs_keys.bin", flash_offset(uri, "keys-offset", None if in_flash else 0), KEYS_OCTETS)
+    if in_flash and region.offset - KEYS_OCTETS < keys.offset < region.offset + size:
+        raise bad_option(uri, "keys-offset", "The two partitions lie over one another.")
     return PlainIdentity(uri.text, memory, NvsForm(region, keys))
 
 
@@ -166,16 +180,26 @@ def _secure_cert(uri: TargetUri, memory: DeviceMemory, fuses: FuseFile | None) -
     region = Region("esp_secure_cert.bin", offset, PARTITION_OCTETS, SECURE_CERT_MARKS)
     kept = choice(uri, "key", ("plain", "ds", "ecdsa"))
     if kept == "plain":
-        for name in ("chip", "efuse-block", "read-protect"):
+        for name in _OF_LOCKS:
             if name in uri.options:
-                raise bad_option(uri, name, "It belongs to key=ds and key=ecdsa.")
+                raise bad_option(uri, name, "It belongs to a locked key: key=ds or key=ecdsa.")
         return PlainIdentity(uri.text, memory, SecureCertForm(region, encoding))
+    block = _block(uri)
+    chip = choice(uri, "chip", tuple(DS_BITS) if kept == "ds" else ECDSA_CHIPS)
+    lock: Lock = RsaLock(chip, block, encoding) if kept == "ds" else EcdsaLock(block, encoding)
+    return _locked(uri, memory, region, fuses, lock)
+
+
+def _locked(uri: TargetUri, memory: DeviceMemory, region: Region, fuses: FuseFile | None, lock: Lock) -> LockedIdentity:
     if fuses is None:
         raise bad_option(uri, "key", "A key is locked to fuses: add efuse=FILE.")
+    choice(uri, "chip", FUSE_CHIPS)
+    read_protect = choice(uri, "read-protect", ("yes", "no")) == "yes"
+    return LockedIdentity(uri.text, memory, region, fuses, _block(uri), lock, read_protect=read_protect)
+
+
+def _block(uri: TargetUri) -> int:
     block = flash_offset(uri, "efuse-block", 1, multiple=1)
     if block not in KEY_BLOCKS:
         raise bad_option(uri, "efuse-block", "A chip has the key blocks 0 to 5.")
-    chip = choice(uri, "chip", tuple(DS_BITS) if kept == "ds" else ECDSA_CHIPS)
-    lock: Lock = RsaLock(chip, block) if kept == "ds" else EcdsaLock(block)
-    read_protect = choice(uri, "read-protect", ("yes", "no")) == "yes"
-    return LockedIdentity(uri.text, memory, region, encoding, fuses, block, lock, read_protect=read_protect)
+    return block
