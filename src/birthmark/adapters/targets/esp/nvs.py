@@ -21,7 +21,7 @@ PAGE_OCTETS = 4096
 _ENTRY = 32
 _FIRST_ENTRY = 64
 _ENTRIES = 126
-_LONGEST_STRING = 4000
+_LONGEST_STRING = 3968
 _LONGEST_KEY = 15
 _ACTIVE, _FULL = 0xFFFFFFFE, 0xFFFFFFFC
 NVS_MARKS = (pack("<I", _ACTIVE), pack("<I", _FULL))
@@ -220,7 +220,7 @@ def _full(needed: int, size: int) -> Refused:
     return Refused(
         "target.partition.full",
         f"{needed} octets do not fit into {size}",
-        hint="Use a larger size=, chain=issuing or a smaller key; one string has at most 3,999 octets.",
+        hint="Use a larger size=, chain=issuing or a smaller key; one string has at most 3,967 octets.",
         needed=needed,
         size=size,
     )
