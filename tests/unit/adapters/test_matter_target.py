@@ -65,7 +65,8 @@ def target(root: Path, options: str = "layout=esp", product: str = FULL) -> Matt
 
 
 def numbers(root: Path) -> Onboarding:
-    return read_onboarding((root / SERIAL / "onboarding.json").read_bytes(), SERIAL)
+    product, _ = load_product(root / "lamp.toml")
+    return read_onboarding((root / SERIAL / "onboarding.json").read_bytes(), product, SERIAL)
 
 
 def pem(root: Path, name: str, data: bytes) -> Path:
@@ -222,7 +223,7 @@ def test_a_label_for_another_passcode_is_caught_before_it_ships(tmp_path: Path, 
     target(tmp_path).install(pki.credential(SERIAL), OPEN)
     file = tmp_path / SERIAL / "onboarding.json"
     document = json.loads(file.read_text())
-    document["passcode"] = document["passcode"] % 99_999_990 + 2
+    document |= {"passcode": document["passcode"] % 99_999_990 + 2, "qr": None, "manual": None}
     file.write_text(json.dumps(document))
     with pytest.raises(DeviceFault) as caught:
         target(tmp_path).prove(bytes(32))

@@ -83,10 +83,11 @@ def new_onboarding(device_serial: str, product: MatterProduct) -> Onboarding:
     )
 
 
-def read_onboarding(octets: bytes, device_serial: str | None) -> Onboarding:
-    """Read such a file; ``DeviceFault("matter.onboarding.unusable")``, also for a trivial passcode or another device.
+def read_onboarding(octets: bytes, product: MatterProduct, device_serial: str | None) -> Onboarding:
+    """Read such a file; ``DeviceFault("matter.onboarding.unusable")``.
 
-    ``device_serial`` None: whatever device it says.
+    Also for a trivial passcode, for codes that are not those of passcode and discriminator (a label printed of them
+    would be wrong), and for another device. ``device_serial`` None: whatever device it says.
     """
     reason = "it cannot be read"
     try:
@@ -95,6 +96,10 @@ def read_onboarding(octets: bytes, device_serial: str | None) -> Onboarding:
             reason = "its passcode is one that nobody may use"
         elif device_serial not in (None, found.device_serial):
             reason = f"it is that of {found.device_serial[:64]!a}"
+        elif found.qr not in (None, qr_code(product, found.discriminator, found.passcode)):
+            reason = "its QR code is not that of its passcode and product"
+        elif found.manual not in (None, manual_code(found.discriminator, found.passcode)):
+            reason = "its manual code is not that of its passcode"
         else:
             return found
     except ValueError:

@@ -134,7 +134,7 @@ class MatterTarget:
         """Return the numbers in the directory; draw them first if there are none. Secret, mode 0600."""
         found = self._directory.read(_ONBOARDING)
         if found is not None:
-            numbers = read_onboarding(found.data, device_serial)
+            numbers = read_onboarding(found.data, self._product, device_serial)
             if not found.has(_PRIVATE):
                 self._directory.write(_ONBOARDING, found.data, _PRIVATE)
             return numbers
@@ -150,7 +150,7 @@ class MatterTarget:
     def _check_beside(self, shown: Shown, key: ec.EllipticCurvePrivateKey) -> None:
         """Return if passcode, product and modes fit the factory data, octet for octet."""
         found = self._directory.read(_ONBOARDING)
-        numbers = None if found is None else read_onboarding(found.data, None)
+        numbers = None if found is None else read_onboarding(found.data, self._product, None)
         if numbers is None or numbers.verifier() != shown.verifier:
             raise DeviceFault(
                 "matter.passcode.differs",
