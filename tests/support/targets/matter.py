@@ -54,5 +54,6 @@ DEVICES: dict[str, Callable[[Path, pytest.MonkeyPatch], Device]] = {
     "matter-nrf": partial(matter_device, "layout=nrf"),
     "matter-nrf-bin": partial(matter_device, "layout=nrf&form=bin"),
     "matter-esp": partial(matter_device, "layout=esp"),
-    "matter-esp-flash": partial(matter_device, "layout=esp&flash=flash.bin&offset=0x12000"),
+    "matter-esp-secure": partial(matter_device, "layout=esp&dac=secure-cert"),
+    "matter-esp-flash": partial(matter_device, "dac=secure-cert&flash=flash.bin&offset=0x12000&dac-offset=0x10000"),
 }

@@ -81,9 +81,10 @@ def key_pem(credential: Credential) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
 
 
-def test_esp_factory_partition_is_what_the_makers_tool_writes(tmp_path: Path, pki: MatterPki) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["nvs", "secure-cert"])
+def test_esp_partitions_are_what_the_makers_tool_writes(tmp_path: Path, pki: MatterPki, secure: bool) -> None:
     credential = pki.credential(SERIAL)
-    target(tmp_path).install(credential, OPEN)
+    target(tmp_path, "dac=secure-cert" if secure else "dac=nvs").install(credential, OPEN)
     ours = tmp_path / SERIAL / "chip_factory.bin"
     mine = numbers(tmp_path)
     assert mine.rotating_id is not None
@@ -92,6 +93,7 @@ def test_esp_factory_partition_is_what_the_makers_tool_writes(tmp_path: Path, pk
         *("--pai", "-c", pem(tmp_path, "pai", pki.pai.public_bytes(Encoding.PEM))),
         *("--dac-cert", pem(tmp_path, "dac", dac), "--dac-key", pem(tmp_path, "dackey", key_pem(credential))),
         *("-cd", tmp_path / "cd.der"),
+        *(("--dac-in-secure-cert",) if secure else ()),
     ]
     secret = [
         *("--passcode", str(mine.passcode), "--discriminator", str(mine.discriminator)),
@@ -109,6 +111,13 @@ def test_esp_factory_partition_is_what_the_makers_tool_writes(tmp_path: Path, pk
     (theirs,) = out.rglob("*-partition.bin")
     assert ours.read_bytes() == theirs.read_bytes()
     assert stat.S_IMODE(ours.stat().st_mode) == 0o600
+    if secure:
+        (made,) = out.rglob("*_esp_secure_cert.bin")
+        written = (tmp_path / SERIAL / "esp_secure_cert.bin").read_bytes()
+        # This tool leaves the digest at the end out; esp-secure-cert-tool writes it, and so does the target.
+        assert written.startswith(made.read_bytes())
+        assert written[made.stat().st_size + 8] == 9
+        assert written[made.stat().st_size + 48 :].strip(b"\xff") == b""
     (codes,) = out.rglob("*-onb_codes.csv")
     assert codes.read_text().split("\n")[1] == ",".join(
         (mine.qr or "", hyphened(mine.manual), str(mine.discriminator), str(mine.passcode))
@@ -264,7 +273,15 @@ def test_numbers_that_nobody_may_use_are_refused(tmp_path: Path, pki: MatterPki,
         fresh.install(pki.credential("SN-0002"), OPEN)
 
 
-@pytest.mark.parametrize(("options", "name"), [("layout=esp", "chip_factory.bin"), ("layout=nrf", "factory_data.hex")])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("layout=esp", "chip_factory.bin"),
+        ("layout=nrf", "factory_data.hex"),
+        ("dac=secure-cert", "chip_factory.bin"),
+        ("dac=secure-cert", "esp_secure_cert.bin"),
+    ],
+)
 @pytest.mark.parametrize("place", [3, 70, 700, 1500])
 def test_a_flipped_octet_in_factory_data_is_found(
     tmp_path: Path, pki: MatterPki, options: str, name: str, place: int
@@ -339,6 +356,10 @@ def test_a_product_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) 
         "layout=zephyr",
         "layout=nrf&flash=f.bin",
         "layout=nrf&form=elf",
+        "layout=nrf&dac=secure-cert",
+        "dac=secure-cert&dac-offset=0xD000",
+        "flash=f.bin&offset=0x10000&dac-offset=0xD000",
+        "flash=f.bin&offset=0x10000&dac=secure-cert&dac-offset=0xF000",
         "form=hex",
         "offset=0x1000",
         "flash=f.bin",

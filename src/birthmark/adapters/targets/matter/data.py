@@ -6,14 +6,41 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+
 from birthmark.adapters.targets.esp.nvs import NvsItem, decode_nvs, encode_nvs
+from birthmark.adapters.targets.esp.securecert import (
+    CA_CERTIFICATE,
+    DEVICE_CERTIFICATE,
+    PRIVATE_KEY,
+    Tlv,
+    decode_secure_cert,
+    encode_secure_cert,
+)
 from birthmark.adapters.targets.matter.cbormap import decode_map, encode_map
 from birthmark.adapters.targets.matter.intelhex import decode_hex, encode_hex
 from birthmark.adapters.targets.matter.onboarding import Onboarding
 from birthmark.adapters.targets.matter.product import MatterProduct
 from birthmark.errors import DeviceFault
 
-__all__ = ["FactoryData", "Shown", "damaged_data", "decode_esp", "decode_nordic", "encode_esp", "encode_nordic"]
+__all__ = [
+    "FactoryData",
+    "Shown",
+    "damaged_data",
+    "decode_esp",
+    "decode_nordic",
+    "decode_secure_dac",
+    "encode_esp",
+    "encode_nordic",
+    "encode_secure_dac",
+]
 
 _NAMESPACE = "chip-factory"
 _NORDIC_VERSION = 1
@@ -42,8 +69,11 @@ class Shown:
     verifier: bytes
 
 
-def encode_esp(data: FactoryData, size: int) -> bytes:
-    """Return the NVS partition, in the order in which ``esp-matter-mfg-tool`` writes it."""
+def encode_esp(data: FactoryData, size: int, *, with_dac: bool = True) -> bytes:
+    """Return the NVS partition, in the order in which ``esp-matter-mfg-tool`` writes it.
+
+    ``with_dac`` False: DAC, key and PAI stand in a partition of their own.
+    """
     product, onboarding = data.product, data.onboarding
     rows: list[tuple[str, int | str | None]] = [
         ("discriminator", onboarding.discriminator),
@@ -62,14 +92,15 @@ def encode_esp(data: FactoryData, size: int) -> bytes:
         items.append(NvsItem("rd-id-uid", "blob", onboarding.rotating_id))
     if product.part_number is not None:
         items.append(_item("part-number", product.part_number))
-    items += [
-        _item("serial-num", onboarding.device_serial),
-        NvsItem("dac-cert", "blob", data.dac),
-        NvsItem("dac-key", "blob", data.dac_key),
-        NvsItem("dac-pub-key", "blob", data.dac_public),
-        NvsItem("pai-cert", "blob", data.pai),
-        _item("verifier", b64encode(onboarding.verifier()).decode()),
-    ]
+    items.append(_item("serial-num", onboarding.device_serial))
+    if with_dac:
+        items += [
+            NvsItem("dac-cert", "blob", data.dac),
+            NvsItem("dac-key", "blob", data.dac_key),
+            NvsItem("dac-pub-key", "blob", data.dac_public),
+            NvsItem("pai-cert", "blob", data.pai),
+        ]
+    items.append(_item("verifier", b64encode(onboarding.verifier()).decode()))
     if data.declaration is not None:
         items.append(NvsItem("cert-dclrn", "blob", data.declaration))
     last = (("product-label", product.product_label), ("product-url", product.product_url))
@@ -81,6 +112,33 @@ def decode_esp(partition: bytes) -> Shown | None:
     """Return what a partition shows, None if it is erased; ``DeviceFault`` if it is damaged."""
     values = {item.key: item.value for item in decode_nvs(_NAMESPACE, partition)}
     return _shown(values, ("dac-cert", "dac-key", "pai-cert", "verifier"), unpack=_unpacked_base64)
+
+
+def encode_secure_dac(data: FactoryData) -> bytes:
+    """Return the ``esp_secure_cert`` partition with DAC, PAI and key (SEC 1), all in DER."""
+    key = ec.derive_private_key(int.from_bytes(data.dac_key, "big"), ec.SECP256R1())
+    sec1 = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    return encode_secure_cert(
+        (Tlv(DEVICE_CERTIFICATE, data.dac), Tlv(CA_CERTIFICATE, data.pai), Tlv(PRIVATE_KEY, sec1))
+    )
+
+
+def decode_secure_dac(partition: bytes, factory: bytes) -> Shown | None:
+    """Return what that partition and the NVS partition beside it show; None if the first is erased."""
+    entries = decode_secure_cert(partition)
+    if not entries:
+        return None
+    values = {item.key: item.value for item in decode_nvs(_NAMESPACE, factory)}
+    try:
+        dac, pai, sec1 = (entry.data for entry in entries)
+        key = load_der_private_key(sec1, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+            raise ValueError("kind of the key")
+        private = key.private_numbers().private_value.to_bytes(32, "big")
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise damaged_data() from None
+    shown = {"dac": dac, "key": private, "pai": pai, "verifier": values.get("verifier", b"")}
+    return _shown(shown, ("dac", "key", "pai", "verifier"), unpack=_unpacked_base64)
 
 
 def encode_nordic(data: FactoryData, offset: int, *, intel_hex: bool) -> bytes:

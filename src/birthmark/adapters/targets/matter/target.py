@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,23 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.esp.locks import P256_ORDER
-from birthmark.adapters.targets.esp.memory import LARGEST_FLASH, DeviceMemory, Region
-from birthmark.adapters.targets.esp.nvs import NVS_MARKS
-from birthmark.adapters.targets.esp.target import file_option, flash_offset
+from birthmark.adapters.targets.esp.memory import LARGEST_FLASH
 from birthmark.adapters.targets.identity import certificates_of, mismatch, require_key
-from birthmark.adapters.targets.matter.data import (
-    FactoryData,
-    Shown,
-    damaged_data,
-    decode_esp,
-    decode_nordic,
-    encode_esp,
-    encode_nordic,
-)
+from birthmark.adapters.targets.matter.data import FactoryData, Shown, damaged_data
+from birthmark.adapters.targets.matter.forms import matter_form
 from birthmark.adapters.targets.matter.onboarding import Onboarding, new_onboarding, read_onboarding
 from birthmark.adapters.targets.matter.product import load_product, require_ids
 from birthmark.adapters.targets.proof import sign_proof
-from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
+from birthmark.adapters.targets.uri import bad_option, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
 from birthmark.pki.algorithms import spki_of
 from birthmark.pki.certread import UNREADABLE
@@ -38,11 +28,9 @@ from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["MatterTarget"]
 
-_OPTIONS = ("layout", "product", "form", "flash", "offset", "size")
+_OPTIONS = ("layout", "product", "form", "flash", "offset", "size", "dac", "dac-offset")
 _ONBOARDING = "onboarding.json"
 _PRIVATE = Permissions(0o600)
-_ESP_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0x6000, 0x3000, 0x100000
-_NORDIC_OFFSET, _NORDIC_SIZE = 0xF7000, 0x1000
 _LONGEST_SERIAL = 32
 _SCALAR_OCTETS = 32
 
@@ -61,7 +49,7 @@ class MatterTarget:
             raise bad_option(parsed, "product", "Name the product file, for example product=lamp.toml.")
         self._product, self._declaration = load_product(base / parsed.options["product"])
         self._directory = Directory(base / decoded(uri, parsed.path), largest=LARGEST_FLASH)
-        self._form = _form(parsed, self._directory)
+        self._form = matter_form(parsed, self._directory)
 
     def probe(self) -> Probe:
         """Return ``device-id``, or else the name of the directory, as the identity."""
@@ -172,94 +160,6 @@ class MatterTarget:
                 hint="Check who else writes there, then provision the device again.",
                 target=self._name,
             )
-
-
-class _Form(Protocol):
-    def read(self) -> Shown | None: ...
-
-    def write(self, data: FactoryData) -> None: ...
-
-    def holds(self, data: FactoryData) -> bool: ...
-
-    def is_private(self) -> bool: ...
-
-
-class _EspForm:
-    def __init__(self, memory: DeviceMemory, region: Region) -> None:
-        self._memory = memory
-        self._region = region
-
-    def read(self) -> Shown | None:
-        return decode_esp(self._memory.read(self._region) or b"")
-
-    def write(self, data: FactoryData) -> None:
-        self._memory.write({self._region: encode_esp(data, self._region.size)})
-
-    def holds(self, data: FactoryData) -> bool:
-        return self._memory.read(self._region) == encode_esp(data, self._region.size)
-
-    def is_private(self) -> bool:
-        return self._memory.is_private(self._region)
-
-
-class _NordicForm:
-    def __init__(self, directory: Directory, file: str, offset: int, size: int) -> None:
-        self._directory = directory
-        self._file = file
-        self._offset = offset
-        self._size = size
-
-    @property
-    def _intel_hex(self) -> bool:
-        return self._file.endswith(".hex")
-
-    def read(self) -> Shown | None:
-        found = self._directory.read(self._file)
-        return None if found is None else decode_nordic(found.data, self._offset, intel_hex=self._intel_hex)
-
-    def write(self, data: FactoryData) -> None:
-        octets = encode_nordic(data, self._offset, intel_hex=False)
-        if len(octets) > self._size:
-            raise Refused(
-                "target.partition.full",
-                f"the factory data needs {len(octets)} octets, the partition has {self._size}",
-                hint="Use a larger size=, or shorter texts in the product file.",
-                needed=len(octets),
-                size=self._size,
-            )
-        octets = encode_nordic(data, self._offset, intel_hex=self._intel_hex)
-        found = self._directory.read(self._file)
-        if found is not None and found.data == octets and found.has(_PRIVATE):
-            self._directory.sync(self._file)
-        else:
-            self._directory.write(self._file, octets, _PRIVATE)
-
-    def holds(self, data: FactoryData) -> bool:
-        found = self._directory.read(self._file)
-        return found is not None and found.data == encode_nordic(data, self._offset, intel_hex=self._intel_hex)
-
-    def is_private(self) -> bool:
-        found = self._directory.read(self._file)
-        return found is not None and found.has(_PRIVATE)
-
-
-def _form(uri: TargetUri, directory: Directory) -> _Form:
-    if choice(uri, "layout", ("esp", "nrf")) == "nrf":
-        if "flash" in uri.options:
-            raise bad_option(uri, "flash", "It belongs to layout=esp; merge the HEX file with the firmware's.")
-        file = f"factory_data.{choice(uri, 'form', ('hex', 'bin'))}"
-        offset = flash_offset(uri, "offset", _NORDIC_OFFSET)
-        return _NordicForm(directory, file, offset, flash_offset(uri, "size", _NORDIC_SIZE))
-    if "form" in uri.options:
-        raise bad_option(uri, "form", "It belongs to layout=nrf.")
-    flash = file_option(uri, "flash")
-    if flash is None and "offset" in uri.options:
-        raise bad_option(uri, "offset", "It belongs to flash=FILE.")
-    size = flash_offset(uri, "size", _ESP_SIZE)
-    if not _SMALLEST_NVS <= size <= _LARGEST_NVS:
-        raise bad_option(uri, "size", "An NVS partition has 0x3000 to 0x100000 octets.")
-    offset = flash_offset(uri, "offset", 0 if flash is None else None)
-    return _EspForm(DeviceMemory(directory, flash), Region("chip_factory.bin", offset, size, NVS_MARKS))
 
 
 def _certificate(der: bytes) -> x509.Certificate:
