@@ -18,12 +18,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from birthmark.adapters.targets.esp import EspTarget
+from birthmark.adapters.targets.esp import EspTarget, forms
 from birthmark.adapters.targets.esp.ds import ds_context, seal_rsa_key
 from birthmark.adapters.targets.esp.efuse import FUSE_CHIPS, PURPOSES, read_fuses
 from birthmark.adapters.targets.esp.nvs import NvsItem, decode_nvs, encode_nvs
 from birthmark.adapters.targets.esp.nvskeys import NvsKeys, decode_keys
-from birthmark.adapters.targets.esp.securecert import DS_CONTEXT, DS_DATA, Tlv, decode_secure_cert
+from birthmark.adapters.targets.esp.securecert import (
+    DS_CONTEXT,
+    DS_DATA,
+    PRIVATE_KEY,
+    Tlv,
+    decode_secure_cert,
+    encode_secure_cert,
+)
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault
 from birthmark.ports import Credential
 from support.devicepki import pool_credential
@@ -104,6 +111,19 @@ def test_a_flipped_octet_in_a_partition_is_found(tmp_path: Path, place: int) -> 
     with pytest.raises(DeviceFault) as caught:
         target(tmp_path).prove(bytes(32))
     assert caught.value.code == "target.partition.damaged"
+
+
+def test_a_huge_key_in_a_partition_is_not_even_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target(tmp_path).install(pool_credential(SERIAL), OPEN)
+    file = tmp_path / SERIAL / "esp_secure_cert.bin"
+    entries = decode_secure_cert(file.read_bytes())
+    file.write_bytes(encode_secure_cert((*entries[:-1], Tlv(PRIVATE_KEY, b"x" * 4097))))
+    tried: list[bytes] = []
+    monkeypatch.setattr(forms, "load_pem_private_key", lambda data, _: tried.append(data))
+    with pytest.raises(DeviceFault) as caught:
+        target(tmp_path).prove(bytes(32))
+    assert caught.value.code == "target.partition.damaged"
+    assert tried == []
 
 
 @pytest.mark.parametrize("junk", [b"\x11\xba\x5e\xba" * 3, b"\x00" * 0x2000, b"\x11\xba\x5e\xba" + b"\xff" * 0x1FFC])

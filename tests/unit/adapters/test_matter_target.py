@@ -296,6 +296,15 @@ def test_a_flipped_octet_in_factory_data_is_found(
     assert caught.value.code == "target.partition.damaged"
 
 
+def test_factory_data_that_never_ends_is_not_read_through(tmp_path: Path, pki: MatterPki) -> None:
+    target(tmp_path, "layout=nrf").install(pki.credential(SERIAL), OPEN)
+    file = tmp_path / SERIAL / "factory_data.hex"
+    file.write_bytes(b":00000001FF\n" * 100_000)
+    with pytest.raises(DeviceFault) as caught:
+        target(tmp_path, "layout=nrf").prove(bytes(32))
+    assert caught.value.code == "target.partition.damaged"
+
+
 @pytest.mark.parametrize("offset", [0, 0xFFF0, 0x1FFF8])
 @pytest.mark.parametrize("length", [0, 1, 16, 17, 70000])
 def test_intel_hex_is_what_its_library_reads(offset: int, length: int) -> None:

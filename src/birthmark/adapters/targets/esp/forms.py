@@ -35,6 +35,7 @@ from birthmark.pki.certread import UNREADABLE
 __all__ = ["Held", "NvsForm", "PlainForm", "SecureCertForm", "certificate_entries", "damaged", "read_certificates"]
 
 _NAMESPACE = "esp_secure_cert"
+_LARGEST_KEY = 4096
 _CANNOT_READ = (*UNREADABLE, UnsupportedAlgorithm, TypeError)
 
 Contents = Mapping[Region, bytes | None]
@@ -187,6 +188,9 @@ def _encode_key(key: Any, encoding: Encoding) -> bytes:
 
 
 def _load_key(octets: bytes, encoding: Encoding) -> Any:
+    # The library tests the primes of whatever it loads; a device must not keep it busy with a huge key.
+    if len(octets) > _LARGEST_KEY:
+        raise damaged()
     try:
         load = load_pem_private_key if encoding is Encoding.PEM else load_der_private_key
         return load(octets.rstrip(b"\0") if encoding is Encoding.PEM else octets, None)

@@ -12,6 +12,7 @@ from birthmark.adapters.targets.esp.target import file_option, flash_offset
 from birthmark.adapters.targets.matter.data import (
     FactoryData,
     Shown,
+    damaged_data,
     decode_esp,
     decode_nordic,
     decode_secure_dac,
@@ -27,6 +28,7 @@ __all__ = ["MatterForm", "matter_form"]
 _PRIVATE = Permissions(0o600)
 _ESP_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0x6000, 0x3000, 0x100000
 _SECURE_CERT_OFFSET = 0xD000
+_TEXT_OCTETS, _TEXT_OCTETS_BESIDE = 3, 1024
 _NORDIC_OFFSET, _NORDIC_SIZE = 0xF7000, 0x1000
 
 
@@ -89,7 +91,11 @@ class _NordicForm:
 
     def read(self) -> Shown | None:
         found = self._directory.read(self._file)
-        return None if found is None else decode_nordic(found.data, self._offset, intel_hex=self._intel_hex)
+        if found is None:
+            return None
+        if len(found.data) > _TEXT_OCTETS * self._size + _TEXT_OCTETS_BESIDE:
+            raise damaged_data()
+        return decode_nordic(found.data, self._offset, intel_hex=self._intel_hex)
 
     def write(self, data: FactoryData) -> None:
         octets = encode_nordic(data, self._offset, intel_hex=False)
