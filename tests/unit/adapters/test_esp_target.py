@@ -286,7 +286,10 @@ def test_something_else_at_the_offset_is_never_overwritten(tmp_path: Path) -> No
     with pytest.raises(DeviceFault) as caught:
         target(tmp_path, "flash=flash.bin").install(pool_credential(SERIAL), OPEN)
     assert caught.value.code == "target.flash.occupied"
+    with pytest.raises(DeviceFault):
+        target(tmp_path, "flash=flash.bin&key=ecdsa&efuse=efuse.bin").install(pool_credential(SERIAL), OPEN)
     assert flash.read_bytes() == before
+    assert [path.name for path in (tmp_path / SERIAL).iterdir()] == ["flash.bin"]
 
 
 def test_a_flash_image_that_is_missing_or_too_small_is_named(tmp_path: Path) -> None:

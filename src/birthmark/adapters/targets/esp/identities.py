@@ -105,13 +105,14 @@ class LockedIdentity:
             raise burnt_already(fuses, block)
         held = Held(certificates.device, certificates.chain, key)
         partition = self._lock.seal(held, fuse_key)
-        burnt = fuses
-        if blank:
-            burnt = fuses.burnt(block, fuse_key, self._lock.purpose, read_protect=self._read_protect)
-            self._fuses.prepare(block, fuse_key)
+        if not blank:
+            self._memory.write({self._region: partition})
+            return
+        # What can be refused is refused before anything is written, and written before anything is burnt.
+        burnt = fuses.burnt(block, fuse_key, self._lock.purpose, read_protect=self._read_protect)
         self._memory.write({self._region: partition})
-        if blank:
-            self._fuses.burn(burnt)
+        self._fuses.prepare(block, fuse_key)
+        self._fuses.burn(burnt)
 
     def read(self) -> Held:
         partition = self._partition()
