@@ -41,11 +41,13 @@ class Found:
 class Directory:
     """The files of one device. Nothing here makes the directory: if it is missing, the device is not mounted.
 
-    Whatever changes a file asks the fence that ``under`` was given, and is a defect outside of it.
+    Whatever changes a file asks the fence that ``under`` was given, and is a defect outside of it. ``largest``: the
+    most octets a file may have.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, largest: int = _MAX_OCTETS) -> None:
         self.path = path
+        self._largest = largest
         self._fence: Fence | None = None
 
     @contextmanager
@@ -77,7 +79,7 @@ class Directory:
                 return None
             with open(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_OCTETS:
+                if not stat.S_ISREG(status.st_mode) or status.st_size > self._largest:
                     raise DeviceFault(
                         "target.file.unexpected",
                         f"{path} is not a small plain file",
@@ -85,7 +87,7 @@ class Directory:
                         path=str(path),
                     )
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                data = file.read(_MAX_OCTETS)  # it may have grown since
+                data = file.read(self._largest)  # it may have grown since
         return Found(data, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
     def write(self, name: str, data: bytes, permissions: Permissions) -> None:

@@ -7,21 +7,20 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
 from birthmark.adapters.targets.layouts import LAYOUTS
 from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
-from birthmark.errors import DeviceFault, Refused
+from birthmark.errors import Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["FilesTarget"]
 
 _OPTIONS = ("layout", "mode", "chain", "owner", "p12-secret", "key")
-_IDENTITY_FILE = "device-id"
-_IDENTITY = re.compile(r"[!-~]{1,64}")
 _MODE = re.compile(r"0?[0-7]{3}")
 _OWNER = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _NEW_KEY = Permissions(0o600)
@@ -50,7 +49,7 @@ class FilesTarget:
         self._directory.check()
         device = self._form.read_device_certificate()
         certificate = None if device is None else device.public_bytes(Encoding.DER)
-        return Probe(self._identity(), certificate, makes_key=self._born, can_sign=True)
+        return Probe(device_name(self._directory, self._name), certificate, makes_key=self._born, can_sign=True)
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not isinstance(self._form, KeyFileForm) or not self._born:
@@ -95,20 +94,6 @@ class FilesTarget:
             signature=sign_proof(key, challenge),
             key_digest=None,
         )
-
-    def _identity(self) -> str:
-        found = self._directory.read(_IDENTITY_FILE)
-        if found is None:
-            return self._directory.path.resolve().name
-        text = found.data.decode("ascii", errors="replace").strip()
-        if _IDENTITY.fullmatch(text) is None:
-            raise DeviceFault(
-                "target.identity.malformed",
-                f"{_IDENTITY_FILE} in {self._name} does not hold one name",
-                hint="Write the device serial into it, one line of 1 to 64 printable ASCII characters.",
-                target=self._name,
-            )
-        return text
 
 
 def _form(uri: TargetUri, directory: Directory, secrets: SecretsHandler, *, born: bool) -> FileForm:
