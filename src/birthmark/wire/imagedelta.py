@@ -76,7 +76,7 @@ def encode_delta(delta: Delta) -> bytes:
 
 
 def decode_delta(data: bytes) -> Delta:
-    """Read a delta; ``Tampered("image.delta.malformed")`` if it is not, octet for octet, what ``encode_delta`` writes."""
+    """Read a delta: octet for octet what ``encode_delta`` writes, else ``Tampered("image.delta.malformed")``."""
     told, digest = data[:-_DIGEST], data[-_DIGEST:]
     line, feed, rest = told.partition(b"\n") if len(data) <= MAX_DELTA_OCTETS else (b"", b"", b"")
     if not feed or len(line) > _LONGEST_HEADER:

@@ -18,6 +18,12 @@ __all__ = ["DEVICES", "IMAGE_TARGETS", "image_device"]
 IMAGE_TARGETS = {
     "bin": "format=bin&offset=0x8000&size=0x4000",
     "bin-full": "format=bin&offset=0x8000&size=0x4000&write=full",
+    "hex": "format=hex&offset=0x08010000&size=0x2000",
+    "littlefs": "format=littlefs&offset=0x8000&size=0x10000",
+    "fat": "format=fat&path=/identity",
+    "ext4": "format=ext4&path=/etc/identity&owner=1000:1000",
+    "ext4-full": "format=ext4&path=/etc/identity&layout=der&mode=0400&write=full",
+    "squashfs": "format=squashfs&offset=0x8000&size=0x4000&path=/etc/identity",
 }
 
 

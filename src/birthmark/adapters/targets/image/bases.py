@@ -56,7 +56,10 @@ _opening = threading.Lock()
 
 
 def open_base(path: Path) -> Base:
-    """Return the base at ``path``, hashed anew only if its file changed; ``Misconfigured("target.image.base.missing")``."""
+    """Return the base at ``path``, hashed anew only if its file changed.
+
+    Raises ``Misconfigured("target.image.base.missing")`` if it cannot be read.
+    """
     absolute = path.absolute()
     with _opening:
         known = _opened.get(absolute)
@@ -96,7 +99,7 @@ class Store:
             raise StationFault(
                 "target.image.base.lost",
                 f"the base image {digest} is not in {self._directory}",
-                hint="Put the base image back into that directory under its SHA-256, or name the directory with store=.",
+                hint="Put the base image back there under its SHA-256, or name another directory with store=.",
                 sha256=digest,
                 path=str(path),
             )

@@ -39,7 +39,7 @@ class Span:
         if size <= 0 or self.offset + size > octets.size:
             raise Misconfigured(
                 "target.image.region",
-                f"the region at {self.offset:#x} with {size:#x} octets is not inside the base of {octets.size:#x} octets",
+                f"the region of {size:#x} octets at {self.offset:#x} is not inside the base of {octets.size:#x} octets",
                 hint="Correct offset= and size=: both are octets, decimal or 0x-hexadecimal.",
                 offset=self.offset,
                 size=size,

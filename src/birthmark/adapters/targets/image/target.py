@@ -27,7 +27,7 @@ _STORE = "bases"
 
 
 class ImageTarget:
-    """Implements ``ports.Target`` on ``image:OUT?base=BASE&format=bin|hex|littlefs|fat|ext4|squashfs&write=delta|full``.
+    """Implements ``ports.Target`` on ``image:OUT?base=BASE&format=FORMAT&write=delta|full``.
 
     OUT is a file; its name without ``.delta``, ``.img``, ``.bin`` or ``.hex`` is the device. A power cut during
     ``install`` leaves the old file or the new one, whole.
