@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, mismatch, require_key
+from birthmark.adapters.targets.image.assembly import STORE
 from birthmark.adapters.targets.image.bases import Base, Store, open_base
 from birthmark.adapters.targets.image.form import Identity, damaged
 from birthmark.adapters.targets.image.formats import form_of
@@ -23,7 +24,6 @@ __all__ = ["ImageTarget"]
 
 _OPTIONS = ("base", "format", "write", "store", "chain", "offset", "size", "path", "layout", "mode", "owner", "block")
 _SUFFIXES = (".delta", ".img", ".bin", ".hex")
-_STORE = "bases"
 
 
 class ImageTarget:
@@ -41,7 +41,7 @@ class ImageTarget:
         if source is None:
             raise bad_option(parsed, "base", "Name the image that all devices have in common.")
         self._source = base / source
-        self._store = Store(base / parsed.options.get("store", str(self._path.parent / _STORE)))
+        self._store = Store(base / parsed.options.get("store", str(self._path.parent / STORE)))
         self._chain = choice(parsed, "chain", tuple(CHAIN_LENGTHS))
         self._form = form_of(parsed)
         whole = choice(parsed, "write", ("delta", "full")) == "full"
