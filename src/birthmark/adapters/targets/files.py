@@ -32,8 +32,8 @@ class FilesTarget:
     """Implements ``ports.Target`` on ``files:DIR?layout=LAYOUT&mode=0600&chain=full|issuing&owner=uid:gid``.
 
     Layouts: pem, der, p12, windows. ``p12-secret`` is a secret reference for the last two; ``key=born`` makes the key
-    in the directory itself. The directory has to exist. A power cut during ``install`` leaves the old identity, the new one, or a key without
-    certificate from which ``install`` (and ``make_key``) go on.
+    in the directory itself. The directory has to exist. A power cut during ``install`` leaves the old identity, the
+    new one, or a key without certificate from which ``install`` (and ``make_key``) go on.
     """
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
