@@ -96,11 +96,12 @@ class LittlefsSystem:
 
             for name in names:
                 try:
+                    size = min(system.stat(f"{folder}/{name}").size, LONGEST_FILE)
                     with system.open(f"{folder}/{name}", "rb") as opened:
-                        found[name] = Stored(opened.read(LONGEST_FILE), None)
-                except FileNotFoundError:
-                    continue
+                        found[name] = Stored(opened.read(size), None)
                 except (LittleFSError, OSError) as problem:
+                    if getattr(problem, "code", None) == _NO_ENTRY:
+                        continue
                     raise damaged(f"littlefs cannot read {folder}/{name}: {problem}") from None
         if blocks.written:
             raise damaged("littlefs had to repair it")
