@@ -388,9 +388,10 @@ def test_full_littlefs_is_refused(maker: Maker) -> None:
 @pytest.mark.parametrize("content", [b"", b"precious", b"precious" * 100_000])
 def test_file_that_is_no_image_of_ours_is_not_replaced(maker: Maker, content: bytes) -> None:
     maker.output.write_bytes(content)
-    with pytest.raises(DeviceFault) as caught:
-        maker.target().install(pool_credential("SN-1"), OPEN)
-    assert caught.value.code == "target.image.foreign"
+    for act in (lambda: maker.target().probe(), lambda: maker.target().install(pool_credential("SN-1"), OPEN)):
+        with pytest.raises(DeviceFault) as caught:
+            act()
+        assert caught.value.code == "target.image.foreign"
     assert maker.output.read_bytes() == content
 
 
@@ -564,6 +565,12 @@ def test_command_shows_and_assembles(tmp_path: Path) -> None:
     assert (tmp_path / "ours").read_bytes() == maker.whole().read_bytes()
     assert (tmp_path / "ours").stat().st_mode & 0o7777 == 0o600
     (tmp_path / "other").write_bytes(b"other")
+    assert (
+        subprocess.run([program, "image", "destroy", maker.output, "other"], check=False, cwd=tmp_path).returncode == 7
+    )
+    assert maker.output.exists(), "nothing is destroyed if one of them is something else"
     for arguments in (["--output", "x", "--base", tmp_path / "other"], ["--output", "x", "--onto", "y"], []):
         command = [program, "image", "assemble", maker.output, *arguments]
         assert subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).returncode == 2
+    run(program, "image", "destroy", maker.output)
+    assert not maker.output.exists()

@@ -1,4 +1,4 @@
-"""``birthmark image``: look at the delta of a device's image, and make the whole image of it."""
+"""``birthmark image``: look at the delta of a device's image, make the whole image of it, destroy it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     image = typer.Typer(help="Images with an identity in them.", no_args_is_help=True)
     image.command("show")(show)
     image.command("assemble")(assemble)
+    image.command("destroy")(destroy)
     app.add_typer(image, name="image")
 
 
@@ -67,6 +68,22 @@ def assemble(
         written = opened.onto(onto)
     document = {**_told(opened), "output": str(output or onto), "written": written}
     emit(document, f"{opened.delta.device_serial}: {output or onto}, {written} octets written", as_json=as_json)
+
+
+def destroy(
+    deltas: Annotated[list[Path], typer.Argument(help="Deltas of devices that have been flashed.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Overwrite deltas and remove them: each holds the private key of its device. All are looked at first."""
+    from birthmark.adapters.durable import destroy_durably
+    from birthmark.adapters.received import read_received
+    from birthmark.wire.imagedelta import MAX_DELTA_OCTETS, decode_delta
+
+    devices = [decode_delta(read_received(path, limit=MAX_DELTA_OCTETS)).device_serial for path in deltas]
+    for path in deltas:
+        destroy_durably(path)
+    told = "\n".join(f"{device}: {path} is destroyed" for device, path in zip(devices, deltas, strict=True))
+    emit({"destroyed": devices}, told, as_json=as_json)
 
 
 def _told(opened: Assembly) -> dict[str, object]:

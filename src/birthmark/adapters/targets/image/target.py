@@ -48,9 +48,15 @@ class ImageTarget:
         self._output: Output = WholeOutput(self._path) if whole else DeltaOutput(self._path, self._store)
 
     def probe(self) -> Probe:
-        """Return the device that the image is made for; a base that cannot take an identity is refused here."""
+        """Return the device that the image is made for.
+
+        A base that cannot take an identity, and a file that is not ours to replace, are refused here: before one is
+        drawn.
+        """
         self._check_directory()
-        self._form.check_base(open_base(self._source))
+        source = open_base(self._source)
+        self._form.check_base(source)
+        self._refuse_foreign(source)
         found = None
         with suppress(DeviceFault):
             found = self._read()
