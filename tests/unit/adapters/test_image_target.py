@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from birthmark.adapters.targets.image.assembly import open_delta
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Unavailable
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
+from birthmark.shell.cli.main import main
 from support.devicepki import pool_credential
 from support.fences import OPEN, OpenFence
 from support.imagebases import FIRMWARE, make_base, run
@@ -555,22 +555,64 @@ def test_certificates_are_those_of_the_credential(tmp_path: Path) -> None:
     assert parsed.public_bytes(Encoding.DER) == credential.certificate
 
 
-def test_command_shows_and_assembles(tmp_path: Path) -> None:
+def test_command_shows_assembles_and_destroys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     maker = Maker(tmp_path, "bin")
     maker.target().install(pool_credential("SN-1"), OPEN)
-    program = Path(sys.executable).with_name("birthmark")
-    shown = json.loads(run(program, "image", "show", maker.output, "--json"))
+    delta, ours, other = str(maker.output), str(tmp_path / "ours"), str(tmp_path / "other")
+    assert main(["image", "show", delta, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
     assert (shown["device_serial"], shown["size"]) == ("SN-1", (tmp_path / "base").stat().st_size)
-    run(program, "image", "assemble", maker.output, "--output", tmp_path / "ours")
+    assert main(["image", "assemble", delta, "--output", ours]) == 0
     assert (tmp_path / "ours").read_bytes() == maker.whole().read_bytes()
     assert (tmp_path / "ours").stat().st_mode & 0o7777 == 0o600
-    (tmp_path / "other").write_bytes(b"other")
-    assert (
-        subprocess.run([program, "image", "destroy", maker.output, "other"], check=False, cwd=tmp_path).returncode == 7
-    )
+    shutil.copy(tmp_path / "base", other)
+    assert main(["image", "assemble", delta, "--onto", other, "--json"]) == 0
+    assert (tmp_path / "other").read_bytes() == maker.whole().read_bytes()
+    for arguments in (["--output", "x", "--base", other], ["--output", "x", "--onto", "y"], []):
+        assert main(["image", "assemble", delta, *arguments]) == 2
+    assert main(["image", "destroy", delta, other]) == 7
     assert maker.output.exists(), "nothing is destroyed if one of them is something else"
-    for arguments in (["--output", "x", "--base", tmp_path / "other"], ["--output", "x", "--onto", "y"], []):
-        command = [program, "image", "assemble", maker.output, *arguments]
-        assert subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).returncode == 2
-    run(program, "image", "destroy", maker.output)
+    assert main(["image", "destroy", delta]) == 0
     assert not maker.output.exists()
+
+
+DISK = "label: {label}\nfirst-lba: 2048\nstart=2048, size=2048\nstart=8192, size=4096\n"
+
+
+@pytest.mark.parametrize("label", ["gpt", "dos"])
+def test_file_system_in_a_partition_is_found_where_sfdisk_put_it(tmp_path: Path, label: str) -> None:
+    maker = Maker(tmp_path, "ext4")
+    system = (tmp_path / "base").read_bytes()
+    (tmp_path / "base").write_bytes(bytes(8 << 20))
+    run("/usr/sbin/sfdisk", "-q", tmp_path / "base", data=DISK.format(label=label).encode())
+    with (tmp_path / "base").open("r+b") as file:
+        file.seek(8192 * 512)
+        file.write(system)
+    maker.target("&partition=2").install(pool_credential("SN-1"), OPEN)
+    image = maker.whole().read_bytes()
+    assert image[: 8192 * 512] == (tmp_path / "base").read_bytes()[: 8192 * 512]
+    (tmp_path / "second").write_bytes(image[8192 * 512 :][: 4096 * 512])
+    run("/usr/sbin/e2fsck", "-fn", tmp_path / "second")
+    assert run("/usr/sbin/debugfs", "-R", "cat /etc/identity/device-id", tmp_path / "second") == b"SN-1\n"
+    for number in (1, 3, 4, 5, 128):
+        with pytest.raises(Misconfigured) as caught:
+            maker.target(f"&partition={number}").probe()
+        code = "target.image.base.malformed" if number == 1 else "target.image.partition"
+        assert caught.value.code == code
+    if label == "gpt":
+        for at in (512 + 40, 1024 + 3):
+            spoiled = bytearray((tmp_path / "base").read_bytes())
+            spoiled[at] ^= 1
+            (tmp_path / "base").write_bytes(spoiled)
+            with pytest.raises(Misconfigured, match=r"target\.image\.partition"):
+                maker.target("&partition=2").probe()
+
+
+def test_bench_compares_an_assembled_image_with_a_whole_one(tmp_path: Path) -> None:
+    from birthmark.shell.bench.image import bench_image
+
+    result = bench_image(8, 2, parent=tmp_path)
+    assert (result["bench"], result["count"], result["base_octets"]) == ("image", 8, 16 << 20)
+    assert isinstance(result["octets_per_image"], int)
+    assert result["octets_per_image"] < 2048
+    assert list(tmp_path.iterdir()) == []

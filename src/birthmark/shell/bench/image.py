@@ -66,7 +66,7 @@ def _measured(place: Path, count: int, heads: int) -> dict[str, object]:
 
     def copies() -> None:
         for name, synced in (("synced", True), ("copied", False)):
-            rates[name].append(_rate(heads, _COPIES, partial(_copy, place, synced=synced)))
+            rates[name].append(_rate(heads, min(_COPIES, max(heads, count // 4)), partial(_copy, place, synced=synced)))
 
     def delta(number: int) -> None:
         began = time.perf_counter()

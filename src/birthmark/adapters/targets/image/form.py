@@ -10,6 +10,7 @@ from cryptography import x509
 
 from birthmark.adapters.targets.image.bases import Base
 from birthmark.adapters.targets.image.octets import Octets
+from birthmark.adapters.targets.image.partitions import find_partition
 from birthmark.errors import DeviceFault, Misconfigured, Refused
 from birthmark.ports import Fence
 from birthmark.wire.imagedelta import Region
@@ -28,24 +29,26 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of the image, in octets from its start. ``size`` is None where it goes to the end."""
+    """A part of the image: ``size`` octets (None: all that follow) from ``offset`` on, counted within a partition."""
 
     offset: int = 0
     size: int | None = None
+    partition: int | None = None
 
     def within(self, octets: Octets) -> tuple[int, int]:
         """Return (offset, size) in this image; ``Misconfigured("target.image.region")`` if it goes over the end."""
-        size = octets.size - self.offset if self.size is None else self.size
-        if size <= 0 or self.offset + size > octets.size:
+        start, space = (0, octets.size) if self.partition is None else find_partition(octets, self.partition)
+        size = space - self.offset if self.size is None else self.size
+        if size <= 0 or self.offset + size > space:
             raise Misconfigured(
                 "target.image.region",
-                f"the region of {size:#x} octets at {self.offset:#x} is not inside the base of {octets.size:#x} octets",
+                f"the region of {size:#x} octets at {self.offset:#x} does not lie inside the {space:#x} octets there",
                 hint="Correct offset= and size=: both are octets, decimal or 0x-hexadecimal.",
                 offset=self.offset,
                 size=size,
-                base_size=octets.size,
+                space=space,
             )
-        return self.offset, size
+        return start + self.offset, size
 
 
 class ImageForm(Protocol):

@@ -18,10 +18,11 @@ from birthmark.adapters.targets.uri import TargetUri, bad_option, choice
 __all__ = ["FORMATS", "form_of"]
 
 _EVERYWHERE = {"base", "format", "write", "store", "chain", "offset", "size"}
-_FILES = {"path", "layout"}
+_DISK = {"partition"}
+_FILES = {*_DISK, "path", "layout"}
 _OWNED = {"mode", "owner"}
 FORMATS = {
-    "bin": set[str](),
+    "bin": _DISK,
     "hex": set[str](),
     "littlefs": {*_FILES, "block"},
     "fat": _FILES,
@@ -37,6 +38,7 @@ _OWNER = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 _BLOCK = 4096
 _ADDRESSES = 1 << 32
 _IDS = 1 << 16
+_PARTITIONS = 128
 
 
 def form_of(uri: TargetUri) -> ImageForm:
@@ -45,7 +47,7 @@ def form_of(uri: TargetUri) -> ImageForm:
     for option in uri.options:
         if option not in _EVERYWHERE | FORMATS[name]:
             raise bad_option(uri, option, f"It does not belong to format={name}.")
-    span = Span(_number(uri, "offset") or 0, _number(uri, "size"))
+    span = Span(_number(uri, "offset") or 0, _number(uri, "size"), _partition(uri))
     if name == "bin":
         return RawForm(span)
     if name == "hex":
@@ -65,6 +67,13 @@ def _system(uri: TargetUri, name: str, span: Span) -> FileSystem:
     if name == "fat":
         return FatSystem(span)
     return Ext4System(span) if name == "ext4" else SquashfsSystem(span)
+
+
+def _partition(uri: TargetUri) -> int | None:
+    number = _number(uri, "partition")
+    if number is not None and not 1 <= number <= _PARTITIONS:
+        raise bad_option(uri, "partition", "Use the number of a partition, from 1 on.")
+    return number
 
 
 def _folder(uri: TargetUri) -> str:

@@ -22,7 +22,21 @@ from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["ImageTarget"]
 
-_OPTIONS = ("base", "format", "write", "store", "chain", "offset", "size", "path", "layout", "mode", "owner", "block")
+_OPTIONS = (
+    "base",
+    "format",
+    "write",
+    "store",
+    "chain",
+    "offset",
+    "size",
+    "partition",
+    "path",
+    "layout",
+    "mode",
+    "owner",
+    "block",
+)
 _SUFFIXES = (".delta", ".img", ".bin", ".hex")
 
 
