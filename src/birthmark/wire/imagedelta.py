@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -31,7 +31,8 @@ class Region:
     """Octets of the device's image that are not those of the base. ``offset``: from the start of the image."""
 
     offset: int
-    data: bytes
+    data: bytes = field(repr=False)
+    """It may be a private key."""
 
     @property
     def end(self) -> int:

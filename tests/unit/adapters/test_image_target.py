@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from birthmark.shell.cli.main import main
+from birthmark.wire.imagedelta import decode_delta, encode_delta
 from support.devicepki import pool_credential
 from support.fences import OPEN, OpenFence
 from support.imagebases import FIRMWARE, make_base, run
@@ -333,6 +335,9 @@ def test_option_that_cannot_be_meant_is_refused_at_start(maker: Maker, extra: st
     "options",
     [
         "format=bin",
+        "base=SN-1.img",
+        "base=base&format=bin&partition=0",
+        "base=base&format=hex&offset=0&size=4096&partition=1",
         "base=base&format=floppy",
         "base=base&offset=-1",
         "base=base&offset=0x",
@@ -451,6 +456,17 @@ def test_image_of_another_device_under_this_name_is_seen(maker: Maker) -> None:
     (maker.place / "out" / "SN-2.delta").rename(maker.output)
     assert maker.target().probe().identity == "SN-2"
     assert maker.target(output="out/SN-3.delta").probe().identity == "SN-3"
+
+
+@pytest.mark.parametrize("maker", ["bin"], indirect=True)
+def test_delta_that_says_another_device_than_its_image_is_damaged(maker: Maker) -> None:
+    maker.target().install(pool_credential("SN-1"), OPEN)
+    delta = decode_delta(maker.output.read_bytes())
+    maker.output.write_bytes(encode_delta(replace(delta, device_serial="SN-2")))
+    with pytest.raises(DeviceFault) as caught:
+        maker.target().prove(b"c")
+    assert caught.value.code == "target.image.damaged"
+    assert repr(delta).find("BMID") == -1, "an image in a log shows nothing"
 
 
 @pytest.mark.parametrize("maker", ["bin"], indirect=True)

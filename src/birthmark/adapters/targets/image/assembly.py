@@ -10,7 +10,7 @@ from birthmark.adapters.durable import naming_os_errors
 from birthmark.adapters.received import read_received
 from birthmark.adapters.targets.image.bases import Base, Store, open_base
 from birthmark.adapters.targets.image.octets import FileOctets, Overlay, pieces
-from birthmark.adapters.targets.image.output import WholeOutput
+from birthmark.adapters.targets.image.output import write_whole
 from birthmark.errors import Misconfigured, Refused
 from birthmark.wire.imagedelta import MAX_DELTA_OCTETS, Delta, decode_delta
 
@@ -32,7 +32,7 @@ class Assembly:
     def to_file(self, output: Path) -> None:
         """Put the whole image at ``output``, mode 0600, or nothing; durable on return."""
         delta = self.delta
-        WholeOutput(output).write(self.base, delta.device_serial, delta.size, delta.regions)
+        write_whole(output, self.base, delta.size, delta.regions)
 
     def onto(self, medium: Path) -> int:
         """Write to a file or block device that holds the base only what differs; return how many octets were written.

@@ -20,6 +20,7 @@ __all__ = ["Base", "Store", "open_base"]
 _T = TypeVar("_T")
 _Seen = tuple[int, int, int, int, int]
 _MODE = 0o444
+_MOST_OPEN = 16
 
 
 class Base(FileOctets):
@@ -72,6 +73,9 @@ def open_base(path: Path) -> Base:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise _missing(path, "it is not a plain file")
+        _opened.pop(absolute, None)
+        while len(_opened) >= _MOST_OPEN:
+            del _opened[next(iter(_opened))]  # closed as soon as nobody works with it
         _opened[absolute] = base = Base(absolute, descriptor)
         return base
 

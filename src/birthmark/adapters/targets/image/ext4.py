@@ -58,9 +58,9 @@ class Ext4System:
                     f"sif {path} uid {owned.uid}",
                     f"sif {path} gid {owned.gid}",
                 ]
-            ran = _debugfs(image, commands, sources, writing=True, seconds=fence.remaining())
+            _debugfs(image, commands, sources, writing=True, seconds=fence.remaining())
             if self._files(image, folder, list(files)) != files:
-                raise tool_failed("debugfs", ran)
+                raise tool_failed("debugfs", f"the files are not in {folder}; is there space left?")
             return base.size, image.changes(base, offset)
 
     def get(self, image: Octets, folder: str, names: Sequence[str]) -> Mapping[str, Stored]:

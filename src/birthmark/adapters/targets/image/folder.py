@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from birthmark.adapters.targets.image.bases import Base
@@ -35,7 +35,7 @@ class Owned:
 class Stored:
     """A file. ``owned`` is None where the file system keeps neither modes nor owners."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     owned: Owned | None
 
 

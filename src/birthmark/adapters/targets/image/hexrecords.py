@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from birthmark.adapters.targets.image.bases import Base
 from birthmark.adapters.targets.image.form import Identity, Span, base_malformed, damaged, does_not_fit
@@ -35,7 +35,7 @@ class _Known:
     end: int
     upper: int | None
     feed: bytes
-    rows: tuple[tuple[int, bytes], ...]
+    rows: tuple[tuple[int, bytes], ...] = field(repr=False)
 
 
 class HexForm:

@@ -52,10 +52,16 @@ class FileOctets:
 
 
 class Overlay:
-    """``below`` with ``regions`` (ascending, apart from each other) over it, ``size`` octets long, zero beyond it."""
+    """``below`` with ``regions`` (ascending, apart from each other) over it, ``size`` octets long, zero beyond it.
 
-    def __init__(self, below: Octets, size: int, regions: Sequence[Region]) -> None:
+    ``device_serial``: for whom a delta says it is.
+    """
+
+    def __init__(
+        self, below: Octets, size: int, regions: Sequence[Region], *, device_serial: str | None = None
+    ) -> None:
         self.below = below
+        self.device_serial = device_serial
         self.size = size
         self.regions = regions
 

@@ -14,9 +14,10 @@ from birthmark.adapters.durable import fill_durably, naming_os_errors, sync_dire
 from birthmark.adapters.targets.image.bases import Base, Store
 from birthmark.adapters.targets.image.octets import CHUNK, FileOctets, Octets, Overlay, same_octets
 from birthmark.errors import DeviceFault, Refused, Tampered
+from birthmark.ports import Fence
 from birthmark.wire.imagedelta import MAX_DELTA_OCTETS, Delta, Region, decode_delta, encode_delta
 
-__all__ = ["DeltaOutput", "Output", "WholeOutput", "foreign"]
+__all__ = ["DeltaOutput", "Output", "WholeOutput", "foreign", "write_whole"]
 
 _MODE = 0o600
 _FICLONE = 0x40049409
@@ -24,9 +25,11 @@ _FICLONE = 0x40049409
 
 
 class Output(Protocol):
-    """The file of one device. ``read`` returns the image as a flasher will see it, through a fresh handle; None if
-    there is no file; ``DeviceFault`` if it is none of ours. ``holds`` says whether exactly this image is there already.
-    ``write`` puts the whole file in place or nothing, mode 0600; durable on return.
+    """The file of one device.
+
+    ``read`` returns the image as a flasher will see it, through a fresh handle; None if there is no file;
+    ``DeviceFault`` if it is none of ours. ``holds`` says whether exactly this image is there already. ``write`` puts
+    the whole file in place or nothing, mode 0600; durable on return. It asks ``fence`` when the content is complete.
     """
 
     def read(self) -> Octets | None: ...
@@ -35,7 +38,7 @@ class Output(Protocol):
 
     def holds(self, base: Base, device_serial: str, size: int, regions: Sequence[Region]) -> bool: ...
 
-    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region]) -> None: ...
+    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region], fence: Fence) -> None: ...
 
     def sync(self) -> None: ...
 
@@ -96,12 +99,12 @@ class DeltaOutput(_File):
         base = self._store.find(delta.base_sha256)
         if base.size != delta.base_size:
             raise foreign(self._path, "its base has another size")
-        return Overlay(base, delta.size, delta.regions)
+        return Overlay(base, delta.size, delta.regions, device_serial=delta.device_serial)
 
     def holds(self, base: Base, device_serial: str, size: int, regions: Sequence[Region]) -> bool:
         return self._data() == _delta(base, device_serial, size, regions)
 
-    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region]) -> None:
+    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region], fence: Fence) -> None:
         data = _delta(base, device_serial, size, regions)
         if len(data) > MAX_DELTA_OCTETS:
             raise Refused(
@@ -110,6 +113,7 @@ class DeltaOutput(_File):
                 hint="Use write=full for such images.",
                 octets=len(data),
             )
+        fence.hold()
         write_durably(self._path, data, mode=_MODE)
 
     def _data(self) -> bytes | None:
@@ -131,11 +135,15 @@ class WholeOutput(_File):
         found = self._open()
         return found is not None and same_octets(found, Overlay(base, size, regions))
 
-    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region]) -> None:
-        fill_durably(self._path, _filler(base, size, regions), mode=_MODE)
+    def write(self, base: Base, device_serial: str, size: int, regions: Sequence[Region], fence: Fence) -> None:
+        write_whole(self._path, base, size, regions, before_it_counts=fence.hold)
 
 
-def _filler(base: Base, size: int, regions: Sequence[Region]) -> Callable[[int], None]:
+def write_whole(
+    path: Path, base: Base, size: int, regions: Sequence[Region], *, before_it_counts: Callable[[], None] = lambda: None
+) -> None:
+    """Put base and regions at ``path`` as one file, mode 0600, or nothing; durable on return."""
+
     def fill(descriptor: int) -> None:
         try:
             fcntl.ioctl(descriptor, _FICLONE, base.descriptor)
@@ -146,8 +154,9 @@ def _filler(base: Base, size: int, regions: Sequence[Region]) -> Callable[[int],
             for region in regions:
                 file.seek(region.offset)
                 file.write(region.data)
+        before_it_counts()
 
-    return fill
+    fill_durably(path, fill, mode=_MODE)
 
 
 def _copy_data(base: Base, descriptor: int) -> None:

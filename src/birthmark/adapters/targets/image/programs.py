@@ -78,7 +78,8 @@ class Ran:
     def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
         self.ok = done.returncode == 0
         self.output = done.stdout
-        self.complaint = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-_SHOWN:]
+        # Never what it printed: that may be a private key.
+        self.complaint = done.stderr.decode("utf-8", "replace").strip()[-_SHOWN:]
 
 
 def run_program(

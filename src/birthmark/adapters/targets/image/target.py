@@ -55,6 +55,8 @@ class ImageTarget:
         if source is None:
             raise bad_option(parsed, "base", "Name the image that all devices have in common.")
         self._source = base / source
+        if self._source.resolve() == self._path.resolve():
+            raise bad_option(parsed, "base", "The base and the image of the device have to be two files.")
         self._store = Store(base / parsed.options.get("store", str(self._path.parent / STORE)))
         self._chain = choice(parsed, "chain", tuple(CHAIN_LENGTHS))
         self._form = form_of(parsed)
@@ -103,8 +105,7 @@ class ImageTarget:
                 self._output.require_mode()
                 self._output.sync()
                 return
-        fence.hold()
-        self._output.write(base, identity.device_serial, size, regions)
+        self._output.write(base, identity.device_serial, size, regions, fence)
 
     def prove(self, challenge: bytes) -> Evidence:
         self._check_directory()
@@ -131,9 +132,12 @@ class ImageTarget:
     def _read(self) -> Identity | None:
         image = self._output.read()
         try:
-            return None if image is None else self._form.read(image)
+            found = None if image is None else self._form.read(image)
         except Misconfigured as problem:  # said of a base, this is a mistake of the command; of an image, a damage
             raise damaged(problem.message) from None
+        if found is not None and isinstance(image, Overlay) and image.device_serial != found.device_serial:
+            raise damaged(f"its delta is for {image.device_serial}")
+        return found
 
     def _refuse_foreign(self, source: Base) -> None:
         """Raise ``DeviceFault`` if the file that would be replaced is something else than an image of ours.
