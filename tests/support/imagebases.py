@@ -24,6 +24,8 @@ def make_base(path: Path, kind: str) -> None:
     """Write a small base image of this format."""
     if kind in ("bin", "squashfs"):
         path.write_bytes(FIRMWARE + b"\xff" * 0x4000 + b"end of firmware" * 100)
+    elif kind == "ubi":
+        path.write_bytes(FIRMWARE + b"\xff" * 0x40000 + b"end of firmware" * 100)
     elif kind == "hex":
         image = IntelHex()
         image.puts(0x0800_0000, FIRMWARE)

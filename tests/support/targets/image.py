@@ -23,6 +23,7 @@ IMAGE_TARGETS = {
     "fat": "format=fat&path=/identity",
     "ext4": "format=ext4&path=/etc/identity&owner=1000:1000",
     "ext4-full": "format=ext4&path=/etc/identity&layout=der&mode=0400&write=full",
+    "ubi": "format=ubi&offset=0x8000&size=0x40000&block=0x4000&page=512&path=/etc/identity",
     "squashfs": "format=squashfs&offset=0x8000&size=0x4000&path=/etc/identity",
 }
 

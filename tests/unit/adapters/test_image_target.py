@@ -258,6 +258,32 @@ def test_same_identity_makes_the_same_octets_and_only_images_lie_on_the_disk(mak
     assert maker.output.read_bytes() == first
 
 
+@pytest.mark.parametrize("maker", ["ubi"], indirect=True)
+def test_another_reader_finds_the_volume_in_ubi_and_unsquashfs_the_files(maker: Maker) -> None:
+    credential = pool_credential("SN-1")
+    maker.target().install(credential, OPEN)
+    image = maker.whole().read_bytes()
+    assert (image[:0x8000], image[0x48000:]) == (FIRMWARE, b"end of firmware" * 100)
+    (maker.place / "inside").write_bytes(image[0x8000:0x48000].rstrip(b"\xff"))
+    found = maker.place / "found"
+    run(tool("ubi", "ubireader_extract_images"), "-p", "16384", "-o", found, maker.place / "inside")
+    (volume,) = found.rglob("*.ubifs")
+    assert "vol-identity" in volume.name
+    for name, data in files_of(credential).items():
+        assert run("unsquashfs", "-cat", volume, f"etc/identity/{name}") == data
+
+
+@pytest.mark.parametrize("maker", ["ubi"], indirect=True)
+def test_flipped_octets_of_ubi_are_found(maker: Maker) -> None:
+    maker.target("&write=full").install(pool_credential("SN-1"), OPEN)
+    good = maker.output.read_bytes()
+    first = good.index(b"hsqs")
+    for at in (0x8000, 0x8010, 0x8000 + 512 + 9, first - 1024 + 5, first - 512 + 8, first, first + 300):
+        maker.output.write_bytes(good[:at] + bytes((good[at] ^ 1,)) + good[at + 1 :])
+        with pytest.raises((DeviceFault, StationFault)):
+            maker.target("&write=full").prove(b"c" * 32)
+
+
 def refused(maker: Maker, family: type[BirthmarkError], code: str, extra: str = "") -> None:
     """Refused before an identity is taken out of a pool, and by ``install`` as well; nothing is written."""
     with pytest.raises(family) as caught:
@@ -272,7 +298,7 @@ def refused(maker: Maker, family: type[BirthmarkError], code: str, extra: str = 
 def occupy(maker: Maker) -> None:
     """Put something where the identity goes, with the tools of the format."""
     base = maker.place / "base"
-    if maker.format in ("bin", "squashfs"):
+    if maker.format in ("bin", "squashfs", "ubi"):
         data = bytearray(base.read_bytes())
         data[0xBFFF] = 0
         base.write_bytes(data)
@@ -289,7 +315,7 @@ def occupy(maker: Maker) -> None:
         vendor(WRITE_LITTLEFS, base, base, data=json.dumps({"device.crt": b"old".hex()}).encode())
 
 
-@pytest.mark.parametrize("maker", ["bin", "hex", "littlefs", "fat", "ext4", "squashfs"], indirect=True)
+@pytest.mark.parametrize("maker", ["bin", "hex", "littlefs", "fat", "ext4", "squashfs", "ubi"], indirect=True)
 def test_base_that_holds_something_there_is_refused(maker: Maker) -> None:
     occupy(maker)
     code = "target.image.base.overlap" if maker.format == "hex" else "target.image.base.occupied"
@@ -352,6 +378,9 @@ def test_option_that_cannot_be_meant_is_refused_at_start(maker: Maker, extra: st
         "base=base&format=fat&owner=1:1",
         "base=base&format=littlefs&block=100",
         "base=base&format=fat&layout=p12",
+        "base=base&format=ubi&block=100000",
+        "base=base&format=ubi&page=65536",
+        "base=base&format=ubi&subpage=4096",
     ],
 )
 def test_uri_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, options: str) -> None:

@@ -12,6 +12,7 @@ from birthmark.adapters.targets.image.hexrecords import HexForm
 from birthmark.adapters.targets.image.littlefs import LittlefsSystem
 from birthmark.adapters.targets.image.raw import RawForm
 from birthmark.adapters.targets.image.squashfs import SquashfsSystem
+from birthmark.adapters.targets.image.ubi import Flash, UbiSystem
 from birthmark.adapters.targets.layouts import LAYOUTS
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice
 
@@ -28,6 +29,7 @@ FORMATS = {
     "fat": _FILES,
     "ext4": _FILES | _OWNED,
     "squashfs": _FILES | _OWNED,
+    "ubi": {*_FILES, *_OWNED, "block", "page", "subpage"},
 }
 """Value of ``format`` → the options that belong to it alone."""
 
@@ -39,6 +41,7 @@ _BLOCK = 4096
 _ADDRESSES = 1 << 32
 _IDS = 1 << 16
 _PARTITIONS = 128
+_ERASE_BLOCK, _PAGE = 128 * 1024, 2048
 
 
 def form_of(uri: TargetUri) -> ImageForm:
@@ -64,9 +67,22 @@ def _system(uri: TargetUri, name: str, span: Span) -> FileSystem:
         if not 256 <= block <= 1 << 24 or block % 256:
             raise bad_option(uri, "block", "Use the block size of the flash, a multiple of 256 octets.")
         return LittlefsSystem(span, block)
+    if name == "ubi":
+        return UbiSystem(span, _flash(uri))
     if name == "fat":
         return FatSystem(span)
     return Ext4System(span) if name == "ext4" else SquashfsSystem(span)
+
+
+def _flash(uri: TargetUri) -> Flash:
+    """Return the geometry of a NAND chip; powers of two, each at least the next."""
+    block = _number(uri, "block") or _ERASE_BLOCK
+    page = _number(uri, "page") or _PAGE
+    subpage = _number(uri, "subpage") or page
+    for option, value, most in (("block", block, 1 << 24), ("page", page, block // 4), ("subpage", subpage, page)):
+        if not 64 <= value <= most or value & (value - 1):
+            raise bad_option(uri, option, "Use the geometry of the flash: powers of two, subpage <= page < block.")
+    return Flash(block, page, subpage)
 
 
 def _partition(uri: TargetUri) -> int | None:

@@ -29,6 +29,7 @@ _PACKAGES = {
     "mtype": "mtools",
     "mksquashfs": "squashfs-tools",
     "unsquashfs": "squashfs-tools",
+    "ubinize": "mtd-utils",
 }
 
 

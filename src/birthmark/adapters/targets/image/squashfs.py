@@ -17,7 +17,7 @@ from birthmark.adapters.targets.image.raw import require_blank
 from birthmark.ports import Fence
 from birthmark.wire.imagedelta import Region
 
-__all__ = ["SquashfsSystem"]
+__all__ = ["SquashfsSystem", "make_squashfs", "read_squashfs"]
 
 # The superblock (squashfs 4.0, kernel documentation filesystems/squashfs.rst): magic first, octets used at 40.
 _MAGIC, _HEADER_OCTETS, _USED_AT = b"hsqs", 96, 40
@@ -39,18 +39,10 @@ class SquashfsSystem:
         self, base: Base, folder: str, files: Mapping[str, Stored], *, moment: int, fence: Fence
     ) -> tuple[int, Sequence[Region]]:
         offset, size = self._span.within(base)
-        with MemoryFile() as made:
-            arguments = ["mksquashfs", "-", made.path, "-tar", "-noappend", "-no-progress", "-quiet", "-no-xattrs"]
-            arguments += ["-comp", "gzip", "-processors", "1", "-mem", "16M", "-root-mode", "0755"]
-            arguments += ["-mkfs-time", str(moment), "-all-time", str(moment)]
-            archive = _archive(folder, files, moment)
-            # It refuses a time of its own beside SOURCE_DATE_EPOCH.
-            ran = run_program(arguments, files=[made], typed=archive, seconds=fence.remaining(), moment=None)
-            if not ran.ok or self._files(made, folder, list(files)) != files:
-                raise tool_failed("mksquashfs", ran.complaint)
-            if made.size > size:
-                raise does_not_fit(folder, made.size, size)
-            return base.size, (Region(offset, made.read(0, made.size)),)
+        data = make_squashfs(folder, files, moment=moment, fence=fence)
+        if len(data) > size:
+            raise does_not_fit(folder, len(data), size)
+        return base.size, (Region(offset, data),)
 
     def get(self, image: Octets, folder: str, names: Sequence[str]) -> Mapping[str, Stored]:
         offset, size = self._span.within(image)
@@ -63,25 +55,41 @@ class SquashfsSystem:
         if used > size:
             raise damaged("its squashfs is longer than its region")
         with MemoryFile(image, offset, used) as copy:
-            return self._files(copy, folder, names)
+            return read_squashfs(copy, folder, names)
 
-    def _files(self, image: MemoryFile, folder: str, names: Sequence[str]) -> dict[str, Stored]:
-        ran = run_program(["unsquashfs", "-lln", image.path], files=[image])
+
+def make_squashfs(folder: str, files: Mapping[str, Stored], *, moment: int, fence: Fence) -> bytes:
+    """Return a squashfs of these files alone, the same octets for the same files."""
+    with MemoryFile() as made:
+        arguments = ["mksquashfs", "-", made.path, "-tar", "-noappend", "-no-progress", "-quiet", "-no-xattrs"]
+        arguments += ["-comp", "gzip", "-processors", "1", "-mem", "16M", "-root-mode", "0755"]
+        arguments += ["-mkfs-time", str(moment), "-all-time", str(moment)]
+        archive = _archive(folder, files, moment)
+        # It refuses a time of its own beside SOURCE_DATE_EPOCH.
+        ran = run_program(arguments, files=[made], typed=archive, seconds=fence.remaining(), moment=None)
+        if not ran.ok or read_squashfs(made, folder, list(files)) != files:
+            raise tool_failed("mksquashfs", ran.complaint)
+        return made.read(0, made.size)
+
+
+def read_squashfs(image: MemoryFile, folder: str, names: Sequence[str]) -> dict[str, Stored]:
+    """Return those of the files that are there; ``DeviceFault`` for what is no squashfs."""
+    ran = run_program(["unsquashfs", "-lln", image.path], files=[image])
+    if not ran.ok:
+        raise damaged(f"unsquashfs cannot read it: {ran.complaint}")
+    found = {}
+    for line in ran.output.decode("utf-8", "replace").splitlines():
+        match = _LINE.fullmatch(line)
+        name = "" if match is None else match["path"].removeprefix(f"{folder}/")
+        if match is None or name not in names:
+            continue
+        if match["kind"] != "-" or int(match["size"]) > LONGEST_FILE:
+            raise damaged(f"{folder}/{name} is not a small plain file")
+        ran = run_program(["unsquashfs", "-cat", image.path, match["path"].lstrip("/")], files=[image])
         if not ran.ok:
-            raise damaged(f"unsquashfs cannot read it: {ran.complaint}")
-        found = {}
-        for line in ran.output.decode("utf-8", "replace").splitlines():
-            match = _LINE.fullmatch(line)
-            name = "" if match is None else match["path"].removeprefix(f"{folder}/")
-            if match is None or name not in names:
-                continue
-            if match["kind"] != "-" or int(match["size"]) > LONGEST_FILE:
-                raise damaged(f"{folder}/{name} is not a small plain file")
-            ran = run_program(["unsquashfs", "-cat", image.path, match["path"].lstrip("/")], files=[image])
-            if not ran.ok:
-                raise damaged(f"unsquashfs cannot read {folder}/{name}: {ran.complaint}")
-            found[name] = Stored(ran.output, Owned(_mode(match["rights"]), int(match["uid"]), int(match["gid"])))
-        return found
+            raise damaged(f"unsquashfs cannot read {folder}/{name}: {ran.complaint}")
+        found[name] = Stored(ran.output, Owned(_mode(match["rights"]), int(match["uid"]), int(match["gid"])))
+    return found
 
 
 def _archive(folder: str, files: Mapping[str, Stored], moment: int) -> bytes:

@@ -36,6 +36,8 @@ _OPTIONS = (
     "mode",
     "owner",
     "block",
+    "page",
+    "subpage",
 )
 _SUFFIXES = (".delta", ".img", ".bin", ".hex")
 
