@@ -81,6 +81,7 @@ class UbiSystem:
             if not is_blank(header):
                 raise damaged("something else than UBI lies in its region")
             return {}
+        most = min(size, max(_MOST_OCTETS, _MOST_BLOCKS * self._flash.block))
         data = b"".join(piece for _, piece in pieces(image, offset, offset + most))
         with MemoryFile() as copy:
             copy.write(self._volume(data))
