@@ -44,6 +44,7 @@ TARGETS = {
     "pem": ("files:dut", {"device.key", "device.crt"}),
     "der": ("files:dut?layout=der", {"device.key.der", "device.crt.der", "chain0.crt.der", "chain1.crt.der"}),
     "p12": ("files:dut?layout=p12&p12-secret=x:", {"device.p12"}),
+    "windows": ("files:dut?layout=windows&p12-secret=x:", {"device.pfx", "install-identity.ps1"}),
     "born": ("files:dut?key=born", {"device.key", "device.crt"}),
 }
 

@@ -7,8 +7,9 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from birthmark.errors import Misconfigured, StationFault
@@ -16,6 +17,7 @@ from birthmark.errors import Misconfigured, StationFault
 __all__ = [
     "create_durably",
     "destroy_durably",
+    "fill_durably",
     "naming_os_errors",
     "read_private_file",
     "sync_directory",
@@ -95,14 +97,27 @@ def write_durably(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] 
     Power cut: the old file or the new one, never a mixture; at worst a temporary file ``.NAME.tmp`` is left, which
     the next write replaces. Several writers: one after the other. The content never exists under a wider mode.
     """
-    with _temporary(path, data, mode, owner) as temporary, naming_os_errors(path):
+    with _temporary(path, partial(_write_all, data), mode, owner) as temporary, naming_os_errors(path):
+        os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def fill_durably(path: Path, fill: Callable[[int], None], *, mode: int) -> None:
+    """As ``write_durably``, with content that ``fill`` writes to the descriptor that it is given.
+
+    What ``fill`` raises goes through, and ``path`` is what it was.
+    """
+    with _temporary(path, fill, mode, None) as temporary, naming_os_errors(path):
         os.replace(temporary, path)
     sync_directory(path.parent)
 
 
 def create_durably(path: Path, data: bytes, *, mode: int) -> None:
     """As ``write_durably``, but an existing ``path`` is kept and ``FileExistsError`` raised."""
-    with _temporary(path, data, mode, None) as temporary, naming_os_errors(path, passing=(FileExistsError,)):
+    with (
+        _temporary(path, partial(_write_all, data), mode, None) as temporary,
+        naming_os_errors(path, passing=(FileExistsError,)),
+    ):
         os.link(temporary, path)
         temporary.unlink()
     sync_directory(path.parent)
@@ -135,7 +150,7 @@ def destroy_durably(path: Path) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
+def _temporary(path: Path, fill: Callable[[int], None], mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
     """Yield a synced temporary file beside ``path`` that is ours alone; it is gone when something fails."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming_os_errors(path):
@@ -145,8 +160,7 @@ def _temporary(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None
             if owner is not None:
                 os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(data)
+            fill(descriptor)
             os.fsync(descriptor)
         yield temporary
     except BaseException:
@@ -155,6 +169,11 @@ def _temporary(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None
         raise
     finally:
         os.close(descriptor)
+
+
+def _write_all(data: bytes, descriptor: int) -> None:
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
+        file.write(data)
 
 
 def _own_file(temporary: Path) -> int:

@@ -18,6 +18,8 @@ FILE_TARGETS = {
     "pem": "layout=pem&mode=0600",
     "der": "layout=der&mode=0640",
     "p12": "layout=p12&p12-secret=test:",
+    "p12-legacy": "layout=p12&p12-secret=test:&p12-profile=legacy",
+    "windows": "layout=windows&p12-secret=test:",
     "pem-born": "key=born",
     "der-born": "layout=der&key=born&mode=0400",
 }

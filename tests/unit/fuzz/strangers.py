@@ -22,6 +22,8 @@ from birthmark.adapters.audit.receipts import ReceiptCase, receipt_fault
 from birthmark.adapters.issuers.uri import parse_issuer_uri
 from birthmark.adapters.pkcs11_uri import parse_pkcs11_uri
 from birthmark.adapters.targets import layouts
+from birthmark.adapters.targets.image import identityregion
+from birthmark.adapters.targets.image.form import Identity
 from birthmark.adapters.targets.uri import parse_target_uri
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, Tampered, Unavailable
 from birthmark.guide.answers import parse_answers
@@ -34,7 +36,19 @@ from birthmark.shell import config
 from birthmark.shell.api.callers import Callers
 from birthmark.tlog import checkpoint, cosignature, merkle, note, policy, tiles
 from birthmark.tlog import proof as tlog_proof
-from birthmark.wire import addcheckpoint, approval, bundle, cmp, document, frames, manifest, receipt, report, service
+from birthmark.wire import (
+    addcheckpoint,
+    approval,
+    bundle,
+    cmp,
+    document,
+    frames,
+    imagedelta,
+    manifest,
+    receipt,
+    report,
+    service,
+)
 from birthmark.wire import site as site_papers
 from birthmark.wire.vault import VaultKey, open_content_key, open_slot_with
 from birthmark.workflow.authority.ceremonyfile import parse_ceremony
@@ -126,6 +140,16 @@ def _wire(story: Story) -> Iterator[Stranger]:
     yield Stranger("wire.approval.signature_lines", approval.signature_lines, (plan, grant), ())
     yield Stranger("wire.approval.plan_text", approval.plan_text, (plan,), (Tampered,))
     sealed = story.read("lot.bundle")
+    delta = imagedelta.encode_delta(
+        imagedelta.Delta(
+            "0" * 64, 100, "TH-0001", 200, (imagedelta.Region(3, b"abc"), imagedelta.Region(90, b"\0" * 110))
+        )
+    )
+    yield Stranger("wire.imagedelta.decode_delta", imagedelta.decode_delta, (delta,), (Tampered,))
+    yield Stranger(
+        "wire.imagedelta.decode_delta.whole",
+        lambda data: imagedelta.decode_delta(data + sha256(data).digest()), (delta[:-32],), (Tampered,),
+    )  # fmt: skip
     yield Stranger("wire.frames.read_frames", _frames, (sealed, story.read("fab.report")), (Tampered,))
     yield Stranger("wire.frames.read_whole_frames", _whole_frames, (sealed,), (Tampered,))
     (_, head), (_, chunk), *_ = frames.read_frames(BytesIO(sealed).read, bundle.BUNDLE_MAGIC)
@@ -375,6 +399,12 @@ def _readers(story: Story) -> Iterator[Stranger]:
                    (_p12(story),), (DeviceFault,))  # fmt: skip
     yield Stranger("adapters.targets.layouts.decode_p12.noise", lambda data: layouts.decode_p12(data, b"pass"),
                    (device,), (DeviceFault,), good=False)  # fmt: skip
+    region = identityregion.encode_region(_identity(story))
+    yield Stranger("adapters.targets.image.identityregion", identityregion.decode_region, (region,), (DeviceFault,))
+    yield Stranger(
+        "adapters.targets.image.identityregion.whole",
+        lambda data: identityregion.decode_region(data + sha256(data).digest()), (region[:-32],), (DeviceFault,),
+    )  # fmt: skip
     access = x509.load_pem_x509_certificates(story.read("fab/tls/line1.pem"))
     issuer = _access_ca(story)
     callers: Any = Callers(_NobodyIsLetIn(), issuers=(issuer,), clock=lambda: datetime.now(UTC), proxy="proxy")
@@ -429,6 +459,11 @@ def _p12(story: Story) -> bytes:
     certificate = x509.load_pem_x509_certificates(story.read("dut/TH-0001/device.crt"))[0]
     key = load_pem_private_key(story.read("dut/TH-0001/device.key"), None)
     return layouts.encode_p12("TH-0001", key, certificate, (), b"pass")
+
+
+def _identity(story: Story) -> Identity:
+    certificates = tuple(x509.load_pem_x509_certificates(story.read("dut/TH-0001/device.crt")))
+    return Identity("TH-0001", load_pem_private_key(story.read("dut/TH-0001/device.key"), None), certificates)
 
 
 def _files(story: Story) -> Iterator[Stranger]:

@@ -13,6 +13,7 @@ from birthmark.adapters.targets.identity import Certificates, mismatch, refuse_k
 from birthmark.adapters.targets.layouts import (
     P12_FILE,
     Layout,
+    P12Profile,
     decode_p12,
     encode_p12,
     first_certificate,
@@ -157,20 +158,29 @@ class KeyFileForm:
 class P12Form:
     """Everything in one file, so a power cut leaves the old file or the new one."""
 
+    _file = P12_FILE
+
     def __init__(
-        self, target: str, directory: Directory, permissions: Permissions, *, passphrase: Callable[[], Secret]
+        self,
+        target: str,
+        directory: Directory,
+        permissions: Permissions,
+        *,
+        passphrase: Callable[[], Secret],
+        profile: P12Profile,
     ) -> None:
         self._target = target
         self._directory = directory
         self._permissions = permissions
         self._passphrase = passphrase
+        self._profile = profile
 
     def read_device_certificate(self) -> x509.Certificate | None:
         # First of all: what is no reference is refused before an identity is drawn and the target is on record.
         passphrase = self._open_passphrase()
-        found = self._directory.read(P12_FILE)
+        found = self._directory.read(self._file)
         with suppress(DeviceFault):
-            return None if found is None else decode_p12(found.data, passphrase)[1][0]
+            return None if found is None else self._decode(found.data, passphrase)[1][0]
         return None
 
     def check_credential(self, credential: Credential, certificates: Certificates) -> None:
@@ -179,27 +189,32 @@ class P12Form:
     def install(self, credential: Credential, certificates: Certificates) -> None:
         passphrase = self._open_passphrase()
         if self._stays(certificates, passphrase):
-            self._directory.sync(P12_FILE)
+            self._directory.sync(self._file)
             return
         key = require_key(credential, certificates)
-        data = encode_p12(credential.device_serial, key, certificates.device, certificates.chain, passphrase)
-        self._directory.write(P12_FILE, data, self._permissions)
+        data = encode_p12(
+            credential.device_serial, key, certificates.device, certificates.chain, passphrase, profile=self._profile
+        )
+        self._directory.write(self._file, data, self._permissions)
 
     def read_all(self) -> tuple[Any, tuple[x509.Certificate, ...]]:
-        found = self._directory.read(P12_FILE)
+        found = self._directory.read(self._file)
         if found is None:
-            raise _missing_key(P12_FILE)
-        _check_permissions(P12_FILE, found, self._permissions)
-        key, certificates = decode_p12(found.data, self._open_passphrase())
+            raise _missing_key(self._file)
+        _check_permissions(self._file, found, self._permissions)
+        key, certificates = self._decode(found.data, self._open_passphrase())
         _check_pair(self._target, key, certificates[0])
         return key, certificates
 
+    def _decode(self, data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certificate, ...]]:
+        return decode_p12(data, passphrase, profile=self._profile)
+
     def _stays(self, certificates: Certificates, passphrase: bytes) -> bool:
-        found = self._directory.read(P12_FILE)
+        found = self._directory.read(self._file)
         if found is None or not found.has(self._permissions):
             return False
         with suppress(DeviceFault):
-            key, installed = decode_p12(found.data, passphrase)
+            key, installed = self._decode(found.data, passphrase)
             return _spki(key) == certificates.spki and installed == (certificates.device, *certificates.chain)
         return False
 

@@ -11,27 +11,28 @@ from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
-from birthmark.adapters.targets.layouts import LAYOUTS
+from birthmark.adapters.targets.layouts import LAYOUTS, P12Profile
 from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
+from birthmark.adapters.targets.windowsform import WindowsForm
 from birthmark.errors import Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["FilesTarget"]
 
-_OPTIONS = ("layout", "mode", "chain", "owner", "p12-secret", "key")
+_OPTIONS = ("layout", "mode", "chain", "owner", "p12-secret", "p12-profile", "key")
 _MODE = re.compile(r"0?[0-7]{3}")
 _OWNER = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _NEW_KEY = Permissions(0o600)
 
 
 class FilesTarget:
-    """Implements ``ports.Target`` on ``files:DIR?layout=pem|der|p12&mode=0600&chain=full|issuing&owner=uid:gid``.
+    """Implements ``ports.Target`` on ``files:DIR?layout=LAYOUT&mode=0600&chain=full|issuing&owner=uid:gid``.
 
-    ``p12-secret`` is a secret reference for ``layout=p12``; ``key=born`` makes the key in the directory itself.
-    The directory has to exist. A power cut during ``install`` leaves the old identity, the new one, or a key without
-    certificate from which ``install`` (and ``make_key``) go on.
+    Layouts: pem, der, p12, windows. ``p12-secret`` is a secret reference for the last two; ``key=born`` makes the key
+    in the directory itself. The directory has to exist. A power cut during ``install`` leaves the old identity, the
+    new one, or a key without certificate from which ``install`` (and ``make_key``) go on.
     """
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
@@ -97,18 +98,21 @@ class FilesTarget:
 
 
 def _form(uri: TargetUri, directory: Directory, secrets: SecretsHandler, *, born: bool) -> FileForm:
-    layout = choice(uri, "layout", (*LAYOUTS, "p12"))
+    layout = choice(uri, "layout", (*LAYOUTS, "p12", "windows"))
     permissions = Permissions(_mode(uri), _owner(uri))
     secret = uri.options.get("p12-secret")
-    if layout != "p12":
-        if secret is not None:
-            raise bad_option(uri, "p12-secret", "It belongs to layout=p12 only.")
+    if layout in LAYOUTS:
+        for option in ("p12-secret", "p12-profile"):
+            if option in uri.options:
+                raise bad_option(uri, option, "It belongs to layout=p12 and layout=windows only.")
         return KeyFileForm(uri.text, directory, LAYOUTS[layout], permissions, born=born)
     if secret is None:
         raise bad_option(uri, "p12-secret", "Name the secret that closes the file, for example env:P12_PASSPHRASE.")
     if born:
         raise bad_option(uri, "key", "A key is born in layout=pem or layout=der only.")
-    return P12Form(uri.text, directory, permissions, passphrase=lambda: secrets(secret))
+    profile: P12Profile = "legacy" if choice(uri, "p12-profile", ("modern", "legacy")) == "legacy" else "modern"
+    form = WindowsForm if layout == "windows" else P12Form
+    return form(uri.text, directory, permissions, passphrase=lambda: secrets(secret), profile=profile)
 
 
 def _mode(uri: TargetUri) -> int:

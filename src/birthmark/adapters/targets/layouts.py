@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -32,6 +32,7 @@ __all__ = [
     "LAYOUTS",
     "P12_FILE",
     "Layout",
+    "P12Profile",
     "decode_p12",
     "encode_p12",
     "first_certificate",
@@ -41,8 +42,14 @@ __all__ = [
 
 P12_FILE = "device.p12"
 
+P12Profile = Literal["modern", "legacy"]
+"""``modern``: PBES2 with AES-256-CBC, HMAC-SHA-256. ``legacy``: PBE with SHA-1 and three-key Triple DES, HMAC-SHA-1."""
+
 _P12_ROUNDS = 20_000
-_SHA256 = bytes.fromhex("300d06096086480165030402010500")  # AlgorithmIdentifier (RFC 5754, section 2.2)
+# AlgorithmIdentifiers of the MAC's digest (RFC 5754, section 2.2; RFC 3370, section 2.1).
+_MODERN = (pkcs12.PBES.PBESv2SHA256AndAES256CBC, SHA256(), bytes.fromhex("300d06096086480165030402010500"))
+_LEGACY = (pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC, SHA1(), bytes.fromhex("300906052b0e03021a0500"))  # noqa: S303
+_P12_PROFILES: Mapping[str, tuple[pkcs12.PBES, HashAlgorithm, bytes]] = {"modern": _MODERN, "legacy": _LEGACY}
 _ROUNDS_OCTETS = 3
 _LARGEST_KEY = 8 * 1024
 _UNREADABLE = (*UNREADABLE, UnsupportedAlgorithm)
@@ -137,26 +144,35 @@ def read_certificates(layout: Layout, files: dict[str, bytes]) -> tuple[x509.Cer
 
 
 def encode_p12(
-    name: str, key: Any, device: x509.Certificate, chain: tuple[x509.Certificate, ...], passphrase: bytes
+    name: str,
+    key: Any,
+    device: x509.Certificate,
+    chain: tuple[x509.Certificate, ...],
+    passphrase: bytes,
+    *,
+    profile: P12Profile = "modern",
 ) -> bytes:
-    """Return a PKCS#12 file (RFC 7292; PBES2 with AES-256-CBC, PBKDF2 and MAC with HMAC-SHA-256).
+    """Return a PKCS#12 file (RFC 7292).
 
     Salts are random: two calls never return the same octets.
     """
+    scheme, mac_hash, _ = _P12_PROFILES[profile]
     encryption = (
         PrivateFormat.PKCS12.encryption_builder()
         .kdf_rounds(_P12_ROUNDS)
-        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-        .hmac_hash(SHA256())
+        .key_cert_algorithm(scheme)
+        .hmac_hash(mac_hash)
         .build(passphrase)
     )
     return pkcs12.serialize_key_and_certificates(name.encode(), key, device, chain, encryption)
 
 
-def decode_p12(data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certificate, ...]]:
+def decode_p12(
+    data: bytes, passphrase: bytes, *, profile: P12Profile = "modern"
+) -> tuple[Any, tuple[x509.Certificate, ...]]:
     """Return the key and (device certificate, chain); ``DeviceFault("target.p12.unreadable")``."""
     try:
-        _require_mac(data)
+        _require_mac(data, _P12_PROFILES[profile][2])
         key, device, chain = pkcs12.load_key_and_certificates(data, passphrase)
     except (*_UNREADABLE, Refused):
         key = device = None
@@ -164,14 +180,13 @@ def decode_p12(data: bytes, passphrase: bytes) -> tuple[Any, tuple[x509.Certific
     if key is None or device is None:
         raise DeviceFault(
             "target.p12.unreadable",
-            f"{P12_FILE} cannot be opened with the passphrase of this target",
+            "the PKCS#12 file cannot be opened with the passphrase of this target",
             hint="Check the passphrase; if it is right the file is damaged and the device is reworked.",
-            file=P12_FILE,
         )
     return key, (device, *chain)
 
 
-def _require_mac(data: bytes) -> None:
+def _require_mac(data: bytes, digest: bytes) -> None:
     """Refuse what ``encode_p12`` cannot have written, before a device makes us count to its number of rounds.
 
     Without a MAC (RFC 7292, section 4) anybody's rounds are taken for decryption. The parser behind this would take
@@ -179,7 +194,7 @@ def _require_mac(data: bytes) -> None:
     """
     parts = read_members(read_der(data))
     mac = read_members(expect(parts[2], SEQUENCE)) if len(parts) == 3 else []
-    if len(mac) != 3 or not mac[0].content.startswith(_SHA256) or not 0 < len(mac[2].content) <= _ROUNDS_OCTETS:
+    if len(mac) != 3 or not mac[0].content.startswith(digest) or not 0 < len(mac[2].content) <= _ROUNDS_OCTETS:
         raise ValueError("the MAC is missing or of another kind")
 
 

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     bench.command("bundle")(bundle)
     bench.command("ingest")(ingest)
     bench.command("ray")(ray)
+    bench.command("image")(image)
     app.add_typer(bench, name="bench")
 
 
@@ -134,6 +135,21 @@ def ray(
         count, preset=profile, key_algorithm=key_algorithm, workers=workers, address=address, parent=parent
     )
     _show(result, as_json=as_json)
+
+
+def image(
+    heads: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Images at once, and copies as well; default: 1, then 8.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 1000,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Images per second from one base of 16 MiB, durable, against copying the base."""
+    from birthmark.shell.bench.image import bench_image
+
+    for number in [heads] if heads is not None else [1, 8]:
+        _show(bench_image(count, number, parent=parent), as_json=as_json)
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:

@@ -32,6 +32,7 @@ NOUNS: dict[str, str] = {
     "serve": "serve",
     "station": "station",
     "label": "label",
+    "image": "image",
     "device": "device",
     "ledger": "ledger",
     "audit": "audit",
