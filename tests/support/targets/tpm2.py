@@ -18,10 +18,12 @@ from birthmark.model.secret import Secret
 from support.fences import OPEN
 from support.swtpm import Swtpm, board_state, ek_roots, start_tpm
 from support.targets.device import SERIAL, Device
+from support.tpmproxy import LIES, TpmProxy
 
-__all__ = ["DEVICES", "HANDLE", "tpm_holds", "tpm_target"]
+__all__ = ["CERTIFICATE_INDEX", "DEVICES", "HANDLE", "tpm_holds", "tpm_target"]
 
 HANDLE = 0x81010100
+CERTIFICATE_INDEX = 0x01800100
 
 
 def tpm_target(tcti: str, roots: Path | None = None, more: str = "") -> Tpm2Target:
@@ -56,13 +58,20 @@ def tpm_device(algorithm: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> D
     rsa = algorithm == "rsa2048"
     tpm = start_tpm(root / "tpm", monkeypatch, _with_rsa_key() if rsa else board_state(SERIAL))
     roots = ek_roots(root)
+    proxy = TpmProxy(tpm.port)
+
+    def tells(lie: str) -> None:
+        proxy.lie = LIES[lie](CERTIFICATE_INDEX)
+
+    lies = ["stores nothing"] if rsa else list(LIES)
     return Device(
-        open=lambda: tpm_target(tpm.tcti, roots, "&ek=rsa2048" if rsa else ""),
+        open=lambda: tpm_target(proxy.tcti, roots, "&ek=rsa2048" if rsa else ""),
         snapshot=lambda: tpm_holds(tpm.tcti),
         makes_key=True,
         identity=SERIAL,
         algorithm=algorithm,
         attests=True,
+        lies={lie: partial(tells, lie) for lie in lies},
     )
 
 

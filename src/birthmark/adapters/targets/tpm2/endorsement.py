@@ -238,7 +238,14 @@ def answer_challenge(link: TpmLink, key: TpmKey, endorsement: Endorsement, blob:
         )
     except pytss.TSS2_Exception as problem:
         codes = pytss.TPM2_RC
-        if problem.error in (codes.INTEGRITY, codes.VALUE, codes.SIZE, codes.ECC_POINT, codes.INSUFFICIENT):
+        if problem.error in (
+            codes.INTEGRITY,
+            codes.VALUE,
+            codes.SIZE,
+            codes.ECC_POINT,
+            codes.INSUFFICIENT,
+            codes.AUTH_UNAVAILABLE,  # only the public half of the key is there
+        ):
             raise _not_resident(key) from problem
         raise
     finally:

@@ -91,7 +91,7 @@ class TpmStream:
                 tcti=address.text,
             ) from None
         except OSError as problem:
-            raise self._unreachable(problem) from problem
+            raise self._failed(problem) from problem
 
     def send(self, command: bytes) -> None:
         if self.failure is not None:
