@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.adapters.targets.tpm2 import Tpm2Target
@@ -177,7 +177,7 @@ def test_key_that_is_not_a_plain_one_born_here_is_refused(
     with open_tpm(parse_address(tpm.tcti), lambda: 10.0) as link:
         key = persistent_key(link, HANDLE)
         assert key is not None
-        credential = credential_for(x509.load_der_x509_certificate(_certificate_of(key.spki)).public_key(), SERIAL)
+        credential = credential_for(load_der_public_key(key.spki), SERIAL)
     before = tpm_holds(tpm.tcti)
     for act in (lambda: target.attest(NONCE), lambda: target.install(credential, OPEN)):
         with pytest.raises(DeviceFault) as caught:
