@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["TPM_SERIAL_INDEX", "Swtpm", "board_state", "ek_roots", "made_state", "start_tpm", "write_index"]
+__all__ = ["TPM_SERIAL_INDEX", "Swtpm", "board_state", "ek_roots", "made_state", "power_on", "start_tpm", "write_index"]
 
 TPM_SERIAL_INDEX = 0x0180010A
 _ADDRESS = "127.0.0.1"
@@ -159,9 +159,14 @@ _RUNNING = _Running()
 def start_tpm(directory: Path, monkeypatch: pytest.MonkeyPatch, state: Path | None = None) -> Swtpm:
     """Start a TPM that loses its power when the test ends."""
     tpm = Swtpm(directory, state)
+    power_on(tpm, monkeypatch)
+    return tpm
+
+
+def power_on(tpm: Swtpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a TPM; it loses its power when the test ends."""
     tpm.start()
     monkeypatch.setitem(_RUNNING, id(tpm), tpm)
-    return tpm
 
 
 def write_index(tpm: Swtpm, index: int, data: bytes, *, hierarchy: str = "o") -> None:

@@ -1,4 +1,4 @@
-"""Devices that are PKCS#11 tokens: SoftHSM2."""
+"""Devices that are PKCS#11 tokens: SoftHSM2, the same with the quirks of OP-TEE, and a TPM (libtpm2-pkcs11)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from birthmark.model.secret import Secret
 from support.devicetoken import make_token, start_tokens, token_objects
 from support.opteeshim import optee_module
 from support.softhsm import MODULE, PIN
-from support.targets.device import Device
+from support.swtpm import power_on
+from support.targets.device import SERIAL, Device
+from support.tpmtoken import TPM_MODULE, TpmToken
 
 __all__ = ["DEVICES", "token_device"]
 
@@ -43,7 +45,22 @@ def optee_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     return replace(device, open=lambda: Pkcs11Target(uri, secrets=lambda _: Secret(PIN.encode()), base=Path()))
 
 
+def tpm_token_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    token = TpmToken(root, SERIAL)
+    power_on(token.tpm, monkeypatch)
+    uri = f"pkcs11:token={SERIAL};object=idevid?module-path={TPM_MODULE}&pin-source=test:"
+
+    def opened() -> Pkcs11Target:
+        for name, value in token.environment.items():
+            monkeypatch.setenv(name, value)
+        pkcs11_module(TPM_MODULE).stop()
+        return Pkcs11Target(uri, secrets=lambda _: Secret(PIN.encode()), base=Path())
+
+    return Device(open=opened, snapshot=token.objects, makes_key=True, identity=SERIAL)
+
+
 DEVICES: dict[str, Callable[[Path, pytest.MonkeyPatch], Device]] = {
     **{f"pkcs11-{algorithm}": partial(token_device, algorithm) for algorithm in ("p256", "p384", "rsa2048", "ed25519")},
     "pkcs11-optee-shim": optee_device,
+    "pkcs11-tpm2": tpm_token_device,
 }
