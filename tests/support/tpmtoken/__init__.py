@@ -15,7 +15,6 @@ from support.swtpm import Swtpm, made_state
 __all__ = ["TPM_MODULE", "TpmToken"]
 
 TPM_MODULE = Path("/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1")
-_BRIDGE = Path(__file__).with_name("tpmbridge.py")
 _TOOL = ("/usr/bin/python3", "/usr/bin/tpm2_ptool")  # it belongs to the system's Python
 
 
@@ -49,13 +48,22 @@ class TpmToken:
 
 
 def _environment(tpm: Swtpm, store: Path) -> dict[str, str]:
-    tcti = f"cmd:/usr/bin/python3 {_BRIDGE} 127.0.0.1 {tpm.port}"
+    tcti = f"cmd:{_bridge()} {tpm.port}"
     return {
         "TPM2_PKCS11_STORE": str(store),
         "TPM2_PKCS11_TCTI": tcti,
         "TPM2TOOLS_TCTI": tcti,
         "TSS2_LOG": "all+none",
     }
+
+
+@cache
+def _bridge() -> Path:
+    """Build what lets several users have the TPM at once: the module opens a connection for each token."""
+    built = made_state("one").with_name("bridge")
+    command = ["cc", "-std=gnu11", "-Wall", "-Werror", "-O1", str(Path(__file__).with_name("bridge.c"))]
+    subprocess.run([*command, "-o", str(built)], check=True, capture_output=True)
+    return built
 
 
 @cache
