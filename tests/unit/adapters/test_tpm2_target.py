@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import pty
+import random
 import socket
 import subprocess
 import threading
 import time
 import tty
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from support.fences import OPEN, OpenFence
 from support.swtpm import Swtpm, board_state, ek_roots, made_state, start_tpm, write_index
 from support.targets.device import SERIAL
 from support.targets.tpm2 import CERTIFICATE_INDEX, HANDLE, tpm_holds, tpm_target
+from support.tpmproxy import TpmProxy
 
 NONCE = bytes(range(32))
 FIXED = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign|noda"
@@ -275,6 +277,41 @@ def test_what_is_no_tpm_is_refused_by_name(impostor: tuple[str, list[bytes]], an
     with pytest.raises(BirthmarkError) as caught:
         tpm_target(tcti, more="&timeout=5").probe()
     assert caught.value.code == code
+
+
+def test_a_tpm_that_answers_nonsense_ends_in_an_error_with_a_name(tpm: Swtpm, roots: Path) -> None:
+    """Octets of the answers flipped at random, as a bad link or somebody on it would."""
+    install(tpm_target(tpm.tcti))
+    proxy, chance = TpmProxy(tpm.port), random.Random(4711)
+
+    def flip(command: bytes, ask: Callable[[bytes], bytes]) -> bytes:
+        answer = bytearray(ask(command))
+        if len(answer) > 10 and chance.random() < 0.2:
+            for _ in range(chance.choice((1, 1, 3, 20))):
+                answer[chance.randrange(10, len(answer))] = chance.choice((0, 1, 0x7F, 0xFF, chance.randrange(256)))
+        return bytes(answer)
+
+    proxy.lie = flip
+    codes = []
+    for turn in range(60):
+        target = tpm_target(proxy.tcti, roots, "&timeout=5&ek=rsa2048" if turn % 2 else "&timeout=5")
+        for act in (target.probe, lambda t=target: t.prove(NONCE), lambda t=target: t.attest(NONCE)):
+            try:
+                act()
+            except BirthmarkError as problem:
+                codes.append(problem.code)
+    proxy.close()
+    assert len(codes) > 30
+    assert len(set(codes)) > 3
+
+
+def test_key_of_the_next_identity_outlives_the_installation_of_the_present_one(tpm: Swtpm) -> None:
+    credential = install(tpm_target(tpm.tcti))
+    waiting = x509.load_der_x509_csr(tpm_target(tpm.tcti).make_key("p256", SERIAL, OPEN)).public_key()
+    tpm_target(tpm.tcti).install(credential, OPEN)
+    again = x509.load_der_x509_csr(tpm_target(tpm.tcti).make_key("p256", SERIAL, OPEN)).public_key()
+    assert again == waiting
+    tpm_target(tpm.tcti).install(credential_for(waiting, SERIAL), OPEN)
 
 
 def test_tpm_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ __all__ = ["TpmLink", "binding", "named_failure", "open_tpm"]
 _HANDLES = {"nv": 0x01000000, "persistent": 0x81000000, "transient": 0x80000000, "session": 0x02000000}
 """Kind of handle → its first value (TPM 2.0 part 2, section 7.2)."""
 
-_MOST__HANDLES = 254
+_MOST_HANDLES = 254
+_LAST_HANDLE = 0xFFFFFFFF
 _BUFFER_FLOOR = 512
 _SMALLEST = 64
 _FLUSH_CONTEXT = bytes.fromhex("80010000000e00000165")  # part 3, section 28.4: the handle follows
@@ -100,10 +101,10 @@ class TpmLink:
         caps = binding().TPM2_CAP
         found: list[int] = []
         more, start = True, _HANDLES[kind]
-        while more and len(found) <= 8 * _MOST__HANDLES:
-            more, data = self.esys.get_capability(caps.HANDLES, start, _MOST__HANDLES)
+        while more and len(found) <= 8 * _MOST_HANDLES:
+            more, data = self.esys.get_capability(caps.HANDLES, start, _MOST_HANDLES)
             some = [int(handle) for handle in data.data.handles]
-            if not some:
+            if not some or not start <= some[-1] < _LAST_HANDLE:
                 break
             found += some
             start = some[-1] + 1

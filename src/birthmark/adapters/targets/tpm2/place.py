@@ -6,7 +6,14 @@ from cryptography import x509
 
 from birthmark.adapters.targets.identity import MAX_CHAIN, Certificates
 from birthmark.adapters.targets.tpm2.cells import TpmCells
-from birthmark.adapters.targets.tpm2.keys import TpmKey, WrappedKey, load_key, persistent_key, wrapped_key
+from birthmark.adapters.targets.tpm2.keys import (
+    TpmKey,
+    WrappedKey,
+    load_key,
+    persistent_key,
+    public_spki,
+    wrapped_key,
+)
 from birthmark.adapters.targets.tpm2.link import TpmLink, binding
 from birthmark.errors import DeviceFault
 from birthmark.pki.certread import UNREADABLE
@@ -67,9 +74,12 @@ class TpmPlace:
         """Put a key that was just made where it waits."""
         self._cells.write(self._nv + _WAITING, wrapped.octets())
 
-    def forget_waiting(self) -> None:
-        """Remove the waiting key."""
-        self._cells.remove(self._nv + _WAITING)
+    def forget_waiting(self, spki: bytes) -> None:
+        """Remove the key that waits if it is this one, or none at all: another one is somebody's next identity."""
+        octets = self._cells.read(self._nv + _WAITING)
+        wrapped = None if octets is None else wrapped_key(octets)
+        if wrapped is None or public_spki(wrapped.public.publicArea) == spki:
+            self._cells.remove(self._nv + _WAITING)
 
     def write(self, certificates: Certificates, key: TpmKey, *, waits: bool) -> None:
         """Install certificates for ``key``, which moves to the persistent handle if it ``waits``.
@@ -89,7 +99,7 @@ class TpmPlace:
         if waits:
             self._move(key)
         self._cells.write(self._nv + _CERTIFICATE, wanted)
-        self.forget_waiting()
+        self.forget_waiting(key.spki)
 
     def _move(self, key: TpmKey) -> None:
         owner = binding().ESYS_TR.OWNER
