@@ -29,7 +29,16 @@ from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.chain import verify_chain
 from birthmark.ports import Attestation
 
-__all__ = ["EK_KINDS", "EkRoots", "Endorsement", "attest_key", "checked_ek", "find_endorsement", "read_ek_roots"]
+__all__ = [
+    "EK_KINDS",
+    "EkRoots",
+    "Endorsement",
+    "attest_key",
+    "checked_ek",
+    "endorsement_of_kind",
+    "find_endorsement",
+    "read_ek_roots",
+]
 
 EK_KINDS = {
     "ecc256": (0x01C0000A, 0x81010002, "EK-ECC256"),
@@ -92,15 +101,19 @@ def find_endorsement(link: TpmLink, kind: str) -> Endorsement:
     indexes = set(link.handles("nv"))
     kinds = [one for one, (index, _, _) in EK_KINDS.items() if index in indexes and kind in ("auto", one)]
     if not kinds:
-        raise DeviceFault(
-            "target.tpm.ek_missing",
-            "the TPM holds no certificate of its endorsement key",
-            hint="Use TPMs that come with an EK certificate, and name the kind with ek= if there are several.",
-            ek=kind,
-        )
+        raise _ek_missing(kind)
     index, handle, template = EK_KINDS[kinds[0]]
     cells = TpmCells(link)
     return _endorsement(link, kinds[0], _trimmed(cells.read(index)), handle, template)
+
+
+def _ek_missing(kind: str) -> DeviceFault:
+    return DeviceFault(
+        "target.tpm.ek_missing",
+        "the TPM holds no certificate of its endorsement key",
+        hint="Use TPMs that come with an EK certificate, and name the kind with ek= if there are several.",
+        ek=kind,
+    )
 
 
 def endorsement_of_kind(link: TpmLink, kind: str) -> Endorsement:
@@ -135,9 +148,8 @@ def _template(link: TpmLink, name: str) -> Any:
 
     try:
         return create_ek_template(name, read)[1]
-    except ValueError:
-        # Without a certificate there is no template of the maker either.
-        return create_ek_template(name.replace("-HIGH", ""), read)[1]
+    except ValueError:  # a kind of the high range is made only beside its certificate
+        raise _ek_missing(name) from None
 
 
 def _same_form(area: Any, wanted: Any) -> bool:
