@@ -45,7 +45,7 @@ def open_token(uri: Pkcs11Uri, pin: Secret) -> Iterator[TokenLink]:
 class TokenLink:
     """A session and what is done with keys in it."""
 
-    def __init__(self, session: Any, token: str, *, says_usage: bool) -> None:
+    def __init__(self, session: Any, token: str, *, says_usage: bool = True) -> None:
         self.session = session
         self.token = token
         self._says_usage = says_usage
