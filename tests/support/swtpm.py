@@ -99,14 +99,14 @@ class Swtpm:
     def tcti(self) -> str:
         return f"swtpm:host={_ADDRESS},port={self.port}"
 
-    def start(self) -> None:
-        """Give it power; it answers when this returns."""
+    def start(self, *, startup: bool = True) -> None:
+        """Give it power; it answers when this returns. ``startup``: do what the firmware of a board does then."""
         for _ in range(20):
             self.port = self.port or _two_ports()
             command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.directory}"]
             command += ["--server", f"type=tcp,port={self.port},bindaddr={_ADDRESS}"]
             command += ["--ctrl", f"type=tcp,port={self.port + 1},bindaddr={_ADDRESS}"]
-            command += ["--flags", "not-need-init,startup-clear"]
+            command += ["--flags", "not-need-init,startup-clear" if startup else "not-need-init"]
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             atexit.register(self._process.kill)
             if self._answers():

@@ -236,6 +236,18 @@ def test_a_tpm_that_hangs_does_not_keep_the_station(tpm: Swtpm) -> None:
     assert time.monotonic() - begun < 5
 
 
+def test_a_tpm_that_nobody_started_ends_nothing(tpm: Swtpm) -> None:
+    credential = install(tpm_target(tpm.tcti))
+    tpm.cut()
+    tpm.start(startup=False)
+    for act in (tpm_target(tpm.tcti).probe, lambda: tpm_target(tpm.tcti).install(credential, OPEN)):
+        with pytest.raises(Unavailable) as caught:
+            act()
+        assert caught.value.code == "target.tpm.not_started"
+    tpm.tool("tpm2_startup", "-c")
+    assert tpm_target(tpm.tcti).probe().certificate == credential.certificate
+
+
 @pytest.fixture
 def impostor() -> Iterator[tuple[str, list[bytes]]]:
     """Something that answers every connection with octets of its own, one after the other, and then is silent."""

@@ -17,7 +17,7 @@ __all__ = ["TokenLink", "open_token"]
 
 
 _TPM2 = "TPM2.0 Cryptoki"
-"""What libtpm2-pkcs11 calls itself. Up to 1.9 it says of the public half of a key that only signs that it encrypts and
+"""What libtpm2-pkcs11 calls itself. Version 1.9 says of the public half of a key that only signs that it encrypts and
 does not verify, and makes no key for who says otherwise."""
 
 

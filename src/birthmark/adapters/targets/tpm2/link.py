@@ -14,7 +14,7 @@ from typing import Any
 
 from birthmark.adapters.extras import require_extra
 from birthmark.adapters.targets.tpm2.stream import LARGEST, Address, TpmStream
-from birthmark.errors import BirthmarkError, DeviceFault
+from birthmark.errors import BirthmarkError, DeviceFault, Unavailable
 
 __all__ = ["TpmLink", "binding", "named_failure", "open_tpm"]
 
@@ -46,7 +46,21 @@ _NAMED: dict[str, tuple[type[BirthmarkError], str, str, str]] = {
         "the TPM is in lockout after wrong passwords",
         "Clear the TPM from the firmware of the board.",
     ),
+    "INITIALIZE": (
+        Unavailable,
+        "target.tpm.not_started",
+        "nobody started the TPM after power-up",
+        "Let the firmware of the device start it (TPM2_Startup), then run the same command again.",
+    ),
+    "RETRY": (
+        Unavailable,
+        "target.tpm.busy",
+        "the TPM takes no command now",
+        "Run the same command again: it goes on where it stopped.",
+    ),
 }
+for _busy in ("NV_RATE", "NV_UNAVAILABLE", "TESTING", "YIELDED"):
+    _NAMED[_busy] = _NAMED["RETRY"]
 _NAMED["NV_SIZE"] = _NAMED["NV_SPACE"]
 _NAMED["BAD_AUTH"] = _NAMED["AUTH_FAIL"]
 _NAMED["AUTH_UNAVAILABLE"] = _NAMED["AUTH_FAIL"]
@@ -66,7 +80,8 @@ def binding() -> Any:
 def open_tpm(address: Address, remaining: Callable[[], float]) -> Iterator[TpmLink]:
     """Give a link to the TPM. ``remaining``: seconds that are left for everything done over it.
 
-    Raises what ``TpmStream`` raises, and ``DeviceFault("target.tpm.*")`` for what the TPM refuses.
+    Raises what ``TpmStream`` raises, and for what the TPM refuses ``DeviceFault("target.tpm.*")``, or ``Unavailable``:
+    ``target.tpm.not_started``, ``target.tpm.busy``.
     """
     pytss = binding()
     stream = TpmStream(address, remaining)
