@@ -14,11 +14,13 @@ import time
 import tty
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 
@@ -34,7 +36,7 @@ from birthmark.adapters.targets.tpm2.endorsement import (
 from birthmark.adapters.targets.tpm2.keys import persistent_key, tpm_key
 from birthmark.adapters.targets.tpm2.link import binding, open_tpm
 from birthmark.adapters.targets.tpm2.stream import parse_address
-from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Unavailable
+from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, Unavailable
 from birthmark.model.secret import Secret
 from birthmark.ports import Credential
 from support.devicepki import credential_for
@@ -246,6 +248,41 @@ def test_a_tpm_that_nobody_started_ends_nothing(tpm: Swtpm) -> None:
         assert caught.value.code == "target.tpm.not_started"
     tpm.tool("tpm2_startup", "-c")
     assert tpm_target(tpm.tcti).probe().certificate == credential.certificate
+
+
+def test_certificate_that_does_not_fit_is_refused_before_anything_changes(tpm: Swtpm) -> None:
+    install(tpm_target(tpm.tcti))
+    request = x509.load_der_x509_csr(tpm_target(tpm.tcti).make_key("p256", SERIAL, OPEN))
+    good = credential_for(request.public_key(), SERIAL)
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=1))
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), bytes(2000))
+    long = builder.add_extension(padding, critical=False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    before = tpm_holds(tpm.tcti)
+    with pytest.raises(Refused) as caught:
+        tpm_target(tpm.tcti).install(Credential(SERIAL, good.certificate, (long,), None, 1, 2), OPEN)
+    assert (caught.value.code, caught.value.facts["most"]) == ("target.tpm.too_long", 2048)
+    assert tpm_holds(tpm.tcti) == before
+
+
+def test_tpm_that_somebody_owns_is_refused_by_name(tpm: Swtpm) -> None:
+    tpm.tool("tpm2_changeauth", "-c", "owner", "somebody")
+    with pytest.raises(DeviceFault) as caught:
+        tpm_target(tpm.tcti).make_key("p256", SERIAL, OPEN)
+    assert caught.value.code == "target.tpm.owned"
+
+
+def test_what_is_in_an_index_of_somebody_else_is_not_read(tpm: Swtpm) -> None:
+    write_index(tpm, CERTIFICATE_INDEX, bytes(100))
+    assert tpm_target(tpm.tcti).probe().certificate is None
+    tpm.tool("tpm2_nvundefine", f"{CERTIFICATE_INDEX:#x}")
+    attributes = "policyread|policywrite|ownerwrite"
+    tpm.tool("tpm2_nvdefine", f"{CERTIFICATE_INDEX:#x}", "-C", "o", "-s", "8", "-a", attributes)
+    tpm.tool("tpm2_nvwrite", f"{CERTIFICATE_INDEX:#x}", "-C", "o", "-i", "-", data=bytes(8))
+    with pytest.raises(DeviceFault) as caught:
+        tpm_target(tpm.tcti).probe()
+    assert caught.value.code == "target.tpm.index"
 
 
 @pytest.fixture
