@@ -180,19 +180,23 @@ def key_attributes(private: Any) -> KeyAttributes:
     )
 
 
-def generate_pair(session: Any, label: str, key_id: bytes, algorithm: str, *, extractable: bool) -> tuple[Any, Any]:
+def generate_pair(
+    session: Any, label: str, key_id: bytes, algorithm: str, *, extractable: bool, says_usage: bool = True
+) -> tuple[Any, Any]:
     """Make a key pair in the token and return its objects (public, private); the session must be read-write.
 
+    ``says_usage``: say of the public key that it verifies and does not encrypt; else leave it to the token.
     ``Misconfigured("key.algorithm.token")`` for an algorithm that no token we know has (ML-DSA).
     """
     pkcs11 = binding()
     attribute, key_type = pkcs11.Attribute, pkcs11.KeyType
+    usage = {} if says_usage else dict.fromkeys((attribute.VERIFY, attribute.ENCRYPT), pkcs11.constants.DEFAULT)
     common = {
         "store": True,
         "label": label,
         "id": key_id,
         "capabilities": pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY,
-        "public_template": {attribute.PRIVATE: False},
+        "public_template": {attribute.PRIVATE: False, **usage},
         "private_template": {
             attribute.PRIVATE: True,
             attribute.SENSITIVE: True,

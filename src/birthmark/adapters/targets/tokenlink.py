@@ -16,6 +16,11 @@ from birthmark.model.secret import Secret
 __all__ = ["TokenLink", "open_token"]
 
 
+_TPM2 = "TPM2.0 Cryptoki"
+"""What libtpm2-pkcs11 calls itself. Version 1.9 says of the public half of a key that only signs that it encrypts and
+does not verify, and makes no key for who says otherwise."""
+
+
 @contextmanager
 def open_token(uri: Pkcs11Uri, pin: Secret) -> Iterator[TokenLink]:
     """Log in and give the session. One thread of a process works with the library at a time.
@@ -27,9 +32,10 @@ def open_token(uri: Pkcs11Uri, pin: Secret) -> Iterator[TokenLink]:
         token = Pkcs11Token(uri.module, uri.token, pin)
         try:
             with module.exclusive():
-                session = module.library().get_token(token_label=uri.token).open(rw=True)
+                library = module.library()
+                session = library.get_token(token_label=uri.token).open(rw=True)
             with session:
-                yield TokenLink(session, uri.token)
+                yield TokenLink(session, uri.token, says_usage=library.library_description.strip() != _TPM2)
         except binding().PKCS11Error as problem:
             raise named_error(problem, uri.token) from problem
         finally:
@@ -39,13 +45,15 @@ def open_token(uri: Pkcs11Uri, pin: Secret) -> Iterator[TokenLink]:
 class TokenLink:
     """A session and what is done with keys in it."""
 
-    def __init__(self, session: Any, token: str) -> None:
+    def __init__(self, session: Any, token: str, *, says_usage: bool = True) -> None:
         self.session = session
         self.token = token
+        self._says_usage = says_usage
 
     def generate(self, algorithm: str, *, label: str, key_id: bytes) -> Any:
         """Make a key pair in the token; return its private key object. Nothing is said yet of its attributes."""
-        return generate_pair(self.session, label, key_id, algorithm, extractable=False)[1]
+        made = generate_pair(self.session, label, key_id, algorithm, extractable=False, says_usage=self._says_usage)
+        return made[1]
 
     def signer(self, key: Any) -> TokenKey:
         """Return a private key of ``cryptography`` that signs with a private key object of this session."""

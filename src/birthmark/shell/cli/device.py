@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     device.command("show")(show)
     device.command("rework")(rework)
     device.command("scrap")(scrap)
+    device.command("tpm-registration")(tpm_registration)
     app.add_typer(device, name="device")
 
 
@@ -89,6 +90,46 @@ def scrap(
         device = _rework(opened, opened.ledger).scrap(device_serial, reason=reason, by=opened.by)
         document = _document(opened, device)
     emit(document, f"Device {device_serial} is scrapped.", as_json=as_json)
+
+
+def tpm_registration(
+    device_serial: SerialArgument,
+    target: Annotated[str, typer.Option(help="Where its TPM is, as tpm2:0x81010100?tcti=…")],
+    registration_id: Annotated[
+        str | None, typer.Option(help="The id at the cloud; the device serial in small letters if it is not given.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Read what a cloud that attests TPMs wants to know of one: its endorsement key and storage root key."""
+    from birthmark.adapters.targets.tpm2 import Tpm2Target
+    from birthmark.errors import Misconfigured
+    from birthmark.shell.wiring import open_workspace
+    from birthmark.workflow.line.readback import check_probe
+
+    with open_workspace(workspace, publish=False) as opened:
+        link = opened.target(target, device_serial)
+        if not isinstance(link, Tpm2Target):
+            raise Misconfigured(
+                "device.registration.target",
+                "only a target tpm2: has an endorsement key to register",
+                hint="Name the TPM of the device, as tpm2:0x81010100?tcti=device:/dev/tpmrm0.",
+            )
+        check_probe(link.probe(), device_serial)
+        document = link.registration(registration_id or device_serial.lower()).document()
+    rows = [["registration id", str(document["registrationId"])]]
+    rows += [[name, value] for name, value in _flat(document["attestation"])]
+    emit(document, table(f"TPM of {device_serial}", ["", ""], rows), as_json=as_json)
+
+
+def _flat(part: object) -> list[tuple[str, str]]:
+    if not isinstance(part, dict):
+        return []
+    return [
+        pair
+        for name, value in part.items()
+        for pair in (_flat(value) if isinstance(value, dict) else [(str(name), str(value))])
+    ]
 
 
 def _rework(workspace: Workspace, ledger: Ledger) -> Rework:
