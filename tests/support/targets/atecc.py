@@ -27,11 +27,23 @@ def open_target(root: Path, options: str) -> AteccTarget:
     return AteccTarget(f"atecc:0?bus=emulator:chip.json&{options}", secrets=lambda _: Secret(b""), base=root)
 
 
+_attached: list[tuple[Path, Atecc608]] = []
+
+
+def _leave_buses(test: Path) -> None:
+    """Take the chips of earlier tests off their buses: there are not enough for a whole run."""
+    for directory, chip in _attached:
+        if directory != test:
+            chip.detach()
+    _attached[:] = [one for one in _attached if one[0] == test]
+
+
 def chip_device(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     locked = kind == "locked"
     chip = Atecc608.create(root / "chip.json", locked=not locked, sync=False)
-    monkeypatch.context  # noqa: B018 - the chip goes with the test
+    _leave_buses(root.parent)
     chip.attach()
+    _attached.append((root.parent, chip))
 
     def tell(lie: str) -> Callable[[], None]:
         def told() -> None:

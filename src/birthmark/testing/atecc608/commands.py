@@ -29,7 +29,7 @@ _P256_KEY_TYPE = 4
 _MOST_COUNT = 2097151
 
 
-def crc16(data: bytes) -> bytes:
+def crc16(data: bytes | bytearray) -> bytes:
     """Return the checksum of a packet: polynomial 0x8005, each octet from its lowest bit; low octet first."""
     crc = 0
     for octet in data:
@@ -158,7 +158,7 @@ class Processor:
         return random
 
     def _counter(self, mode: int, param: int, data: bytes) -> bytes:
-        """Mode 0 reads, 1 counts up. The count is kept as its two halves and two zero octets, not in the chip's code."""
+        """Mode 0 reads, 1 counts up. The count is kept as a plain number, not in the code of the real chip."""
         if mode not in (0, 1) or param not in (0, 1):
             raise CommandError(_PARSE)
         self._require(self._memory.config_locked)

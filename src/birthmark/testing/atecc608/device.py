@@ -12,7 +12,7 @@ from typing import Self
 
 from birthmark.testing.atecc608.commands import Processor
 from birthmark.testing.atecc608.faults import Faults
-from birthmark.testing.atecc608.hal import ADDRESS, attach, detach
+from birthmark.testing.atecc608.hal import ADDRESS, WAKE_DELAY_US, attach, detach
 from birthmark.testing.atecc608.memory import OPEN_CONFIG, Memory, new_memory, read_memory, write_memory
 
 __all__ = ["Atecc608", "emulated_bus"]
@@ -155,9 +155,10 @@ _opening = threading.Lock()
 
 
 @contextmanager
-def emulated_bus(path: Path) -> Iterator[tuple[int, int]]:
-    """Give bus number and address of the chip whose memory is ``path`` (``bus=emulator:PATH`` of an ``atecc:`` target).
+def emulated_bus(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Give bus number, address and wake delay (µs) of the chip whose memory is ``path``.
 
+    It is what ``bus=emulator:PATH`` of a target ``atecc:`` means.
     A chip that is attached already is used as it is, with its faults; otherwise it has power for this block only.
     ``ValueError`` or ``OSError`` if the file is no chip.
     """
@@ -166,7 +167,7 @@ def emulated_bus(path: Path) -> Iterator[tuple[int, int]]:
         chip = Atecc608(path) if present is None else present
         bus = chip.attach()
     try:
-        yield bus, ADDRESS
+        yield bus, ADDRESS, WAKE_DELAY_US
     finally:
         if present is None:
             chip.detach()

@@ -12,10 +12,13 @@ from typing import Any, Protocol
 
 from birthmark.adapters.targets.atecc.library import microchip_library
 
-__all__ = ["ADDRESS", "Wire", "attach", "detach"]
+__all__ = ["ADDRESS", "WAKE_DELAY_US", "Wire", "attach", "detach"]
 
 ADDRESS = 0xC0
 """I2C address (eight bits) of every emulated chip."""
+
+WAKE_DELAY_US = 10
+"""How long an emulated chip takes to wake up; a real one takes 1,500."""
 
 _FIRST_BUS, _LAST_BUS = 64, 255
 _SUCCESS, _COMM_FAIL, _NO_RESPONSE, _UNIMPLEMENTED = 0, -16, -25, -11
@@ -94,7 +97,7 @@ def _replace() -> None:
     )
     if status != _SUCCESS:
         raise RuntimeError(f"Microchip's library does not take an I2C layer: status {status}")
-    _installed.update(ours=ours, before=before, library=library, configuration=ATCAIfaceCfg)
+    _installed.update(ours=ours, before=before, library=library, offset=ATCAIfaceCfg.cfg.offset)
 
 
 def _place_of(interface: int) -> tuple[int, int]:
@@ -104,8 +107,8 @@ def _place_of(interface: int) -> tuple[int, int]:
 
 def _place_at(pointer: int) -> tuple[int, int]:
     """Return bus and I2C address out of a configuration. The library changes the address to 0 for a wake pulse."""
-    place = _installed["configuration"].from_address(pointer).cfg.atcai2c
-    return int(place.bus), int(place.address)
+    address, bus = ctypes.string_at(pointer + _installed["offset"], 2)
+    return bus, address
 
 
 def _wire_of(interface: int) -> Wire | None:

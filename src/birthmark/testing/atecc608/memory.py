@@ -36,8 +36,8 @@ def _open_config() -> bytes:
 
 
 OPEN_CONFIG = _open_config()
-"""Slots 0 to 7: P-256 private keys made inside, external signatures. Slots 8 to 15: data, read and written freely. Every
-slot can be locked on its own. No zone is locked; the serial number is filled in by ``new_memory``."""
+"""Slots 0 to 7: P-256 private keys made inside that sign what comes from outside. Slots 8 to 15: data in the clear.
+Every slot can be locked on its own. No zone is locked; the serial number is filled in by ``new_memory``."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ __all__ = ["CommandError", "Zones"]
 _PARSE, _EXECUTION = 0x03, 0x0F
 _CONFIG, _OTP, _DATA = 0, 1, 2
 _WORD, _BLOCK = 4, 32
-_FACTORY_OCTETS = range(0, 16)
+_FACTORY_OCTETS = range(16)
 _LOCK_OCTETS = range(84, 88)
 
 Snapshot = tuple[bytes, bytes, tuple[bytes, ...]]
@@ -49,8 +49,8 @@ class Zones:
             slot, offset = self._data_place(param, size)
             self._require_readable(slot)
             shown = self._faults.shows.get(slot)
-            content = bytes(self._memory.slots[slot]) if shown is None else shown.ljust(SLOT_OCTETS[slot], b"\0")
-            return content[offset : offset + size]
+            kept = bytes(self._memory.slots[slot]) if shown is None else shown.ljust(SLOT_OCTETS[slot], b"\0")
+            return kept[offset : offset + size]
         content = self._zone(zone)
         offset = _linear_place(param, size, len(content))
         if zone == _OTP and not self._memory.data_locked:

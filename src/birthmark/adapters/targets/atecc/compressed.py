@@ -1,8 +1,8 @@
 """Microchip's compressed certificate: 72 octets that say what a certificate has beyond its template.
 
 Format: application note "ATECC Compressed Certificate Definition" (Atmel-8974, Microchip DS20006367). r ‖ s of the
-signature (64) · dates (3): year - 2000 (5 bits), month (4), day (5), hour (5), years valid (5, 0 for ever) · signer id (2)
-· template id (4 bits), chain id (4) · source of the serial number (4 bits), format 0 (4) · 0.
+signature (64) · dates (3): year - 2000 (5 bits), month (4), day (5), hour (5), years valid (5, 0 for ever) · signer id
+(2) · template id (4 bits), chain id (4) · source of the serial number (4 bits), format 0 (4) · 0.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ _FIRST_YEAR, _MOST_YEARS = 2000, 31
 _FOREVER = 9999
 _POINT_OCTETS = 64
 _LARGEST = 4096
+_HEADER_OCTETS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +79,20 @@ class Compressed:
 def shape_of(certificate: bytes, device_serial: str | None) -> Shape:
     """Return the template of a certificate; ``Refused("atecc.not_compressible")`` says what does not fit.
 
-    Without a device serial it is that of the issuing CA: the same for every device, so only key and signature are holes.
+    Without a device serial it is that of the issuing CA, the same for every device: only key and signature are holes.
     """
     parsed = _parse(certificate)
     point = _point(parsed)
     if parsed.signature_algorithm_oid.dotted_string != _ECDSA_SHA256:
         _refuse("its signature is not ECDSA with SHA-256")
+    if _header(certificate) != _HEADER_OCTETS:
+        _refuse("it has fewer than 256 octets")
+    _raw_signature(parsed)
     places = _fields(certificate)
     body = certificate[: places["signature"]]
     holes = [(_once(body, point, "its key"), _POINT_OCTETS)]
-    key_id, serial, validity, names = 0, (0, 0), (0, 0), ()
+    key_id, serial, validity = 0, (0, 0), (0, 0)
+    names: tuple[int, ...] = ()
     if device_serial is not None:
         serial, validity = _contents(certificate, places["serial"]), _validity(certificate, places["validity"])
         names = tuple(_all(body, device_serial.encode()))
@@ -95,11 +100,12 @@ def shape_of(certificate: bytes, device_serial: str | None) -> Shape:
             _refuse("it does not name the device by the serial number of its chip")
         if not 0 < serial[1] <= SERIAL_OCTETS or not 0 < validity[1] <= VALIDITY_OCTETS:
             _refuse("its serial number or its dates are too long")
-        _issue_date(parsed)
+        _check_year(parsed)
         key_id = _key_id(parsed, body, point)
         holes += [serial, validity, *((at, len(device_serial)) for at in names)]
         holes += [(key_id, 20)] if key_id else []
     blank = bytearray(body)
+    blank[2:_HEADER_OCTETS] = bytes(2)  # the length of the whole depends on the signature
     for at, size in holes:
         blank[at : at + size] = bytes(size)
     return Shape(bytes(blank), holes[0][0], key_id, serial, validity, names)
@@ -108,17 +114,8 @@ def shape_of(certificate: bytes, device_serial: str | None) -> Shape:
 def compress(certificate: bytes, shape: Shape, *, template: int, chain: int, signer: bytes) -> Compressed:
     """Return what is stored of ``certificate``. ``signer``: two octets; ``template`` and ``chain``: 0 to 15."""
     parsed = _parse(certificate)
-    r, s = decode_dss_signature(parsed.signature)
-    dates = _dates(parsed)
-    octets = b"".join(
-        (
-            r.to_bytes(32, "big"),
-            s.to_bytes(32, "big"),
-            dates,
-            signer,
-            bytes([template << 4 | chain, SN_STORED << 4, 0]),
-        )
-    )
+    ids = bytes([template << 4 | chain, SN_STORED << 4, 0])
+    octets = _raw_signature(parsed) + _dates(parsed) + signer + ids
     spans = [certificate[at : at + size] for at, size in (shape.validity, shape.serial)]
     return Compressed(octets, _point(parsed), *spans)
 
@@ -136,7 +133,7 @@ def rebuild(shape: Shape, stored: Compressed, device_serial: str) -> bytes:
         body[shape.key_id : shape.key_id + 20] = sha1(b"\x04" + stored.point, usedforsecurity=False).digest()
     r, s = (int.from_bytes(stored.octets[at : at + 32], "big") for at in (0, 32))
     signature = bit_string(encode_dss_signature(r, s))
-    return tlv(SEQUENCE, bytes(body[_header(shape.template) :]) + signature)
+    return tlv(SEQUENCE, bytes(body[_HEADER_OCTETS:]) + signature)
 
 
 def signer_id(certificate: bytes) -> bytes:
@@ -159,6 +156,15 @@ def _point(parsed: x509.Certificate) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         _refuse("its key is not on P-256")
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+
+
+def _raw_signature(parsed: x509.Certificate) -> bytes:
+    """Return r ‖ s, 64 octets."""
+    try:
+        r, s = decode_dss_signature(parsed.signature)
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    except (ValueError, OverflowError):
+        _refuse("its signature is not one of a P-256 key")
 
 
 def _fields(certificate: bytes) -> dict[str, int]:
@@ -209,11 +215,10 @@ def _key_id(parsed: x509.Certificate, body: bytes, point: bytes) -> int:
     return _once(body, found, "its subject key identifier")
 
 
-def _issue_date(parsed: x509.Certificate) -> int:
+def _check_year(parsed: x509.Certificate) -> None:
     year = parsed.not_valid_before_utc.year - _FIRST_YEAR
     if not 0 <= year <= _MOST_YEARS:
         _refuse(f"its validity does not begin in the years {_FIRST_YEAR} to {_FIRST_YEAR + _MOST_YEARS}")
-    return year
 
 
 def _dates(parsed: x509.Certificate) -> bytes:
@@ -244,6 +249,6 @@ def _refuse(reason: str) -> NoReturn:
     raise Refused(
         "atecc.not_compressible",
         f"a certificate cannot be stored in compressed form: {reason}",
-        hint="Use layout=der, or a profile and an issuing CA whose certificates can be compressed (docs/targets/atecc.md).",
+        hint="Use layout=der, or a profile and an issuing CA that can be compressed (docs/targets/atecc.md).",
         reason=reason,
     )

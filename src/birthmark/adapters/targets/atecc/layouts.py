@@ -50,14 +50,17 @@ class Plan:
     @property
     def slots(self) -> list[int]:
         """The data slots in use, that of the record last."""
-        return sorted({region.slot for region in self.regions} - {RECORD_SLOT}) + [RECORD_SLOT]
+        return [*sorted({region.slot for region in self.regions} - {RECORD_SLOT}), RECORD_SLOT]
 
 
 class Layout(Protocol):
     """``plan`` refuses what does not fit and writes nothing to the chip; ``read`` rebuilds from the chip alone."""
 
-    number: int
-    slots: Sequence[int]
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def slots(self) -> Sequence[int]: ...
 
     def plan(self, certificates: Certificates, device_serial: str) -> Plan: ...
 
@@ -98,9 +101,7 @@ class CompressedLayout:
         )
         return Plan(regions, (len(device), len(issuer)))
 
-    def read(
-        self, link: ChipLink, record: Record, point: bytes, device_serial: str
-    ) -> tuple[bytes, tuple[bytes, ...]]:
+    def read(self, link: ChipLink, record: Record, point: bytes, device_serial: str) -> tuple[bytes, tuple[bytes, ...]]:
         octets, signer_octets = (link.read(slot, 0, COMPRESSED_OCTETS) for slot in (_CERTIFICATE_SLOT, _SIGNER_SLOT))
         if octets[69:] != signer_octets[69:] or octets[69] & 0x0F != _CHAIN_ID or octets[70:] != b"\0\0":
             raise damaged("the compressed certificates in it are not of one template")
@@ -140,9 +141,7 @@ class DerLayout:
             regions.append(Region(slot, offset, part.ljust(-(-len(part) // 4) * 4, b"\0")))
         return Plan(tuple(regions), (len(device), len(issuer)))
 
-    def read(
-        self, link: ChipLink, record: Record, point: bytes, device_serial: str
-    ) -> tuple[bytes, tuple[bytes, ...]]:
+    def read(self, link: ChipLink, record: Record, point: bytes, device_serial: str) -> tuple[bytes, tuple[bytes, ...]]:
         first, second = record.lengths
         if first + second > sum(SLOT_OCTETS[slot] for slot in self.slots) - RECORD_OCTETS:
             raise damaged("its record speaks of more octets than it has")

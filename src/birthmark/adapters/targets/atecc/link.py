@@ -137,12 +137,12 @@ def open_chip(place: ChipPlace) -> Iterator[ChipLink]:
 
     Raises ``Misconfigured`` ``extra.missing``, ``atecc.bus``; ``StationFault("atecc.library")``.
     """
-    with _bus(place) as (bus, address):
+    with _bus(place) as (bus, address, wake_delay):
         with _opening:
             lock = _locks.setdefault((bus, address), threading.Lock())
         with lock:
             library, device = microchip_library(), ctypes.c_void_p()
-            configuration = _configuration(bus, address)
+            configuration = _configuration(bus, address, wake_delay)
             with _opening:
                 status = library.atcab_init_ext(ctypes.byref(device), ctypes.byref(configuration))
             if status != 0:
@@ -154,9 +154,9 @@ def open_chip(place: ChipPlace) -> Iterator[ChipLink]:
                     library.atcab_release_ext(ctypes.byref(device))
 
 
-def _bus(place: ChipPlace) -> AbstractContextManager[tuple[int, int]]:
+def _bus(place: ChipPlace) -> AbstractContextManager[tuple[int, int, int]]:
     if place.bus == "i2c":
-        return nullcontext((int(place.detail), place.address))
+        return nullcontext((int(place.detail), place.address, _WAKE_DELAY_US))
     for entry_point in entry_points(group="birthmark.atecc_buses", name=place.bus):
         return _plugged(entry_point.load(), place)
     known = sorted({"i2c", *(one.name for one in entry_points(group="birthmark.atecc_buses"))})
@@ -169,7 +169,7 @@ def _bus(place: ChipPlace) -> AbstractContextManager[tuple[int, int]]:
 
 
 @contextmanager
-def _plugged(bus: Any, place: ChipPlace) -> Iterator[tuple[int, int]]:
+def _plugged(bus: Any, place: ChipPlace) -> Iterator[tuple[int, int, int]]:
     opened = bus(place.base / place.detail)
     try:
         found = opened.__enter__()
@@ -188,14 +188,14 @@ def _plugged(bus: Any, place: ChipPlace) -> Iterator[tuple[int, int]]:
         opened.__exit__(None, None, None)
 
 
-def _configuration(bus: int, address: int) -> Any:
+def _configuration(bus: int, address: int, wake_delay: int) -> Any:
     from cryptoauthlib.iface import ATCAIfaceCfg
 
     configuration = ATCAIfaceCfg()
     configuration.iface_type, configuration.devtype = _I2C, _ATECC608
     configuration.cfg.atcai2c.address, configuration.cfg.atcai2c.bus = address, bus
     configuration.cfg.atcai2c.baud = _BAUD
-    configuration.wake_delay, configuration.rx_retries = _WAKE_DELAY_US, _RETRIES
+    configuration.wake_delay, configuration.rx_retries = wake_delay, _RETRIES
     return configuration
 
 

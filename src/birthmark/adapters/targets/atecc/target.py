@@ -67,9 +67,7 @@ class AteccTarget:
         lock, config = choice(parsed, "lock", ("none", "slot", "all")), choice(parsed, "config", ("kept", "birthmark"))
         if config == "birthmark" and lock != "all":
             raise bad_option(parsed, "config", "config=birthmark goes with lock=all.")
-        self._locks = Locks(
-            lock, fitting=config == "birthmark", key_slot=self._slot, data_slots=self._layout.slots
-        )
+        self._locks = Locks(lock, fitting=config == "birthmark", key_slot=self._slot, data_slots=self._layout.slots)
 
     def probe(self) -> Probe:
         with self._opened() as (link, serial):
@@ -110,7 +108,9 @@ class AteccTarget:
             _require_serial(serial, credential.device_serial)
             plan = self._layout.plan(certificates, serial)
             done = Record(INSTALLED, self._layout.number, tag_of(point), plan.lengths)
-            wanted = [one for one in plan.regions if link.read(one.slot, one.offset, len(one.data)) != one.data]
+            wanted = list(plan.regions)
+            if record.state == INSTALLED:
+                wanted = [one for one in wanted if link.read(one.slot, one.offset, len(one.data)) != one.data]
             if wanted or record != done:
                 self._locks.require_open(zone, (*plan.slots, *(one.slot for one in wanted)))
                 if wanted and record.state == INSTALLED:
@@ -191,7 +191,7 @@ def _place_of(uri: TargetUri, base: Path) -> ChipPlace:
 def _layout_of(uri: TargetUri, base: Path) -> Layout:
     layout, templates = choice(uri, "layout", ("compressed", "der")), uri.options.get("templates")
     if (layout == "compressed") != (templates is not None):
-        raise bad_option(uri, "templates", "Name the directory of the templates with layout=compressed, and only there.")
+        raise bad_option(uri, "templates", "Name the directory of templates with layout=compressed only.")
     return DerLayout() if templates is None else CompressedLayout(TemplateDirectory(base / templates))
 
 

@@ -6,6 +6,7 @@ changed: chips in the field count on it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,13 +59,14 @@ class TemplateDirectory:
         """
         with naming_os_errors(self._directory):
             self._directory.mkdir(exist_ok=True)
-        document = _TemplateFile("birthmark-atecc-template/1", _file_of(device), signer and _file_of(signer))
+        document = _TemplateFile(
+            "birthmark-atecc-template/1", _file_of(device), None if signer is None else _file_of(signer)
+        )
         data = msgspec.json.format(msgspec.json.encode(document), indent=1)
         for number in range(_MOST_TEMPLATES):
-            try:
-                create_durably(self._path(number), data, mode=0o644)
-            except FileExistsError:
-                pass
+            if not self._path(number).exists():
+                with suppress(FileExistsError):
+                    create_durably(self._path(number), data, mode=0o644)
             found = self.numbered(number)
             if (found.device, found.signer) == (device, signer):
                 return found
@@ -90,7 +92,8 @@ class TemplateDirectory:
             ) from None
         try:
             document = msgspec.json.decode(data[:_MOST_OCTETS], type=_TemplateFile)
-            return Template(number, _shape_of(document.device), document.signer and _shape_of(document.signer))
+            signer = None if document.signer is None else _shape_of(document.signer)
+            return Template(number, _shape_of(document.device), signer)
         except (msgspec.DecodeError, ValueError):
             raise StationFault(
                 "atecc.template.damaged",
@@ -104,9 +107,7 @@ class TemplateDirectory:
 
 
 def _file_of(shape: Shape) -> _ShapeFile:
-    return _ShapeFile(
-        shape.template.hex(), shape.point, shape.key_id, shape.serial, shape.validity, shape.names
-    )
+    return _ShapeFile(shape.template.hex(), shape.point, shape.key_id, shape.serial, shape.validity, shape.names)
 
 
 def _shape_of(file: _ShapeFile) -> Shape:

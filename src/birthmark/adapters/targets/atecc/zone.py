@@ -77,7 +77,7 @@ def _fitting() -> bytes:
 
 
 FITTING_CONFIG = _fitting()
-"""What ``config=birthmark`` writes from octet 16 on: slots 0 to 7 private P-256 keys made inside that sign, 8 to 15 data."""
+"""What ``config=birthmark`` writes from octet 16 on: slots 0 to 7 P-256 keys made inside that sign, 8 to 15 data."""
 
 
 def with_fitting(octets: bytes) -> bytes:
