@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["Atecc608", "emulated_bus"]
 
 _WAKE = bytes.fromhex("04113343")
 _WORD_SLEEP, _WORD_IDLE, _WORD_COMMAND = 1, 2, 3
+_REMEMBERED = 4096
 _attached: dict[Path, Atecc608] = {}
 
 
@@ -28,12 +30,14 @@ class Atecc608:
     ``with Atecc608(path) as chip: bus = chip.attach()`` puts it on an emulated I2C bus of this process; Microchip's
     library finds it there under that number and the address 0xC0. The file has to exist (``create``). Every change is
     in the file before it is acknowledged; ``sync=False`` leaves out the fsync. Threads may use different chips at once.
+    ``commands`` counts what came, ``opcodes`` are the last of them.
     """
 
     def __init__(self, path: Path, *, sync: bool = True) -> None:
         self.path = path.resolve()
         self.faults = Faults()
         self.commands = 0
+        self.opcodes: deque[int] = deque(maxlen=_REMEMBERED)
         self.bus: int | None = None
         self._sync = sync
         self._awake = False
@@ -123,6 +127,7 @@ class Atecc608:
     def _command(self, packet: bytes) -> bytes:
         number, faults = self.commands, self.faults
         self.commands += 1
+        self.opcodes.append(packet[1] if len(packet) > 1 else 0)
         if faults.silent > 0:
             faults.silent -= 1
             return b""

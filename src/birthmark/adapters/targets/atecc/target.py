@@ -191,7 +191,7 @@ def _place_of(uri: TargetUri, base: Path) -> ChipPlace:
 def _layout_of(uri: TargetUri, base: Path) -> Layout:
     layout, templates = choice(uri, "layout", ("compressed", "der")), uri.options.get("templates")
     if (layout == "compressed") != (templates is not None):
-        raise bad_option(uri, "templates", "Name the directory of templates with layout=compressed only.")
+        raise bad_option(uri, "templates", "It goes with layout=compressed, and names a directory.")
     return DerLayout() if templates is None else CompressedLayout(TemplateDirectory(base / templates))
 
 
@@ -204,7 +204,7 @@ def _require_serial(found: str, device_serial: str) -> None:
         raise DeviceFault(
             "device.identity.mismatch",
             f"this is the chip {found}, not {device_serial}",
-            hint="A device with this target is called what its chip is: use the serial number of the chip in the order.",
+            hint="With this target a device is called what its chip is: order it by the serial number of the chip.",
             device_serial=device_serial,
             found=found,
         )
