@@ -22,13 +22,14 @@ _X509, _NO_DATE = 0, 1
 class MicrochipLibrary:
     """A session of Microchip's library with one attached chip; close it with ``close``."""
 
-    def __init__(self, chip: Atecc608) -> None:
+    def __init__(self, chip: Atecc608, *, bus: int | None = None) -> None:
         self.library = microchip_library()
         from cryptoauthlib.iface import ATCAIfaceCfg
 
         configuration = ATCAIfaceCfg()
         configuration.iface_type, configuration.devtype = 0, 3
-        configuration.cfg.atcai2c.address, configuration.cfg.atcai2c.bus = ADDRESS, chip.attach()
+        configuration.cfg.atcai2c.address = ADDRESS
+        configuration.cfg.atcai2c.bus = chip.attach() if bus is None else bus
         configuration.cfg.atcai2c.baud = 400_000
         configuration.wake_delay, configuration.rx_retries = WAKE_DELAY_US, 2
         self._configuration = configuration
