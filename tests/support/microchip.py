@@ -15,7 +15,7 @@ from birthmark.testing.atecc608.hal import ADDRESS, WAKE_DELAY_US
 __all__ = ["MicrochipLibrary"]
 
 _CONFIG, _DATA, _NONE = 0, 2, 7
-_BIN2HEX_UPPER = 2
+_BIN2HEX_UPPER, _BIN2HEX_LOWER = 2, 3
 _X509, _NO_DATE = 0, 1
 
 
@@ -39,9 +39,10 @@ class MicrochipLibrary:
     def close(self) -> None:
         self.library.atcab_release_ext(ctypes.byref(self.device))
 
-    def read_certificate(self, template: Path, kind: str, number: int) -> bytes:
+    def read_certificate(self, template: Path, kind: str, number: int, *, lower: bool = False) -> bytes:
         """Return the ``device`` or ``signer`` certificate as Microchip's ``atcacert_read_cert`` makes it."""
         shape = json.loads(template.read_text())[kind]
+        self._digits = _BIN2HEX_LOWER if lower else _BIN2HEX_UPPER
         definition = self._definition(shape, kind, number)
         out, size = ctypes.create_string_buffer(2048), ctypes.c_size_t(2048)
         status = self.library.atcacert_read_cert_ext(
@@ -97,8 +98,8 @@ class MicrochipLibrary:
         validity, size = shape["validity"]
         elements = [_element(b"validity", _location(_DATA, 8, 32, size), validity, size, 0)]
         for at in shape["names"]:
-            elements.append(_element(b"sn-first", _location(_CONFIG, 0, 0, 4), at, 8, _BIN2HEX_UPPER))
-            elements.append(_element(b"sn-last", _location(_CONFIG, 0, 8, 5), at + 8, 10, _BIN2HEX_UPPER))
+            elements.append(_element(b"sn-first", _location(_CONFIG, 0, 0, 4), at, 8, self._digits))
+            elements.append(_element(b"sn-last", _location(_CONFIG, 0, 8, 5), at + 8, 10, self._digits))
         return elements
 
 

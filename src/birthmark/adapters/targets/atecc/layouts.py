@@ -9,8 +9,10 @@ from typing import Protocol
 from birthmark.adapters.targets.atecc.compressed import (
     COMPRESSED_OCTETS,
     SERIAL_OCTETS,
+    SN_STORED,
     VALIDITY_OCTETS,
     Compressed,
+    Shape,
     compress,
     rebuild,
     shape_of,
@@ -70,51 +72,54 @@ class Layout(Protocol):
 
 
 class CompressedLayout:
-    """Slot 10 the device certificate, 12 the issuing CA, 11 its key; slot 8 what the 72 octets have no room for."""
+    """Slot 10 the device certificate, 12 the issuing CA, 11 its key; slot 8 what the 72 octets have no room for.
+
+    Without ``issuer`` the issuing CA is left out.
+    """
 
     number = COMPRESSED
-    slots = (RECORD_SLOT, _CERTIFICATE_SLOT, _SIGNER_KEY_SLOT, _SIGNER_SLOT)
 
-    def __init__(self, templates: TemplateDirectory) -> None:
+    def __init__(self, templates: TemplateDirectory, *, issuer: bool) -> None:
         self._templates = templates
+        self._issuer = issuer
+        signer = (_SIGNER_KEY_SLOT, _SIGNER_SLOT) if issuer else ()
+        self.slots: Sequence[int] = (RECORD_SLOT, _CERTIFICATE_SLOT, *signer)
 
     def plan(self, certificates: Certificates, device_serial: str) -> Plan:
         device, issuer = certificates.device_der, certificates.chain_der[0]
-        shapes = shape_of(device, device_serial), shape_of(issuer, None)
-        template = self._templates.fitting(*shapes)
-        named = signer_id(issuer)
-        stored = compress(device, shapes[0], template=template.id, chain=_CHAIN_ID, signer=named)
-        signer = compress(issuer, shapes[1], template=template.id, chain=_CHAIN_ID, signer=named)
-        if rebuild(shapes[0], stored, device_serial) != device or rebuild(shapes[1], signer, "") != issuer:
-            raise Refused(
-                "atecc.not_compressible",
-                "a certificate does not come out of its compressed form as it went in",
-                hint="Use layout=der.",
-                reason="it is not made as DER wants it",
-            )
-        regions = (
+        shape, named = shape_of(device, device_serial), signer_id(issuer)
+        signer_shape = shape_of(issuer, None) if self._issuer else None
+        template = self._templates.fitting(shape, signer_shape).id
+        stored = compress(device, shape, template=template, chain=_CHAIN_ID, signer=named)
+        _require_same(rebuild(shape, stored, device_serial), device)
+        regions = [
             Region(RECORD_SLOT, RECORD_OCTETS, stored.validity.ljust(VALIDITY_OCTETS, b"\0")),
             Region(RECORD_SLOT, RECORD_OCTETS + VALIDITY_OCTETS, stored.serial.ljust(SERIAL_OCTETS, b"\0")),
-            Region(_SIGNER_KEY_SLOT, 0, _padded(signer.point)),
-            Region(_SIGNER_SLOT, 0, signer.octets),
-            Region(_CERTIFICATE_SLOT, 0, stored.octets),
-        )
-        return Plan(regions, (len(device), len(issuer)))
+        ]
+        if signer_shape is not None:
+            signer = compress(issuer, signer_shape, template=template, chain=_CHAIN_ID, signer=named)
+            _require_same(rebuild(signer_shape, signer, ""), issuer)
+            regions.append(Region(_SIGNER_KEY_SLOT, 0, _padded(signer.point)))
+            regions.append(Region(_SIGNER_SLOT, 0, signer.octets))
+        regions.append(Region(_CERTIFICATE_SLOT, 0, stored.octets))
+        return Plan(tuple(regions), (len(device), len(issuer) if self._issuer else 0))
 
     def read(self, link: ChipLink, record: Record, point: bytes, device_serial: str) -> tuple[bytes, tuple[bytes, ...]]:
-        octets, signer_octets = (link.read(slot, 0, COMPRESSED_OCTETS) for slot in (_CERTIFICATE_SLOT, _SIGNER_SLOT))
-        if octets[69:] != signer_octets[69:] or octets[69] & 0x0F != _CHAIN_ID or octets[70:] != b"\0\0":
-            raise damaged("the compressed certificates in it are not of one template")
+        octets = link.read(_CERTIFICATE_SLOT, 0, COMPRESSED_OCTETS)
+        if octets[69] & 0x0F != _CHAIN_ID or octets[70:] != bytes([SN_STORED << 4, 0]):
+            raise damaged("its compressed certificate is not of this form")
         template = self._templates.numbered(octets[69] >> 4)
-        if template.signer is None:
-            raise damaged("its template has no issuing CA")
         validity = link.read(RECORD_SLOT, RECORD_OCTETS, VALIDITY_OCTETS)
         serial = link.read(RECORD_SLOT, RECORD_OCTETS + VALIDITY_OCTETS, SERIAL_OCTETS)
-        padded = link.read(_SIGNER_KEY_SLOT, 0, _PADDED_POINT_OCTETS)
-        signer_point = padded[4:36] + padded[40:72]
         device = rebuild(template.device, Compressed(octets, point, validity, serial), device_serial)
-        issuer = rebuild(template.signer, Compressed(signer_octets, signer_point, b"", b""), "")
-        return device, (issuer,)
+        return device, (self._read_issuer(link, octets, template.signer),) if self._issuer else ()
+
+    def _read_issuer(self, link: ChipLink, device: bytes, shape: Shape | None) -> bytes:
+        octets = link.read(_SIGNER_SLOT, 0, COMPRESSED_OCTETS)
+        if shape is None or octets[69:] != device[69:]:
+            raise damaged("there is no issuing CA of the same template")
+        padded = link.read(_SIGNER_KEY_SLOT, 0, _PADDED_POINT_OCTETS)
+        return rebuild(shape, Compressed(octets, padded[4:36] + padded[40:72], b"", b""), "")
 
 
 class DerLayout:
@@ -123,15 +128,18 @@ class DerLayout:
     number = DER
     slots = tuple(range(RECORD_SLOT, 16))
 
+    def __init__(self, *, issuer: bool) -> None:
+        self._issuer = issuer
+
     def plan(self, certificates: Certificates, device_serial: str) -> Plan:
-        device, issuer = certificates.device_der, certificates.chain_der[0]
+        device, issuer = certificates.device_der, certificates.chain_der[0] if self._issuer else b""
         content = device + issuer
         room = sum(SLOT_OCTETS[slot] for slot in self.slots) - RECORD_OCTETS
         if len(content) > room:
             raise Refused(
                 "atecc.too_large",
-                f"device certificate and issuing CA have {len(content)} octets, the slots {room}",
-                hint="Use layout=compressed, or a profile with shorter names and fewer extensions.",
+                f"what is to be installed has {len(content)} octets, the slots {room}",
+                hint="Use layout=compressed, or chain=none, or a profile with shorter names and fewer extensions.",
                 octets=len(content),
                 room=room,
             )
@@ -148,7 +156,9 @@ class DerLayout:
         content = b"".join(
             link.read(slot, offset, -(-size // 4) * 4)[:size] for slot, offset, size in _spans(first + second)
         )
-        return content[:first], (content[first:],)
+        if self._issuer != bool(second):
+            raise damaged("it was written with another chain= than the target says")
+        return content[:first], (content[first:],) if self._issuer else ()
 
 
 def damaged(reason: str) -> DeviceFault:
@@ -159,6 +169,16 @@ def damaged(reason: str) -> DeviceFault:
         hint="Provision the device again as rework, with a new identity.",
         reason=reason,
     )
+
+
+def _require_same(rebuilt: bytes, issued: bytes) -> None:
+    if rebuilt != issued:
+        raise Refused(
+            "atecc.not_compressible",
+            "a certificate does not come out of its compressed form as it went in",
+            hint="Use layout=der.",
+            reason="it is not made as DER wants it",
+        )
 
 
 def _spans(octets: int) -> list[tuple[int, int, int]]:

@@ -43,14 +43,14 @@ from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["AteccTarget"]
 
-_OPTIONS = ("bus", "address", "layout", "templates", "lock", "config")
+_OPTIONS = ("bus", "address", "serial", "layout", "chain", "templates", "lock", "config")
 _KEY_SLOTS = range(8)
 
 
 class AteccTarget:
     """Implements ``ports.Target`` on ``atecc:SLOT?bus=BUS&layout=LAYOUT&lock=LOCK``.
 
-    The device is called what the serial number of its chip is, 18 upper-case hexadecimal digits. Every call opens the
+    The device is called what the serial number of its chip is, 18 hexadecimal digits. Every call opens the
     chip anew through Microchip's library, so nothing is remembered between ``install`` and ``prove``. A chip that does
     not answer is ``Unavailable("atecc.silent")``, one that says no ``DeviceFault("atecc.refused")``.
     """
@@ -64,6 +64,7 @@ class AteccTarget:
         self._slot = int(slot)
         self._place = _place_of(parsed, base)
         self._layout = _layout_of(parsed, base)
+        self._lower = choice(parsed, "serial", ("upper", "lower")) == "lower"
         lock, config = choice(parsed, "lock", ("none", "slot", "all")), choice(parsed, "config", ("kept", "birthmark"))
         if config == "birthmark" and lock != "all":
             raise bad_option(parsed, "config", "config=birthmark goes with lock=all.")
@@ -144,7 +145,8 @@ class AteccTarget:
     @contextmanager
     def _opened(self) -> Iterator[tuple[ChipLink, str]]:
         with open_chip(self._place) as link:
-            yield link, link.serial().hex().upper()
+            serial = link.serial().hex()
+            yield link, serial if self._lower else serial.upper()
 
     def _record(self, link: ChipLink) -> Record | None:
         return read_record(link.read(RECORD_SLOT, 0, RECORD_OCTETS))
@@ -192,7 +194,10 @@ def _layout_of(uri: TargetUri, base: Path) -> Layout:
     layout, templates = choice(uri, "layout", ("compressed", "der")), uri.options.get("templates")
     if (layout == "compressed") != (templates is not None):
         raise bad_option(uri, "templates", "It goes with layout=compressed, and names a directory.")
-    return DerLayout() if templates is None else CompressedLayout(TemplateDirectory(base / templates))
+    issuer = choice(uri, "chain", ("issuing", "none")) == "issuing"
+    if templates is None:
+        return DerLayout(issuer=issuer)
+    return CompressedLayout(TemplateDirectory(base / templates), issuer=issuer)
 
 
 def _region_of(record: Record) -> Region:
