@@ -164,3 +164,18 @@ def test_a_torn_record_is_a_chip_without_identity(lines: Callable[[str], Line]) 
     with pytest.raises(BirthmarkError) as caught:
         line.target().prove(CHALLENGE)
     assert caught.value.code == "target.certificate.missing"
+
+
+@pytest.mark.parametrize("status", [0x03, 0x07, 0x08])
+def test_a_chip_that_fails_its_own_tests_keeps_the_key_that_waits(lines: Callable[[str], Line], status: int) -> None:
+    """No answer about the key is not "no key": nothing is made over one that was asked with."""
+    line = lines("compressed")
+    request = line.target().make_key("p256", line.chip.serial, OPEN)
+    before = bytes(line.chip.memory.slots[0])
+    line.chip.faults.answers[GENKEY] = status
+    with pytest.raises(DeviceFault) as caught:
+        line.target().make_key("p256", line.chip.serial, OPEN)
+    assert (caught.value.code, bytes(line.chip.memory.slots[0])) == ("atecc.refused", before)
+    line.chip.faults.answers.clear()
+    again = x509.load_der_x509_csr(line.target().make_key("p256", line.chip.serial, OPEN))
+    assert spki_of(again.public_key()) == spki_of(x509.load_der_x509_csr(request).public_key())

@@ -233,6 +233,20 @@ def test_many_chips_are_used_by_many_threads_at_once(tmp_path: Path) -> None:
     assert [len(set(column)) for column in zip(*used, strict=True)] == [8, 8, 8]
 
 
+def test_a_chip_that_is_only_named_has_power_as_long_as_somebody_uses_it(tmp_path: Path) -> None:
+    chip = Atecc608.create(tmp_path / "chip.json", sync=False)
+    with emulated_bus(chip.path) as first:
+        with emulated_bus(chip.path) as second:
+            assert first == second
+        with emulated_bus(chip.path) as third:
+            assert third == first
+    chip.attach()
+    with emulated_bus(chip.path) as (bus, _, _):
+        assert bus == chip.bus
+    assert chip.bus is not None
+    chip.detach()
+
+
 def test_a_bus_of_the_machine_is_still_asked_of_the_machine(host: Host, chip: Atecc608) -> None:
     """/dev/i2c-63 is not there: the library's own layer says so, and the emulated chip hears nothing."""
     elsewhere, heard = Host(chip, bus=63), chip.commands

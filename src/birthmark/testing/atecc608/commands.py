@@ -82,6 +82,8 @@ class Processor:
             return _answer(bytes([_COMMUNICATION]))
         command = self._commands.get(packet[1])
         try:
+            if packet[1] in self._faults.answers:
+                raise CommandError(self._faults.answers[packet[1]])
             if command is None:
                 raise CommandError(_PARSE)
             return _answer(command(packet[2], int.from_bytes(packet[3:5], "little"), packet[5:-2]))

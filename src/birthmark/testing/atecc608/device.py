@@ -157,22 +157,30 @@ class Atecc608:
 
 
 _opening = threading.Lock()
+_guests: dict[Atecc608, int] = {}
+"""Chips that nobody attached but ``emulated_bus``, and how many use them now."""
 
 
 @contextmanager
 def emulated_bus(path: Path) -> Iterator[tuple[int, int, int]]:
     """Give bus number, address and wake delay (µs) of the chip whose memory is ``path``.
 
-    It is what ``bus=emulator:PATH`` of a target ``atecc:`` means.
-    A chip that is attached already is used as it is, with its faults; otherwise it has power for this block only.
+    It is what ``bus=emulator:PATH`` of a target ``atecc:`` means. A chip that is attached already is used as it is,
+    with its faults; otherwise it has power as long as anybody uses it so.
     ``ValueError`` or ``OSError`` if the file is no chip.
     """
     with _opening:
         present = _attached.get(path.resolve())
         chip = Atecc608(path) if present is None else present
         bus = chip.attach()
+        if present is None or chip in _guests:
+            _guests[chip] = _guests.get(chip, 0) + 1
     try:
         yield bus, ADDRESS, WAKE_DELAY_US
     finally:
-        if present is None:
-            chip.detach()
+        with _opening:
+            if chip in _guests:
+                _guests[chip] -= 1
+                if not _guests[chip]:
+                    del _guests[chip]
+                    chip.detach()

@@ -15,6 +15,7 @@ class Faults:
     answered. The chip is silent then until ``Atecc608.power_on``. ``corrupt``: so many answers get a wrong checksum.
     ``silent``: so many commands are neither done nor answered. ``loses_writes``: every write, lock and new key is
     acknowledged and not kept. ``signs_with_another_key``. ``shows``: slot → what reads of it return instead.
+    ``answers``: opcode → status octet that is sent instead of doing it.
     """
 
     dies_before: int | None = None
@@ -24,3 +25,4 @@ class Faults:
     loses_writes: bool = False
     signs_with_another_key: bool = False
     shows: dict[int, bytes] = field(default_factory=dict)
+    answers: dict[int, int] = field(default_factory=dict)

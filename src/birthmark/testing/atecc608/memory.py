@@ -116,7 +116,8 @@ def write_memory(path: Path, memory: Memory, *, sync: bool) -> None:
         write_durably(path, data, mode=0o600)
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch(0o600)
+    temporary.unlink(missing_ok=True)
+    temporary.touch(0o600, exist_ok=False)
     temporary.write_bytes(data)
     temporary.replace(path)
 

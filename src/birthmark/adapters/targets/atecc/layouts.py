@@ -89,16 +89,19 @@ class CompressedLayout:
         device, issuer = certificates.device_der, certificates.chain_der[0]
         shape, named = shape_of(device, device_serial), signer_id(issuer)
         signer_shape = shape_of(issuer, None) if self._issuer else None
+        stored = compress(device, shape, template=0, chain=_CHAIN_ID, signer=named)
+        _require_same(rebuild(shape, stored, device_serial), device)
+        if signer_shape is not None:
+            signer = compress(issuer, signer_shape, template=0, chain=_CHAIN_ID, signer=named)
+            _require_same(rebuild(signer_shape, signer, ""), issuer)
         template = self._templates.fitting(shape, signer_shape).id
         stored = compress(device, shape, template=template, chain=_CHAIN_ID, signer=named)
-        _require_same(rebuild(shape, stored, device_serial), device)
         regions = [
             Region(RECORD_SLOT, RECORD_OCTETS, stored.validity.ljust(VALIDITY_OCTETS, b"\0")),
             Region(RECORD_SLOT, RECORD_OCTETS + VALIDITY_OCTETS, stored.serial.ljust(SERIAL_OCTETS, b"\0")),
         ]
         if signer_shape is not None:
             signer = compress(issuer, signer_shape, template=template, chain=_CHAIN_ID, signer=named)
-            _require_same(rebuild(signer_shape, signer, ""), issuer)
             regions.append(Region(_SIGNER_KEY_SLOT, 0, _padded(signer.point)))
             regions.append(Region(_SIGNER_SLOT, 0, signer.octets))
         regions.append(Region(_CERTIFICATE_SLOT, 0, stored.octets))
@@ -112,6 +115,8 @@ class CompressedLayout:
         validity = link.read(RECORD_SLOT, RECORD_OCTETS, VALIDITY_OCTETS)
         serial = link.read(RECORD_SLOT, RECORD_OCTETS + VALIDITY_OCTETS, SERIAL_OCTETS)
         device = rebuild(template.device, Compressed(octets, point, validity, serial), device_serial)
+        if self._issuer != bool(record.lengths[1]):
+            raise other_layout("chain")
         return device, (self._read_issuer(link, octets, template.signer),) if self._issuer else ()
 
     def _read_issuer(self, link: ChipLink, device: bytes, shape: Shape | None) -> bytes:
@@ -157,8 +162,18 @@ class DerLayout:
             link.read(slot, offset, -(-size // 4) * 4)[:size] for slot, offset, size in _spans(first + second)
         )
         if self._issuer != bool(second):
-            raise damaged("it was written with another chain= than the target says")
+            raise other_layout("chain")
         return content[:first], (content[first:],) if self._issuer else ()
+
+
+def other_layout(option: str) -> DeviceFault:
+    """Return the fault of a chip that was written by a target with another ``layout`` or ``chain``."""
+    return DeviceFault(
+        "atecc.layout",
+        f"the chip was written with another {option}= than the target says",
+        hint="Say layout= and chain= as when the device was provisioned; a rework begins with these too.",
+        option=option,
+    )
 
 
 def damaged(reason: str) -> DeviceFault:

@@ -20,6 +20,7 @@ _CONFIG, _DATA = 0, 2
 _CONFIG_OCTETS, _SERIAL_OCTETS, _POINT_OCTETS, _SIGNATURE_OCTETS = 128, 9, 64, 64
 _REFUSED = {-46: "parse", -42: "ecc", -41: "self-test", -12: "execution", -6: "health"}
 """Status of the library → the chip answered, and says no."""
+_NO_KEY = frozenset({-42, -12})
 _GARBLED = frozenset({-44, -27, -26, -24})
 _TRIES = 3
 _I2C, _ATECC608 = 0, 3
@@ -80,8 +81,10 @@ class ChipLink:
         out = ctypes.create_string_buffer(_POINT_OCTETS)
         try:
             self._ask("genkey", lambda: self._library.atcab_get_pubkey_ext(self._device, slot, out))
-        except DeviceFault:
-            return None
+        except DeviceFault as fault:
+            if fault.facts["status"] in _NO_KEY:
+                return None
+            raise
         return out.raw
 
     def generate(self, slot: int) -> bytes:

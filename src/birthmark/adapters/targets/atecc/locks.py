@@ -47,7 +47,7 @@ class Locks:
 
     def require_open(self, zone: Zone, slots: Sequence[int]) -> None:
         """``Refused("atecc.slot.locked")`` if one of these slots can never be written again."""
-        shut = [slot for slot in slots if zone.slot_locked(slot)]
+        shut = [slot for slot in sorted(set(slots)) if zone.slot_locked(slot)]
         if shut:
             raise Refused(
                 "atecc.slot.locked",

@@ -19,6 +19,7 @@ from birthmark.adapters.targets.atecc.layouts import (
     Layout,
     Region,
     damaged,
+    other_layout,
 )
 from birthmark.adapters.targets.atecc.link import ChipLink, ChipPlace, open_chip
 from birthmark.adapters.targets.atecc.locks import Locks
@@ -154,7 +155,7 @@ class AteccTarget:
     def _counts(self, record: Record, point: bytes) -> bool:
         """Say whether this record speaks of a certificate for this key. In another layout it cannot be read."""
         if record.state == INSTALLED and record.layout != self._layout.number:
-            raise damaged("they were written in another layout than the target names")
+            raise other_layout("layout")
         return record.state == INSTALLED and record.tag == tag_of(point)
 
     def _born(self, link: ChipLink, fence: Fence) -> bytes:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from birthmark.adapters.durable import create_durably, naming_os_errors
-from birthmark.adapters.targets.atecc.compressed import Shape
+from birthmark.adapters.targets.atecc.compressed import SERIAL_OCTETS, Shape
 from birthmark.errors import Refused, StationFault
 
 __all__ = ["Template", "TemplateDirectory"]
@@ -113,6 +113,7 @@ def _file_of(shape: Shape) -> _ShapeFile:
 def _shape_of(file: _ShapeFile) -> Shape:
     template = bytes.fromhex(file.template)
     ends = (file.point + 64, file.key_id + 20, sum(file.serial), sum(file.validity), *(at + 18 for at in file.names))
-    if max(ends) > len(template) or len(template) < 2:
+    sizes = (file.serial[1], file.validity[1])
+    if max(ends) > len(template) or max(sizes) > SERIAL_OCTETS:
         raise ValueError("a hole lies outside")
     return Shape(template, file.point, file.key_id, file.serial, file.validity, file.names)
