@@ -401,6 +401,25 @@ def test_a_uri_that_cannot_be_meant_is_refused(tmp_path: Path, uri: str, code: s
     assert code_of(probe, Misconfigured) == code
 
 
+def test_a_rehearsal_makes_the_chip_it_needs_and_locks_it(tmp_path: Path) -> None:
+    serial = "0123A1B2C3D4E5F6EE"
+    uri = f"atecc:0?bus=rehearsal:{serial}.json&layout=der&lock=all"
+    target = AteccTarget(uri, secrets=lambda _: Secret(b""), base=tmp_path)
+    assert target.probe().identity == serial
+    chip = Atecc608(tmp_path / f"{serial}.json")
+    assert (chip.memory.config_locked, chip.memory.data_locked) == (False, False)
+    target.make_key("p256", serial, OPEN)
+    assert Atecc608(chip.path).memory.config_locked
+    badly_named = AteccTarget(uri.replace(serial, "chip"), secrets=lambda _: Secret(b""), base=tmp_path)
+    assert code_of(badly_named.probe, Misconfigured) == "atecc.bus"
+
+
+def test_without_the_library_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birthmark.adapters.extras.find_spec", lambda _: None)
+    target = AteccTarget("atecc:0?layout=der", secrets=lambda _: Secret(b""), base=tmp_path)
+    assert code_of(target.probe, Misconfigured) == "extra.missing"
+
+
 def test_a_bus_without_a_chip_is_silent(tmp_path: Path) -> None:
     target = AteccTarget("atecc:0?layout=der&bus=i2c:63", secrets=lambda _: Secret(b""), base=tmp_path)
     assert code_of(target.probe, Unavailable) == "atecc.silent"

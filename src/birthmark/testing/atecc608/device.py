@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from birthmark.testing.atecc608.faults import Faults
 from birthmark.testing.atecc608.hal import ADDRESS, WAKE_DELAY_US, attach, detach
 from birthmark.testing.atecc608.memory import OPEN_CONFIG, Memory, new_memory, read_memory, write_memory
 
-__all__ = ["Atecc608", "emulated_bus"]
+__all__ = ["Atecc608", "emulated_bus", "rehearsal_bus"]
 
 _WAKE = bytes.fromhex("04113343")
 _WORD_SLEEP, _WORD_IDLE, _WORD_COMMAND = 1, 2, 3
@@ -184,3 +185,18 @@ def emulated_bus(path: Path) -> Iterator[tuple[int, int, int]]:
                 if not _guests[chip]:
                     del _guests[chip]
                     chip.detach()
+
+
+@contextmanager
+def rehearsal_bus(path: Path) -> Iterator[tuple[int, int, int]]:
+    """As ``emulated_bus``, but a chip that is not there yet is made, as it comes from the factory: nothing is locked.
+
+    It is what ``bus=rehearsal:PATH`` means. The name of the file says the serial number: 18 hexadecimal digits.
+    """
+    with _opening:
+        if not path.exists():
+            if not re.fullmatch("[0-9A-Fa-f]{18}", path.stem):
+                raise ValueError("the file of a rehearsal is named after the serial number of its chip, 18 digits")
+            Atecc608.create(path, bytes.fromhex(path.stem), locked=False)
+    with emulated_bus(path) as found:
+        yield found
