@@ -9,7 +9,7 @@ PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go gol
   build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
   mtools dosfstools e2fsprogs squashfs-tools mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils
 
-.PHONY: install system tools demo demo-factories test faults lint docs bench lock clean simulate
+.PHONY: install system tools demo demo-factories test faults lint docs matrix bench lock clean simulate
 
 install: system $(READY)
 
@@ -53,6 +53,10 @@ lint: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python scripts/make_docs.py
+
+# Every kind of device beside every law of a target, from a run of the tests: docs/target-laws.md.
+matrix: install tools
+	@$(BIN)/python scripts/make_matrix.py
 
 bench: install
 	@$(BIN)/birthmark bench issue --count 100000

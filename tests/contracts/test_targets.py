@@ -25,9 +25,16 @@ MOST_ACTS = 200
 Fresh = Callable[[], Device]
 
 
+Note = Callable[[str, object], None]
+"""``record_property`` of pytest: ``scripts/make_matrix.py`` makes a page of what is noted."""
+
+
 @pytest.fixture(params=sorted(DEVICES))
-def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fresh:
+def fresh(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Note
+) -> Fresh:
     """Return a function that gives another new device of this kind each time."""
+    record_property("kind", request.param)
     made = iter(range(MOST_ACTS))
 
     def make() -> Device:
@@ -75,8 +82,9 @@ def test_probe_writes_nothing_and_names_what_is_installed(device: Device) -> Non
     assert device.snapshot() == before
 
 
-def test_key_is_made_once_until_it_is_installed(device: Device) -> None:
+def test_key_is_made_once_until_it_is_installed(device: Device, record_property: Note) -> None:
     if not device.makes_key:
+        record_property("law", "refused by name")
         before = device.snapshot()
         with pytest.raises(Refused) as caught:
             device.open().make_key(device.algorithm, device.serial, OPEN)
@@ -113,10 +121,11 @@ def test_install_twice_changes_nothing(device: Device) -> None:
     assert device.snapshot() == before
 
 
-def test_rework_replaces_key_certificate_and_chain(device: Device) -> None:
+def test_rework_replaces_key_certificate_and_chain(device: Device, record_property: Note) -> None:
     first = device.obtain()
     device.open().install(first, OPEN)
     if not device.replaces:
+        record_property("law", "refused by name")
         before = device.snapshot()
         with pytest.raises((Refused, DeviceFault)):
             device.open().install(device.obtain(), OPEN)
@@ -129,12 +138,13 @@ def test_rework_replaces_key_certificate_and_chain(device: Device) -> None:
     assert device.open().probe().certificate == second.certificate
 
 
-def test_renewed_certificate_of_the_same_key_replaces_the_old_one(device: Device) -> None:
+def test_renewed_certificate_of_the_same_key_replaces_the_old_one(device: Device, record_property: Note) -> None:
     first = device.obtain()
     device.open().install(first, OPEN)
     public_key = x509.load_der_x509_certificate(first.certificate).public_key()
     second = credential_for(public_key, device.serial, first.private_key)
     if not device.replaces:
+        record_property("law", "refused by name")
         before = device.snapshot()
         with pytest.raises((Refused, DeviceFault)):
             device.open().install(second, OPEN)
@@ -237,9 +247,10 @@ def test_power_cut_before_each_act_ends_the_same_way(fresh: Fresh) -> None:
         assert_proves(cut, wanted)
 
 
-def test_power_cut_while_the_key_is_made_makes_one_key(fresh: Fresh) -> None:
+def test_power_cut_while_the_key_is_made_makes_one_key(fresh: Fresh, record_property: Note) -> None:
     device = fresh()
     if not device.makes_key:
+        record_property("law", "–")
         return
     counted = OpenFence()
     device.open().make_key(device.algorithm, device.serial, counted)
@@ -253,9 +264,11 @@ def test_power_cut_while_the_key_is_made_makes_one_key(fresh: Fresh) -> None:
         assert_proves(cut, credential)
 
 
-def test_a_lying_device_is_caught(fresh: Fresh) -> None:
+def test_a_lying_device_is_caught(fresh: Fresh, record_property: Note) -> None:
     """It acknowledges and does not store, shows another's certificate, or signs with another key."""
-    for lie in fresh().lies:
+    lies = fresh().lies
+    record_property("law", ", ".join(lies) or "–")
+    for lie in lies:
         device = fresh()
         credential = device.obtain()
         device.lies[lie]()
@@ -268,9 +281,10 @@ def test_a_lying_device_is_caught(fresh: Fresh) -> None:
         assert not good, f"{lie} went through"
 
 
-def test_a_device_that_attests_speaks_of_the_key_it_asks_with(device: Device) -> None:
+def test_a_device_that_attests_speaks_of_the_key_it_asks_with(device: Device, record_property: Note) -> None:
     target = device.open()
     if not device.attests:
+        record_property("law", "–")
         assert not target.probe().attests
         return
     assert isinstance(target, Attests)
