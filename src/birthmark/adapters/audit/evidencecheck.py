@@ -160,10 +160,11 @@ class Log:
             if kind == "station_added":
                 stations[event["station"]] = event["vkey"]
             elif kind in ("issued", "received"):
-                self.reserved(number, event, attachment)
+                source = self.reserved(number, event, attachment)
                 latest[event["device"]] = number
                 certificates += 1
-                batch.append(pem(attachment))
+                if source != "adopted":  # made by somebody else, below a CA that nobody here vouches for
+                    batch.append(pem(attachment))
                 batch = self.chain(batch, trusted, intermediate) if len(batch) == BATCH else batch
             elif kind == "verified":
                 require(sha256(attachment).hex() == event["receipt_sha256"], f"entry {number}: another receipt")
@@ -173,8 +174,8 @@ class Log:
             self.chain(batch, trusted, intermediate)
         return certificates, receipts
 
-    def reserved(self, number: int, event: dict[str, Any], der: bytes) -> None:
-        """The signed bytes (issued) or the key (received) were on record before."""
+    def reserved(self, number: int, event: dict[str, Any], der: bytes) -> str:
+        """The signed bytes (issued) or the key (received) were on record before. Return who signed, if not we."""
         require(event["intent"] < number, f"entry {number}: nothing was reserved")
         intent, records = entry(self.directory, event["intent"], self.size)
         length, start = (72, 40) if intent["type"] == "reserved" else (64, 0)
@@ -182,6 +183,7 @@ class Log:
         tbs = der_part(der, 0)[0]
         wanted = sha256(der[tbs : der_part(der, tbs)[1]] if length == 72 else spki(der))
         require(wanted in known, f"entry {number}: the certificate of {event['device']} is not the reserved one")
+        return str(intent.get("source", ""))
 
     def chain(self, batch: list[str], trusted: Path, intermediate: Path) -> list[str]:
         names = []

@@ -18,8 +18,9 @@ __all__ = ["check_foreign"]
 def check_foreign(certificate: bytes, preloaded: PreloadRecord | None, *, device_serial: str, now: datetime) -> None:
     """Return if a device may keep this certificate (DER); its chain is not ours to judge.
 
-    Raises ``Refused``: ``adopt.preloaded`` (its vendor's manifest is on record), ``adopt.validity``, ``adopt.signature``
-    (it says that it signed itself, and did not), ``adopt.ca`` (somebody else made it a CA), ``key.weak.*``.
+    Raises ``Refused``: ``adopt.preloaded`` (its vendor's manifest is on record), ``adopt.validity``,
+    ``adopt.signature`` (it says that it signed itself, and did not), ``adopt.ca`` (somebody else made it a CA),
+    ``key.weak.*``.
     """
     parts = open_parts(certificate)
     parsed = parse_certificate(parts)

@@ -72,8 +72,8 @@ def provision(
     ``Refused`` after a credential was obtained end the identity on record (``failed``); the device then needs rework.
     ``StationFault`` and ``Unavailable`` end nothing: mend, repeat. What is refused: ``device.unknown``,
     ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``station.made_elsewhere``,
-    ``station.residency``, ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the device nor the ledger
-    is touched again by this call.
+    ``station.residency``, ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the
+    device nor the ledger is touched again by this call.
     """
     return _Run(post, request, target, source, fence, handshake, progress).run()
 
