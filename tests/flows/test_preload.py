@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from support.chipvendor import Chip, ChipVendor, self_signed
+from birthmark.shell.wiring import open_workspace
+from support.chipvendor import Chip, ChipVendor, certify, named, self_signed
 
 TARGET = "files:out/{device_serial}"
 
@@ -100,3 +102,136 @@ def test_a_foreign_identity_is_adopted_once(fab: Fab) -> None:
     assert (shown["key_origin"], shown["cert_sha256"]) == ("adopted", outcome["cert_sha256"])
     assert fab.audited() == []
     assert fab.call("ledger", "replay")[0] == 0
+
+
+def refused(fab: Fab, code: str, path: Path, *more: str) -> None:
+    before = entries(fab)
+    status, problem = fab.call("preload", "ingest", "microchip", path, *more)
+    assert status != 0, problem
+    assert problem["error"] == code
+    assert entries(fab) == before, "a refused file leaves nothing"
+
+
+def entries(fab: Fab) -> int:
+    with open_workspace(fab.place / "fab", publish=False) as opened:
+        return int(opened.ledger.head().size)
+
+
+def test_one_bad_element_refuses_the_whole_file(fab: Fab) -> None:
+    vendor, path = fab.vendor, fab.place / "m.json"
+    good = [vendor.element(chip.payload()) for chip in vendor.chips(3)]
+    first = vendor.chip()
+    twin = vendor.chip(first.unique_id)
+    same_key = vendor.chip(key=first.key)
+    stranger = ChipVendor()
+    foreign = stranger.chip()
+    own_ca = vendor.chip()
+    own_ca.certificate = vendor.ca
+    own_ca.key = vendor.ca_key
+    weak = vendor.chip(key=ec.derive_private_key(7, ec.SECP256R1()))
+    cases: list[tuple[str, list[Any]]] = [
+        ("preload.id.repeated", [first, twin]),
+        ("key.reused", [first, same_key]),
+        ("chain.no_issuer", [foreign]),
+        ("preload.device_ca", [own_ca]),
+        ("key.weak.small_scalar", [weak]),
+    ]
+    for code, chips in cases:
+        refused(fab, code, vendor.write(path, [*good, *(vendor.element(chip.payload()) for chip in chips)]))
+    refused(fab, "preload.signer.kid", vendor.write(path, [*good, vendor.element(first.payload(), kid="AAAA")]))
+    refused(fab, "preload.empty", vendor.write(path, []))
+    vendor.write(path, good).write_bytes(path.read_bytes()[:-3])
+    refused(fab, "preload.json", path)
+    fab.good("preload", "ingest", "microchip", vendor.write(path, good))
+    more = vendor.write(fab.place / "again.json", [*good[1:], vendor.element(first.payload())])
+    refused(fab, "key.reused", more)
+    assert fab.audited() == []
+
+
+def test_key_that_our_own_ca_certified_is_no_preloaded_one(fab: Fab) -> None:
+    fab.order("born", "BO-0001", origin="device")
+    (fab.place / "out" / "BO-0001").mkdir(parents=True)
+    options = ("--device-serial", "BO-0001", "--target", f"{TARGET}?key=born")
+    fab.good("station", "provision", *options)
+    pem = (fab.place / "out" / "BO-0001" / "device.key").read_bytes()
+    chip = fab.vendor.chip(key=load_pem_private_key(pem, None))
+    refused(fab, "key.reused", fab.vendor.manifest(fab.place / "m.json", [chip]))
+
+
+def ready(fab: Fab, count: int = 3) -> list[Chip]:
+    chips = fab.vendor.chips(count)
+    fab.good("preload", "ingest", "microchip", fab.vendor.manifest(fab.place / "lot.json", chips))
+    fab.order("lot1", "PR-0001")
+    return chips
+
+
+def test_second_unit_with_the_same_chip_is_a_clone(fab: Fab) -> None:
+    chips = ready(fab)
+    fab.unit("PR-0001", chips[0])
+    assert fab.station("bind", "PR-0001")[0] == 0
+    fab.unit("PR-0002", chips[0])
+    code, problem = fab.station("bind", "PR-0002")
+    assert (code, problem["error"], problem["facts"]["bound_to"]) == (7, "bind.clone", "PR-0001")
+    fab.unit("PR-0001", chips[1])
+    assert fab.station("bind", "PR-0001")[1]["error"] == "bind.other"
+    fab.good("device", "scrap", "PR-0001", "--reason", "broken")
+    assert fab.station("bind", "PR-0002")[1]["error"] == "bind.clone"
+    fab.unit("PR-0002", chips[1])
+    assert fab.station("bind", "PR-0002")[0] == 0
+    history = fab.good("device", "show", "PR-0002", "--history")["history"]
+    kinds = [event["type"] for event in history]
+    assert kinds == ["rejected", "rejected", "requested", "received", "installed", "verified"]
+    assert fab.audited() == []
+    assert fab.call("ledger", "replay")[0] == 0
+
+
+def test_certificate_copied_from_a_manifest_proves_nothing(fab: Fab) -> None:
+    chips = ready(fab)
+    thief = Chip(chips[0].unique_id, ec.generate_private_key(ec.SECP256R1()), chips[0].certificate, chips[0].above)
+    fab.unit("PR-0001", thief)
+    code, problem = fab.station("bind", "PR-0001")
+    assert code != 0
+    assert problem["error"] in ("device.key.differs", "target.key.mismatch", "target.file.mismatch"), problem
+    assert fab.good("device", "show", "PR-0001")["state"] == "ordered"
+
+
+def test_unit_that_is_not_the_scanned_one_or_not_in_a_manifest_is_not_bound(fab: Fab) -> None:
+    chips = ready(fab)
+    fab.unit("PR-0001", fab.vendor.chip())
+    assert fab.station("bind", "PR-0001")[1]["error"] == "bind.certificate.unknown"
+    place = fab.unit("PR-0002", chips[0])
+    (place / "device-id").write_text("some-board\n")
+    assert fab.station("bind", "PR-0002")[1]["error"] == "device.identity.mismatch"
+    assert fab.station("bind", "PR-0002", "--identity", "some-board")[0] == 0
+    place = fab.unit("PR-0003", chips[1])
+    (place / "device-id").write_text(chips[1].unique_id.upper() + "\n")
+    assert fab.station("bind", "PR-0003")[0] == 0, "a chip may call itself by the id of its vendor"
+    assert fab.station("provision", "PR-0004")[1]["error"] in ("station.made_elsewhere", "target.directory.missing")
+    fab.unit("PR-0004", chips[2])
+    assert fab.station("provision", "PR-0004")[1]["error"] == "station.made_elsewhere"
+    assert fab.station("adopt", "PR-0004")[1]["error"] == "bind.key_origin"
+
+
+def test_preloaded_chip_is_not_adopted(fab: Fab) -> None:
+    chips = ready(fab)
+    fab.order("old", "AD-0001", origin="adopted")
+    fab.unit("AD-0001", chips[0])
+    assert fab.station("adopt", "AD-0001")[1]["error"] == "adopt.preloaded"
+
+
+def test_foreign_identity_that_nobody_should_keep_is_not_adopted(fab: Fab) -> None:
+    fab.order("old", "AD-0001", origin="adopted")
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    name = named("AD")
+    past = certify(name, key.public_key(), name, key, ca=False, not_after=datetime(2025, 1, 1, tzinfo=UTC))
+    forged = certify(name, key.public_key(), name, other, ca=False)
+    ca = certify(name, key.public_key(), named("Somebody"), other, ca=True)
+    for certificate, code in ((past, "adopt.validity"), (forged, "adopt.signature"), (ca, "adopt.ca")):
+        fab.unit("AD-0001", Chip("x", key, certificate, []))
+        assert fab.station("adopt", "AD-0001")[1]["error"] == code
+    fab.unit("AD-0001", Chip("x", key, self_signed("AD", key, ca=True), []))
+    assert fab.station("adopt", "AD-0001")[0] == 0, "what `openssl req -x509` makes says that it is a CA"
+    foreign = certify(named("AD2"), other.public_key(), named("Somebody"), key, ca=False)
+    fab.unit("AD-0002", Chip("x", other, foreign, []))
+    assert fab.station("adopt", "AD-0002")[0] == 0
+    assert fab.audited() == []

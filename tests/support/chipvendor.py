@@ -155,7 +155,9 @@ class ChipVendor:
         return [self.chip() for _ in range(count)]
 
     def element(self, payload: dict[str, Any], **changed: Any) -> dict[str, Any]:
-        """Return a signed element. ``changed``: members of the protected header, or ``header_id``, ``key``."""
+        """Return a signed element. ``changed``: members of the protected header, or ``header_id``,
+        ``key``, ``raw`` (octets in place of the payload)."""
+        raw = changed.pop("raw", None)
         header_id, key = changed.pop("header_id", payload.get("uniqueId")), changed.pop("key", self.signer_key)
         ski = self.signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         protected = {
@@ -165,7 +167,8 @@ class ChipVendor:
             "x5t#S256": b64url(hashlib.sha256(der(self.signer)).digest()),
             **changed,
         }
-        head, body = (b64url(json.dumps(part).encode()) for part in (protected, payload))
+        head = b64url(json.dumps(protected).encode())
+        body = b64url(json.dumps(payload).encode() if raw is None else raw)
         r, s = decode_dss_signature(key.sign(f"{head}.{body}".encode(), ec.ECDSA(hashes.SHA256())))
         signature = b64url(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
         return {"payload": body, "protected": head, "header": {"uniqueId": header_id}, "signature": signature}
