@@ -139,6 +139,14 @@ class _Run:
                 hint="Stop and run `birthmark audit verify`.",
                 device_serial=self._serial,
             )
+        if order.key_origin not in _ORIGINS:
+            raise Refused(
+                "station.made_elsewhere",
+                f"the devices of order {order.order} come with an identity: it is {order.key_origin}",
+                hint="Use `birthmark station bind` for preloaded devices, `birthmark station adopt` for adopted ones.",
+                order=order.order,
+                key_origin=order.key_origin,
+            )
         return order
 
     def _require_open(self, device: DeviceRecord, order: OrderRecord, probe: Probe) -> None:
@@ -148,14 +156,6 @@ class _Run:
                 # The power went after the failure was on record and before the journal said so.
                 self._post.journal.record(JournalRecord(last.attempt, self._serial, "void", last.target))
             raise ended
-        if order.key_origin not in _ORIGINS:
-            raise Refused(
-                "station.made_elsewhere",
-                f"the devices of order {order.order} come with an identity: it is {order.key_origin}",
-                hint="Use `birthmark station bind` for preloaded devices, `birthmark station adopt` for adopted ones.",
-                order=order.order,
-                key_origin=order.key_origin,
-            )
         if probe.makes_key != (order.key_origin == "device"):
             raise Refused(
                 "station.key_origin",

@@ -1,0 +1,186 @@
+"""Lists, bundles and delegated CAs of vendors; archives that would harm; the quota."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from birthmark.shell.bench.place import make_workspace
+from support.chipvendor import Chip, ChipVendor, certify, der, named
+from support.preloadworld import Fab
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("fab")
+    make_workspace(place / "fab")
+    return place
+
+
+@pytest.fixture
+def fab(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fab:
+    shutil.copytree(made / "fab", tmp_path / "fab")
+    monkeypatch.chdir(tmp_path)
+    return Fab(tmp_path, capsys)
+
+
+def pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def archive(path: Path, members: dict[str, bytes], kind: str) -> Path:
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+            for name, data in members.items():
+                out.writestr(name, data)
+        return path
+    with tarfile.open(path, "w:gz" if kind == "tgz" else "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_same_chips_come_in_every_form(fab: Fab) -> None:
+    vendor = fab.vendor
+    everything: list[Path] = []
+    text = fab.place / "list.pem"
+    text.write_bytes(b"# lot 7\n" + pem(*(chip.certificate for chip in vendor.chips(2)), vendor.ca))
+    rows = fab.place / "list.csv"
+    listed = vendor.chips(2)
+    lines = [f"{chip.unique_id},{base64.b64encode(der(chip.certificate)).decode()},x" for chip in listed]
+    lines.append(f'ca,"{pem(vendor.ca).decode()}",x')
+    rows.write_text("unique_id,certificate,note\n" + "\n".join(lines) + "\n")
+    everything += [text, rows]
+    for kind in ("zip", "tar", "tgz"):
+        members = {f"lot/{chip.unique_id}.der": der(chip.certificate) for chip in vendor.chips(2)}
+        everything.append(archive(fab.place / f"lot.{kind}", {**members, "ca.pem": pem(vendor.ca)}, kind))
+    place = fab.place / "lot"
+    place.mkdir()
+    for chip in vendor.chips(2):
+        (place / f"{chip.unique_id}.crt").write_bytes(pem(chip.certificate, vendor.ca))
+    everything.append(place)
+    for path in everything:
+        assert fab.good("preload", "ingest", "microchip", path)["devices"] == 2, path
+        assert fab.good("preload", "ingest", "microchip", path)["new"] is False
+    assert fab.good("preload", "show")["vendors"][0]["preloaded"] == 12
+    fab.order("lot1", "PR-0001")
+    fab.unit("PR-0001", listed[0])
+    assert fab.station("bind", "PR-0001")[0] == 0
+    assert fab.good("device", "show", "PR-0001")["unique_id"] == listed[0].unique_id
+    assert fab.audited() == []
+    assert fab.call("ledger", "replay")[0] == 0
+
+
+def test_archives_that_would_harm_are_refused_and_nothing_is_written(fab: Fab) -> None:
+    chip = fab.vendor.chip()
+    good = {"a.der": der(chip.certificate)}
+    for kind in ("zip", "tar"):
+        for name in ("../../evil.der", "/etc/evil.der", "a/../../evil.der", "a\\..\\evil.der"):
+            path = archive(fab.place / f"evil.{kind}", {**good, name: der(chip.certificate)}, kind)
+            fab.refused("preload.archive", path)
+        fab.refused("preload.archive", archive(fab.place / f"big.{kind}", {**good, "b.der": bytes(1 << 20)}, kind))
+        fab.refused("preload.certificate", archive(fab.place / f"txt.{kind}", {**good, "readme": b"hello"}, kind))
+    with tarfile.open(fab.place / "link.tar", "w") as tar:
+        link = tarfile.TarInfo("a.der")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    fab.refused("preload.archive", fab.place / "link.tar")
+    (fab.place / "bomb.tgz").write_bytes(gzip.compress(bytes(64 << 20)))
+    fab.refused("preload.archive", fab.place / "bomb.tgz")
+    lying = archive(fab.place / "lying.zip", {"a.der": bytes(1 << 20)}, "zip")
+    data = lying.read_bytes()
+    size = (1 << 20).to_bytes(4, "little")
+    lying.write_bytes(data.replace(size, (100).to_bytes(4, "little")))
+    fab.refused("preload.archive", lying)
+    place = fab.place / "links"
+    place.mkdir()
+    (place / "a.der").symlink_to("/etc/passwd")
+    fab.refused("preload.archive", place)
+    os.mkfifo(fab.place / "pipe")
+    fab.refused("preload.file", fab.place / "pipe")
+    fab.refused("preload.json", _write(fab.place / "deep.json", b"[" * 200_000))
+    fab.refused("preload.list", _write(fab.place / "line.csv", b"unique_id,certificate\n" + b"x" * 200_000))
+    assert not (fab.place / "evil.der").exists()
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def delegated(fab: Fab, name: str = "lot7", quota: int = 2) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Let OpenSSL make the vendor's key and request; return the key and the CA that we signed for it."""
+    key, csr, crt = (fab.place / f"{name}.{end}" for end in ("key", "csr", "crt"))
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", key, "-out", csr, "-subj", "/"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    fab.good("preload", "delegate", "microchip", "--name", name, "--csr", csr, "--product", "device",
+             "--quota", str(quota), "--output", crt)  # fmt: skip
+    loaded = load_pem_private_key(key.read_bytes(), None)
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+    return loaded, x509.load_pem_x509_certificate(crt.read_bytes())
+
+
+def test_vendor_signs_below_our_ca_within_its_quota_and_no_further(fab: Fab) -> None:
+    key, ca = delegated(fab)
+    assert ca.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    assert ca.extensions.get_extension_for_class(x509.NameConstraints).critical
+
+    def chip(number: int) -> Chip:
+        own = ec.generate_private_key(ec.SECP256R1())
+        subject = _below(ca, f"chip-{number}")
+        return Chip(f"chip-{number}", own, certify(subject, own.public_key(), ca.subject, key, ca=False), [ca])
+
+    chips = [chip(number) for number in range(3)]
+    fab.refused("preload.quota", fab.vendor.manifest(fab.place / "three.json", chips))
+    fab.good("preload", "ingest", "microchip", fab.vendor.manifest(fab.place / "two.json", chips[:2]))
+    assert fab.good("preload", "show")["cas"][0]["used"] == 2
+    fab.refused("preload.quota", fab.vendor.manifest(fab.place / "more.json", chips[2:]))
+    fab.order("lot1", "PR-0001")
+    fab.unit("PR-0001", chips[0])
+    assert fab.station("bind", "PR-0001")[0] == 0
+    assert fab.audited() == []
+    assert fab.call("ledger", "replay")[0] == 0
+
+
+def _below(ca: x509.Certificate, name: str) -> x509.Name:
+    """Return a subject that the name constraints of ``ca`` permit."""
+    limits = ca.extensions.get_extension_for_class(x509.NameConstraints).value
+    head = [*limits.permitted_subtrees[0].value] if limits.permitted_subtrees else []
+    return x509.Name([*head, x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+
+
+def test_delegated_ca_makes_no_ca_and_signs_for_no_other_vendor(fab: Fab) -> None:
+    key, ca = delegated(fab, quota=10)
+    below_key, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    below = certify(_below(ca, "Below"), below_key.public_key(), ca.subject, key, ca=True)
+    subject = _below(ca, "chip")
+    chip = Chip("chip", own, certify(subject, own.public_key(), below.subject, below_key, ca=False), [below, ca])
+    fab.refused("chain.path_length", fab.vendor.manifest(fab.place / "m.json", [chip]))
+    other = ChipVendor("other")
+    other.settle(fab.place / "fab")
+    direct = Chip("chip", own, certify(subject, own.public_key(), ca.subject, key, ca=False), [ca])
+    path = other.manifest(fab.place / "other.json", [direct])
+    assert fab.call("preload", "ingest", "other", path)[1]["error"] in ("chain.no_issuer", "preload.issuer")
+    outside = certify(named("chip", o="Somebody else"), own.public_key(), ca.subject, key, ca=False)
+    foreign = Chip("chip", own, outside, [ca])
+    permits = ca.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees
+    code = "chain.name_constraints" if permits else None
+    if code is not None:
+        fab.refused(code, fab.vendor.manifest(fab.place / "n.json", [foreign]))
