@@ -60,7 +60,7 @@ def commands(root: Path) -> list[list[str]]:
 def test_nothing_is_half_taken_in_or_half_bound(place: Path, tmp_path: Path, call: str, fault: str) -> None:
     expected = [([("microchip", CHIPS, 0)], "ordered"), ([("microchip", CHIPS, 1)], "verified")]
     before: tuple[object, ...] = ([], "ordered")
-    struck_at = 0
+    seen: set[tuple[object, ...]] = set()
     for number, after in enumerate(expected):
         for when in range(1, LATEST):
             root = tmp_path / f"{number}-{when}"
@@ -73,10 +73,14 @@ def test_nothing_is_half_taken_in_or_half_bound(place: Path, tmp_path: Path, cal
             if not struck:
                 shutil.rmtree(root)
                 break
-            struck_at += 1
-            assert state(root) in (before, after), f"{fault} at {call} {when}"
+            left = state(root)
+            assert left in (before, after), f"{fault} at {call} {when}"
+            seen.add((number, left == after))
             assert main(commands(root)[number]) == 0
             assert state(root) == after
             shutil.rmtree(root)
         before = after
-    assert struck_at >= 2
+    if fault == KILL:
+        assert {(0, False), (0, True), (1, False), (1, True)} <= seen, "cut before and after each commit"
+    else:
+        assert {(0, False), (1, False)} <= seen

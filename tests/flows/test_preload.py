@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, load_pem_private_key
 
+from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.shell.bench.place import make_workspace
 from support.chipvendor import Chip, ChipVendor, certify, named, self_signed
+from support.devicetoken import make_token, start_tokens, token_listing
 from support.preloadworld import TARGET, Fab
+from support.softhsm import MODULE, PIN
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +179,70 @@ def test_foreign_identity_that_nobody_should_keep_is_not_adopted(fab: Fab) -> No
     fab.unit("AD-0002", Chip("x", other, foreign, []))
     assert fab.station("adopt", "AD-0002")[0] == 0
     assert fab.audited() == []
+
+
+def test_certificate_serial_of_somebody_else_revokes_nothing_of_ours(fab: Fab) -> None:
+    fab.order("born", "BO-0001", origin="device", quantity=1)
+    (fab.place / "out" / "BO-0001").mkdir(parents=True)
+    fab.good("station", "provision", "--device-serial", "BO-0001", "--target", f"{TARGET}?key=born")
+    ours = fab.good("device", "show", "BO-0001")["cert_serial"]
+    key = ec.generate_private_key(ec.SECP256R1())
+    evil = certify(named("evil"), key.public_key(), named("evil"), key, ca=False, cert_serial=int(ours, 16))
+    fab.order("old", "AD-0001", origin="adopted", quantity=1)
+    fab.unit("AD-0001", Chip("x", key, evil, []))
+    assert fab.station("adopt", "AD-0001")[0] == 0
+    fab.good("device", "rework", "AD-0001", "--reason", "let us see")
+    assert fab.good("device", "show", "BO-0001")["revoked"] is False
+    fab.good("device", "scrap", "AD-0001", "--reason", "enough")
+    assert fab.good("device", "show", "BO-0001")["revoked"] is False
+    assert fab.audited() == []
+
+
+def test_unit_with_a_new_chip_is_bound_after_rework_and_the_old_chip_never_again(fab: Fab) -> None:
+    chips = fab.ready()
+    fab.unit("PR-0001", chips[0])
+    assert fab.station("bind", "PR-0001")[0] == 0
+    fab.good("device", "rework", "PR-0001", "--reason", "chip replaced")
+    assert fab.station("bind", "PR-0001")[1]["error"] == "bind.clone"
+    fab.unit("PR-0001", chips[1])
+    assert fab.station("bind", "PR-0001")[0] == 0
+    assert fab.good("device", "show", "PR-0001")["unique_id"] == chips[1].unique_id
+    assert fab.audited() == []
+    assert fab.call("ledger", "replay")[0] == 0
+
+
+def test_chip_behind_pkcs11_is_bound_by_its_own_signature(fab: Fab, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_tokens(fab.place / "tokens", monkeypatch)
+    monkeypatch.setenv("DUT_PIN", PIN)
+    keys = {label: key_in_token(fab.place, label) for label in ("PR-0001", "PR-0002")}
+    vendor = fab.vendor
+    certificate = certify(named("sn01"), keys["PR-0001"], vendor.ca.subject, vendor.ca_key, ca=False)
+    for label in keys:
+        (fab.place / "chip.crt").write_bytes(certificate.public_bytes(Encoding.DER))
+        write = ("--write-object", str(fab.place / "chip.crt"), "--type", "cert", "--label", "idevid", "--id", "01")
+        token_listing(label, *write)
+    pkcs11_module(MODULE).stop()
+    listed = fab.place / "list.pem"
+    listed.write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in (vendor.ca, certificate)))
+    fab.good("preload", "ingest", "microchip", listed)
+    fab.order("lot1", "PR-0001")
+    target = f"pkcs11:token={{device_serial}};object=idevid?module-path={MODULE}&pin-source=env:DUT_PIN"
+    code, problem = fab.call("station", "bind", "--device-serial", "PR-0002", "--target", target)
+    assert code == 4, "the certificate is the vendor's, the key in this token is not"
+    assert problem["error"].startswith(("device.key", "target."))
+    outcome = fab.good("station", "bind", "--device-serial", "PR-0001", "--target", target)
+    assert (outcome["status"], outcome["evidence"]) == ("pass", "signature")
+    code, problem = fab.call("station", "bind", "--device-serial", "PR-0002", "--target", target)
+    assert (code, problem["error"]) == (7, "bind.clone")
+    assert fab.audited() == []
+
+
+def key_in_token(place: Path, label: str) -> ec.EllipticCurvePublicKey:
+    """Let `pkcs11-tool` make a key in a token, as a vendor leaves one in a chip; return its public half."""
+    make_token(label)
+    name = ("--label", "idevid", "--id", "01")
+    token_listing(label, "--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", "--sensitive", *name)
+    token_listing(label, "--read-object", "--type", "pubkey", *name, "--output-file", str(place / f"{label}.pub"))
+    key = load_der_public_key((place / f"{label}.pub").read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key

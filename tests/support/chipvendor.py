@@ -42,6 +42,7 @@ def certify(
     *,
     ca: bool,
     not_after: datetime = NOT_AFTER,
+    cert_serial: int | None = None,
 ) -> x509.Certificate:
     """Sign a certificate as a vendor does: with what RFC 5280 asks of it."""
     builder = (
@@ -49,7 +50,7 @@ def certify(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(cert_serial or x509.random_serial_number())
         .not_valid_before(NOT_BEFORE)
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)

@@ -137,11 +137,13 @@ def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
 
     der = stored_certificate(workspace.ledger, device)
     certificate = x509.load_der_x509_certificate(der)
+    origin = _origin(workspace, device)
+    ours = origin["key_origin"] in ("injected", "device")
     number = certificate.serial_number
     cert_serial = number.to_bytes((number.bit_length() + 7) // 8 or 1, "big")
     return {
         **document,
-        **_origin(workspace, device),
+        **origin,
         "cert_serial": cert_serial.hex(),
         "cert_sha256": sha256(der).hexdigest(),
         "cert_sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # noqa: S303  a name that clouds use, no proof
@@ -150,7 +152,7 @@ def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
         "issuer": certificate.issuer.rfc4514_string(),
         "not_before": certificate.not_valid_before_utc.isoformat(),
         "not_after": certificate.not_valid_after_utc.isoformat(),
-        "revoked": workspace.records.is_revoked(cert_serial),
+        "revoked": workspace.records.is_revoked(cert_serial) if ours else None,
         _CERTIFICATE: certificate.public_bytes(Encoding.PEM).decode("ascii"),
     }
 
