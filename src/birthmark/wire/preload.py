@@ -17,8 +17,11 @@ __all__ = [
 
 MAX_CERTIFICATE = 16 << 10
 """Octets: a device certificate of an RSA-4096 key below an ML-DSA CA still fits."""
-CHUNK_OCTETS = 60_000
-"""Octets of an attachment after which the next chunk begins: an entry of the log has at most 65,535."""
+CHUNK_OCTETS = 24_000
+"""Octets of an attachment after which the next chunk begins; more than those of the longest record.
+
+An entry of the log has at most 65,535, but 256 of them are published as one file, which is made in memory.
+"""
 
 _HASH, _ID = 32, 64
 _UNIQUE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?")

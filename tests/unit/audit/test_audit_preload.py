@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.cli.main import main
+from birthmark.shell.evidence import export_evidence
 from birthmark.shell.heads import open_heads
 from birthmark.shell.preload import ingest_manifest
 from birthmark.shell.wiring import open_workspace
@@ -228,3 +231,23 @@ def test_the_writer_packs_what_the_page_says() -> None:
     """docs/formats/preload.md, by hand."""
     one = PreloadedIdentity(b"k" * 32, "0123ab", b"certificate")
     assert pack_identity(one) == b"k" * 32 + b"\x06" + b"0123ab" + b"\x00\x0b" + b"certificate"
+
+
+def test_exported_evidence_of_such_devices_is_checked_without_birthmark(fab: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    export_evidence(fab, out, progress=lambda done, total: None)
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    assert python, "python3 of the system is needed"
+    command = ["env", "-i", "PATH=/usr/bin:/bin", python, "-I", "check.py", "."]
+    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "GOOD"
+    assert "3 certificates, 3 receipts" in done.stdout
+
+
+def test_report_names_where_the_keys_come_from(fab: Path, tmp_path: Path) -> None:
+    pages = tmp_path / "report.html"
+    assert main(["audit", "report", str(fab), "--output", str(pages)]) == 0
+    text = pages.read_text()
+    assert "in the chip, by its vendor" in text
+    assert "elsewhere, before the device came here" in text

@@ -25,7 +25,7 @@ from birthmark.wire.preload import VendorItem
 __all__ = ["VendorFile"]
 
 _HEAD = 512
-_MAX_CAS = 1000
+_MAX_CAS = 256
 _USTAR_AT = 257
 
 
@@ -80,7 +80,7 @@ class VendorFile:
         return self.sha256()
 
     def authorities(self) -> list[bytes]:
-        """Return the CA certificates (DER) that stand beside those of the chips, at most 1,000."""
+        """Return the CA certificates (DER) that stand beside those of the chips, at most 256."""
         if self.form == "microchip":
             return []
         found: dict[bytes, None] = {}

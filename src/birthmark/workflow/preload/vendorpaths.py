@@ -24,7 +24,7 @@ from birthmark.wire.preload import VendorItem
 __all__ = ["NewCa", "VendorPaths", "vendor_prefix"]
 
 _NAME_DIGITS = 12
-_MAX_NEW = 1000
+_MAX_NEW = 256
 """CAs that one manifest may bring."""
 
 
