@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from birthmark.shell.bench.place import make_workspace
+from support.approvers import Desk
 from support.chipvendor import Chip, ChipVendor, certify, der, named
 from support.preloadworld import Fab
 
@@ -184,3 +185,35 @@ def test_delegated_ca_makes_no_ca_and_signs_for_no_other_vendor(fab: Fab) -> Non
     code = "chain.name_constraints" if permits else None
     if code is not None:
         fab.refused(code, fab.vendor.manifest(fab.place / "n.json", [foreign]))
+
+
+def test_under_dual_control_a_manifest_and_a_delegation_need_approvals_of_exactly_that(
+    fab: Fab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSON_SECRET", "each to their own")
+    desk = Desk(fab.place, fab.capsys)
+    desk.good(*desk.set_rule(2, desk.person("alice"), desk.person("bob")))
+    chips = fab.vendor.chips(3)
+    manifest, other = (fab.vendor.manifest(fab.place / f"{n}.json", some) for n, some in ((1, chips[:2]), (2, chips)))
+    fab.refused("approval.missing", manifest)
+    plan = fab.place / "ingest.plan"
+    fab.good("preload", "ingest", "microchip", manifest, "--plan-only", plan)
+    for name in ("alice", "bob"):
+        desk.sign(plan, name)
+    fab.refused("approval.other", other, "--approval", str(plan))
+    assert fab.good("preload", "ingest", "microchip", manifest, "--approval", plan)["devices"] == 2
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", fab.place / "v.key", "-out", fab.place / "v.csr", "-subj", "/"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    wish = ("preload", "delegate", "microchip", "--name", "lot7", "--csr", fab.place / "v.csr", "--product", "device",
+            "--output", fab.place / "v.crt")  # fmt: skip
+    assert fab.call(*wish, "--quota", "5")[1]["error"] == "approval.missing"
+    plan = fab.place / "delegate.plan"
+    fab.good(*wish, "--quota", "5", "--plan-only", plan)
+    for name in ("alice", "bob"):
+        desk.sign(plan, name)
+    assert fab.call(*wish, "--quota", "6", "--approval", plan)[1]["error"] == "approval.other"
+    fab.good(*wish, "--quota", "5", "--approval", plan)
+    assert fab.audited() == []
