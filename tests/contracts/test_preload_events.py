@@ -84,6 +84,9 @@ def test_chip_is_preloaded_once_and_bound_once(author: Author) -> None:
         take(author, [8, 9], file="cd" * 32, ids=["a", "a"])
     with refusal("preload.id.repeated"):
         take(author, [8], file="cd" * 32, ids=[1])
+    take(author, [10], file="01" * 32, ids=["a"])
+    with refusal("preload.id.repeated"):
+        take(author, [11], file="02" * 32, ids=["A"])
     take(author, [8], file="cd" * 32, vendor="others", ids=[1])
     records = author.ledger.records
     assert (records.preload_file(FILE), records.preload_file("00" * 32)) == (3, None)
@@ -96,7 +99,7 @@ def test_chip_is_preloaded_once_and_bound_once(author: Author) -> None:
         with refusal("preload.bound"):
             bind(author, "D-2", number, vendor=vendor)
     assert records.device("D-2").state is DeviceState.ORDERED
-    assert records.preload_counts() == [("chips", 3, 1), ("others", 1, 0)]
+    assert records.preload_counts() == [("chips", 4, 1), ("others", 1, 0)]
 
 
 def test_order_says_where_identities_come_from(author: Author) -> None:

@@ -64,9 +64,9 @@ class PreloadFold(SiteFold):
         return self._database.execute(query, row).fetchone() is not None
 
     def _repeated(self, vendor: str, identities: list[PreloadedIdentity], seq: int) -> Refused:
-        query = "SELECT spki_sha256 FROM preload WHERE vendor = ? AND unique_id = ?"
+        query = "SELECT spki_sha256 FROM preload WHERE vendor = ? AND lower(unique_id) = ?"
         for one in identities:
-            known = self._database.execute(query, (vendor, one.unique_id)).fetchone()
+            known = self._database.execute(query, (vendor, one.unique_id.lower())).fetchone()
             if known is not None and bytes(known[0]) != one.spki_sha256:
                 break
         return Refused(

@@ -136,7 +136,7 @@ CREATE TABLE preload (
   spki_sha256 BLOB PRIMARY KEY, cert_sha256 BLOB NOT NULL, vendor TEXT NOT NULL, unique_id TEXT NOT NULL,
   ca TEXT NOT NULL, seq INTEGER NOT NULL, device_serial TEXT, bound INTEGER
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX preload_id ON preload (vendor, unique_id);
+CREATE UNIQUE INDEX preload_id ON preload (vendor, lower(unique_id));
 CREATE INDEX preload_bound ON preload (device_serial) WHERE device_serial IS NOT NULL;
 
 -- CAs whose keys vendors hold below one of ours: how many identities each may sign, and how many were taken in.
