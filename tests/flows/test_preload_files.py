@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from birthmark.shell.bench.place import make_workspace
 from support.approvers import Desk
-from support.chipvendor import Chip, ChipVendor, certify, der, named
+from support.chipvendor import Chip, ChipVendor, certify, der
 from support.preloadworld import Fab
 
 
@@ -179,9 +180,10 @@ def test_delegated_ca_makes_no_ca_and_signs_for_no_other_vendor(fab: Fab) -> Non
     direct = Chip("chip", own, certify(subject, own.public_key(), ca.subject, key, ca=False), [ca])
     path = other.manifest(fab.place / "other.json", [direct])
     assert fab.call("preload", "ingest", "other", path)[1]["error"] in ("chain.no_issuer", "preload.issuer")
-    outside = certify(named("chip", o="Somebody else"), own.public_key(), ca.subject, key, ca=False)
-    foreign = Chip("chip", own, outside, [ca])
-    fab.refused("chain.name_constraints", fab.vendor.manifest(fab.place / "n.json", [foreign]))
+    for number, name in enumerate((x509.DNSName("cloud.example"), x509.IPAddress(IPv4Address("192.0.2.1")))):
+        outside = certify(subject, own.public_key(), ca.subject, key, ca=False, also=name)
+        path = fab.vendor.manifest(fab.place / f"n{number}.json", [Chip("chip", own, outside, [ca])])
+        fab.refused("chain.name_constraints", path)
 
 
 def test_under_dual_control_a_manifest_and_a_delegation_need_approvals_of_exactly_that(

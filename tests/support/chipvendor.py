@@ -43,8 +43,9 @@ def certify(
     ca: bool,
     not_after: datetime = NOT_AFTER,
     cert_serial: int | None = None,
+    also: x509.GeneralName | None = None,
 ) -> x509.Certificate:
-    """Sign a certificate as a vendor does: with what RFC 5280 asks of it."""
+    """Sign a certificate as a vendor does: with what RFC 5280 asks of it. ``also``: a subject alternative name."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -64,6 +65,8 @@ def certify(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )  # fmt: skip
+    if also is not None:
+        builder = builder.add_extension(x509.SubjectAlternativeName([also]), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
 
 
