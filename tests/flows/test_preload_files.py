@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -19,9 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.cli.main import main
 from support.approvers import Desk
 from support.chipvendor import Chip, ChipVendor, certify, der
 from support.preloadworld import Fab
+from support.sitepair import Pair
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +219,23 @@ def test_under_dual_control_a_manifest_and_a_delegation_need_approvals_of_exactl
     assert fab.call(*wish, "--quota", "6", "--approval", plan)[1]["error"] == "approval.other"
     fab.good(*wish, "--quota", "5", "--approval", plan)
     assert fab.audited() == []
+
+
+def test_such_devices_are_taken_over_at_the_authority_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = Pair.make(tmp_path / "world")
+    site = pair.add_site("fab", "pool")
+
+    def refused(code: str, *arguments: str | Path) -> None:
+        capsys.readouterr()
+        assert main([*map(str, arguments), "--json"]) == 3
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == code
+
+    for origin in ("preloaded", "adopted"):
+        wish = ("--product", "device", "--quantity", "1", "--first", f"{origin}-1", "--key-origin", origin)
+        assert main(["order", "create", origin, *wish, "-C", str(pair.hq)]) == 0
+        refused("order.assignment.origin", "order", "assign", origin, "--site", "fab", "-C", pair.hq)
+    refused("workspace.role", "preload", "ingest", "microchip", tmp_path, "-C", site.root)
+    (tmp_path / "X-1").mkdir()
+    device = ("--device-serial", "X-1", "--target", f"files:{tmp_path}/X-1", "-C", site.root)
+    refused("workspace.role", "station", "bind", *device)
+    refused("workspace.role", "station", "adopt", *device)

@@ -49,6 +49,7 @@ def _signers(workspace: Workspace, vendor: str) -> Mapping[str, ManifestSigner]:
 
 def manifest_name(workspace: Workspace, vendor: str, path: Path) -> str:
     """Return the SHA-256 (hex) that names a vendor's file or directory, without taking it in."""
+    require_role(workspace, "authority")
     with VendorFile(path, scratch=workspace.root / "ledger", signers=_signers(workspace, vendor)) as file:
         return file.named()
 
