@@ -21,7 +21,7 @@ from birthmark.model.preloadevents import ADOPTED, PRELOAD
 from birthmark.model.records import DeviceRecord, OrderRecord, PreloadRecord
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.pki.certread import open_parts, parse_certificate
-from birthmark.ports import Attestation, Evidence, PreloadRecords, Probe, Records, Target
+from birthmark.ports import Attestation, Evidence, PreloadRecords, Probe, Records, SiteRecords, Target
 from birthmark.wire.receipt import challenge_of, evidence_holds
 from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
 from birthmark.workflow.line.foreign import check_foreign
@@ -37,8 +37,8 @@ _NONCE_OCTETS = 32
 _TAKE_OFF = "Take it off the line and find out where it comes from; nothing was recorded for it."
 
 
-class BindRecords(Records, PreloadRecords, Protocol):
-    """Reading both halves of the tables."""
+class BindRecords(Records, SiteRecords, PreloadRecords, Protocol):
+    """Reading all of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def take_over(
 ) -> Outcome:
     """Bind the preloaded identity in a device to its serial, or adopt its foreign one; or prove again that it has it.
 
-    Raises ``Refused``: ``device.unknown``, ``device.failed``, ``device.scrapped``, ``device.state``,
+    Raises ``Refused``: ``bind.role``, ``device.unknown``, ``device.failed``, ``device.scrapped``, ``device.state``,
     ``bind.key_origin``, ``bind.algorithm``, ``bind.evidence``, ``key.reused``, ``adopt.*``, ``station.residency``;
     ``DeviceFault``: ``bind.certificate.none``, ``bind.certificate.unknown``, ``bind.certificate.other``,
     ``device.identity.mismatch``, ``device.*`` as of ``readback``; ``Tampered``: ``bind.clone``, ``chain.*``.
@@ -95,6 +95,7 @@ class _Run:
 
     def run(self) -> Outcome:
         try:
+            self._require_authority()
             device = known_device(self._records, self._serial)
             order = self._order_of(device)
             probe = self._step("probe", self._target.probe)
@@ -108,6 +109,15 @@ class _Run:
         except (Refused, DeviceFault, Tampered) as fault:
             self._reject(fault)
         return self._outcome("pass", certificate, proof, receipt)
+
+    def _require_authority(self) -> None:
+        if self._records.authority() is not None:
+            raise Refused(
+                "bind.role",
+                "a site takes over no devices that come with an identity",
+                hint="Use a station of the authority: only there a key is looked for over all sites.",
+                device_serial=self._serial,
+            )
 
     def _order_of(self, device: DeviceRecord) -> OrderRecord:
         order = self._records.order(device.order)
