@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from birthmark.errors import BirthmarkError, Refused, Tampered
-from birthmark.pki.certread import open_parts, parse_certificate
+from birthmark.pki.certread import UNREADABLE, open_parts, parse_certificate
 from birthmark.wire.preload import MAX_CERTIFICATE, VendorItem, is_unique_id
 
 __all__ = ["ManifestSigner", "manifest_signers", "read_element"]
@@ -96,7 +96,10 @@ def manifest_signers(certificates: list[bytes]) -> dict[str, ManifestSigner]:
     found = {}
     for der in certificates:
         certificate = parse_certificate(open_parts(der))
-        key = certificate.public_key()
+        try:
+            key: object = certificate.public_key()
+        except (UnsupportedAlgorithm, *UNREADABLE):
+            key = None
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise Refused(
                 "preload.signer.key",
@@ -191,7 +194,7 @@ def _check_key(jwk: _Jwk, certificate: bytes, where: str, *, accept_short: bool)
         )
     try:
         key = parse_certificate(open_parts(certificate)).public_key()
-    except (BirthmarkError, ValueError):
+    except (BirthmarkError, UnsupportedAlgorithm, *UNREADABLE):
         raise _refused("preload.certificate", where, "has a certificate that cannot be read") from None
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, curve):
         numbers = key.public_numbers()

@@ -225,3 +225,15 @@ def test_records_are_read_back_whole_or_not_at_all() -> None:
     assert unpack_identities(data) == some
     sizes = {len(b"".join(map(pack_identity, some[:n]))) for n in range(4)}
     assert all(unpack_identities(data[:at]) is None for at in range(len(data)) if at not in sizes)
+
+
+def test_certificate_of_a_key_that_nobody_knows_is_refused() -> None:
+    """The OID of the key's algorithm is changed: the certificate can be read, its key cannot."""
+    chip = VENDOR.chip()
+    payload = chip.payload()
+    key_oid, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0207")
+    changed = base64.b64encode(der(chip.certificate).replace(key_oid, unknown)).decode()
+    payload["publicKeySet"]["keys"][0]["x5c"][0] = changed
+    refused("preload.certificate", VENDOR.element(payload))
+    with pytest.raises(Refused, check=lambda fault: fault.code == "preload.signer.key"):
+        microchip.manifest_signers([der(VENDOR.signer).replace(key_oid, unknown)])

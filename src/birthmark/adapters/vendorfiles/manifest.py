@@ -119,7 +119,7 @@ class VendorFile:
                     cause=problem.code,
                 ) from problem
             for certificate in certificates:
-                yield None, certificate, f"file {name[:80]}"
+                yield None, certificate, f"file {name[:80]!a}"
 
     def _members(self) -> Iterator[Member]:
         if self._archive is not None:
