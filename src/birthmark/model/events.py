@@ -14,6 +14,7 @@ import msgspec
 
 from birthmark.errors import Tampered
 from birthmark.model.eventbase import EventBase, utc_text
+from birthmark.model.preloadevents import KeyOrigin, Preloaded, PreloadTakenIn, VendorDelegated
 from birthmark.model.siteevents import (
     AccessGranted,
     AccessWithdrawn,
@@ -57,8 +58,11 @@ __all__ = [
     "Installed",
     "Issued",
     "KeyErased",
+    "KeyOrigin",
     "OrderAssigned",
     "OrderCreated",
+    "PreloadTakenIn",
+    "Preloaded",
     "Received",
     "Rejected",
     "Requested",
@@ -74,6 +78,7 @@ __all__ = [
     "StationAdded",
     "Superseded",
     "TemplateAdmitted",
+    "VendorDelegated",
     "Verified",
     "WorkspaceCreated",
     "decode_entry",
@@ -81,8 +86,6 @@ __all__ = [
     "event_types",
     "utc_text",
 ]
-
-KeyOrigin = Literal["injected", "device"]
 
 
 class WorkspaceCreated(EventBase, frozen=True, tag="workspace_created"):
@@ -315,6 +318,9 @@ Event = (
     | ApproversSet
     | ApprovalUsed
     | CaKeyDestroyed
+    | PreloadTakenIn
+    | Preloaded
+    | VendorDelegated
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -16,6 +16,7 @@ __all__ = [
     "LogHead",
     "OrderRecord",
     "OrderTotals",
+    "PreloadRecord",
     "Publication",
     "RevocationRecord",
     "TemplateRecord",
@@ -122,6 +123,23 @@ class TemplateRecord:
     profile: str
     body: bytes
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadRecord:
+    """A chip's identity that its vendor made. ``ca`` signed it; ``seq``: the entry that holds its certificate.
+
+    ``device_serial`` and ``bound`` (the entry that says so) are None until it is bound.
+    """
+
+    spki_sha256: bytes
+    cert_sha256: bytes
+    vendor: str
+    unique_id: str
+    ca: str
+    seq: int
+    device_serial: str | None
+    bound: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from cryptography import x509
@@ -129,7 +130,9 @@ def verify_chain(
     )
 
 
+@lru_cache(maxsize=64)
 def _load(der: bytes) -> _Link:
+    """Return a certificate, opened; the CAs of a long list are the same few again and again."""
     try:
         parts = open_parts(der)
         kind = SIGNATURES.get(parts.algorithm)

@@ -3,7 +3,17 @@
 from birthmark.ports.basics import Clock, DestroysKeys, Entropy, Keys, SecretsHandler
 from birthmark.ports.bulk import Engine, MadeChunk, MadeRequests, MakeTask, SignedChunk, SignTask
 from birthmark.ports.issuer import KeptRequests, RequestStore, SigningQueue, SigningRequest, SigningService
-from birthmark.ports.ledger import Ledger, LogStore, Publisher, Records, SealedChunk, SiteRecords, Transaction, Vault
+from birthmark.ports.ledger import (
+    Ledger,
+    LogStore,
+    PreloadRecords,
+    Publisher,
+    Records,
+    SealedChunk,
+    SiteRecords,
+    Transaction,
+    Vault,
+)
 from birthmark.ports.line import (
     Attestation,
     Attests,
@@ -18,6 +28,7 @@ from birthmark.ports.line import (
     Source,
     Target,
 )
+from birthmark.ports.preload import PackedChunk, Spool
 from birthmark.ports.replica import SiteReplica
 
 __all__ = [
@@ -41,6 +52,8 @@ __all__ = [
     "MadeChunk",
     "MadeRequests",
     "MakeTask",
+    "PackedChunk",
+    "PreloadRecords",
     "Probe",
     "Publisher",
     "Records",
@@ -55,6 +68,7 @@ __all__ = [
     "SiteRecords",
     "SiteReplica",
     "Source",
+    "Spool",
     "Target",
     "Transaction",
     "Vault",

@@ -17,6 +17,7 @@ from birthmark.model.records import (
     LogHead,
     OrderRecord,
     OrderTotals,
+    PreloadRecord,
     Publication,
     RevocationRecord,
     TemplateRecord,
@@ -34,6 +35,7 @@ from birthmark.model.siterecords import (
 __all__ = [
     "Ledger",
     "LogStore",
+    "PreloadRecords",
     "Publisher",
     "Records",
     "SealedChunk",
@@ -234,6 +236,28 @@ class SiteRecords(Protocol):
         ...
 
     def is_approval_used(self, plan_sha256: str) -> bool: ...
+
+
+class PreloadRecords(Protocol):
+    """Reading the tables of identities that vendors made; laws as of ``Records``."""
+
+    def preloaded(self, spki_sha256: bytes) -> PreloadRecord | None: ...
+
+    def preloaded_of(self, device_serial: str) -> PreloadRecord | None:
+        """Return the identity that is bound to a device."""
+        ...
+
+    def preload_file(self, manifest_sha256: str) -> int | None:
+        """Return how many identities a manifest brought, None if it was not taken in."""
+        ...
+
+    def preload_counts(self) -> Sequence[tuple[str, int, int]]:
+        """Return (vendor, identities on record, identities bound) of every vendor."""
+        ...
+
+    def vendor_cas(self) -> Sequence[tuple[str, str, int, int]]:
+        """Return (CA, vendor, quota, used) of every CA that was delegated to a vendor."""
+        ...
 
 
 class LogStore(Protocol):

@@ -24,6 +24,7 @@ __all__ = [
     "SettingsPart",
     "SiteSettings",
     "StationSettings",
+    "VendorSettings",
     "WorkspaceSettings",
     "load_settings",
     "parse_part",
@@ -38,6 +39,7 @@ _FORMAT = "birthmark-workspace/1"
 _MAX_OCTETS = 1 << 20
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?\Z")]
+_Vendor = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?\Z")]
 _Origin = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{2,120}\Z")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
@@ -138,6 +140,17 @@ class ProductSettings(_Settings, frozen=True):
     residency: Literal["any", "attested"] = "any"
 
 
+class VendorSettings(_Settings, frozen=True):
+    """A vendor of chips that come with an identity. Files are PEM, relative to the workspace.
+
+    ``roots``: root certificates that are trusted for this vendor's chips; ``signers``: certificates that may sign its
+    manifests. Without ``roots`` only what was signed below ``birthmark preload delegate`` is taken in.
+    """
+
+    roots: _Text | None = None
+    signers: _Text | None = None
+
+
 class SiteSettings(_Settings, frozen=True):
     """A site: the origin of its authority's log, and where its credentials come from."""
 
@@ -184,6 +197,7 @@ class WorkspaceSettings(_Settings, frozen=True):
     cas: dict[_Name, CaSettings] = {}
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}
+    vendors: dict[_Vendor, VendorSettings] = {}
 
 
 _S = TypeVar("_S", WorkspaceSettings, SettingsPart)
@@ -311,6 +325,7 @@ _TABLES: dict[str, type[_Settings]] = {
     "serve": ServeSettings,
     "stations": StationSettings,
     "products": ProductSettings,
+    "vendors": VendorSettings,
 }
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
@@ -100,6 +100,31 @@ class StationHeads:
                 source=self.source,
                 fence=self.fence(),
                 handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
+                progress=progress,
+            )
+
+    def take_over(
+        self,
+        origin: Literal["preloaded", "adopted"],
+        device_serial: str,
+        target_uri: str,
+        *,
+        identity: str | None = None,
+        attempt: str | None = None,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Bind a preloaded identity to a device or adopt a foreign one; raises what ``workflow.line.bind`` does."""
+        from birthmark.adapters.targets.uri import expand_target_uri
+        from birthmark.workflow.line.bind import BindRequest, take_over
+
+        expanded = expand_target_uri(target_uri, device_serial)
+        with self._alone(device_serial):
+            return take_over(
+                self.post,
+                self._workspace.records,
+                BindRequest(device_serial, expanded, attempt, identity, self._residency(device_serial)),
+                origin=origin,
+                target=self._workspace.target(expanded, device_serial),
                 progress=progress,
             )
 

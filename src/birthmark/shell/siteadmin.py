@@ -38,9 +38,11 @@ __all__ = [
     "CaWishes",
     "GrantWishes",
     "WrittenGrant",
+    "ca_profile",
     "delegate_to_site",
     "delegation_facts",
     "grant_station",
+    "only_issuer",
     "take_in_site",
     "write_grant",
 ]
@@ -237,9 +239,9 @@ def _delegation(
         site=site,
         csr=csr,
         key_scheme=key_scheme,
-        issuer=wishes.issuer or _only_issuer(workspace),
+        issuer=wishes.issuer or only_issuer(workspace),
         open_issuer=workspace.issuer,
-        profile=_ca_profile(workspace, wishes.profile),
+        profile=ca_profile(workspace, wishes.profile),
         values={**values, "ca_name": title},
         products=[(workspace.profile(product.profile), product.values) for product in settings],
         days=wishes.days,
@@ -247,13 +249,13 @@ def _delegation(
     )
 
 
-def _ca_profile(workspace: Workspace, name: str) -> Profile:
+def ca_profile(workspace: Workspace, name: str) -> Profile:
     """Return the workspace's own profile of that name, else the preset."""
     own = workspace.root / "profiles" / f"{name}.toml"
     return load_preset(name) if name in preset_names() and not own.exists() else workspace.profile(name)
 
 
-def _only_issuer(workspace: Workspace) -> str:
+def only_issuer(workspace: Workspace) -> str:
     """Return the CA of this workspace that may have CAs below it; ``Misconfigured("site.issuer")`` unless it is one."""
     able = []
     for name in workspace.settings.cas:

@@ -17,6 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.errors import BirthmarkError, Refused, Tampered
+from birthmark.model.preloadevents import KeyOrigin
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.pki.certread import UNREADABLE
 from birthmark.tlog.note import decode_base64, open_note, parse_vkey, sign_note
@@ -89,7 +90,7 @@ class Receipt(_Part, frozen=True, kw_only=True):
     target: _Text
     cert_sha256: _Digest
     spki_sha256: _Digest
-    key_origin: Literal["injected", "device"]
+    key_origin: KeyOrigin
     evidence: Literal["signature", "digest"]
     nonce: _Digest
     challenge: _Digest

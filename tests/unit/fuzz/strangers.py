@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +27,8 @@ from birthmark.adapters.targets import layouts
 from birthmark.adapters.targets.image import identityregion
 from birthmark.adapters.targets.image.form import Identity
 from birthmark.adapters.targets.uri import parse_target_uri
+from birthmark.adapters.vendorfiles.lists import list_items
+from birthmark.adapters.vendorfiles.members import tar_members, zip_members
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, Tampered, Unavailable
 from birthmark.guide.answers import parse_answers
 from birthmark.guide.plan import parse_plan as parse_guide_plan
@@ -45,13 +49,17 @@ from birthmark.wire import (
     frames,
     imagedelta,
     manifest,
+    microchip,
     receipt,
     report,
     service,
 )
 from birthmark.wire import site as site_papers
+from birthmark.wire.jsonarray import array_elements
+from birthmark.wire.preload import PreloadedIdentity, pack_identity, unpack_identities
 from birthmark.wire.vault import VaultKey, open_content_key, open_slot_with
 from birthmark.workflow.authority.ceremonyfile import parse_ceremony
+from support.chipvendor import Chip, ChipVendor
 from support.realdocuments import Story
 
 __all__ = ["Stranger", "strangers"]
@@ -73,7 +81,15 @@ class Stranger:
 
 def strangers(story: Story) -> dict[str, Stranger]:
     """Return the table, by name."""
-    table = [*_wire(story), *_answers(story), *_log(story), *_certificates(story), *_readers(story), *_files(story)]
+    table = [
+        *_wire(story),
+        *_answers(story),
+        *_vendors(story),
+        *_log(story),
+        *_certificates(story),
+        *_readers(story),
+        *_files(story),
+    ]
     found: dict[str, Stranger] = {}
     for stranger in table:
         assert stranger.reads not in found
@@ -464,6 +480,59 @@ def _p12(story: Story) -> bytes:
 def _identity(story: Story) -> Identity:
     certificates = tuple(x509.load_pem_x509_certificates(story.read("dut/TH-0001/device.crt")))
     return Identity("TH-0001", load_pem_private_key(story.read("dut/TH-0001/device.key"), None), certificates)
+
+
+def _vendors(story: Story) -> Iterator[Stranger]:
+    """What vendors of chips send: manifests, lists and archives."""
+    vendor = ChipVendor()
+    chips, signers = vendor.chips(2), microchip.manifest_signers([vendor.signer.public_bytes(Encoding.DER)])
+    elements = [json.dumps(vendor.element(chip.payload())).encode() for chip in chips]
+    bad = (Refused, Tampered)
+
+    def by_vendor(data: bytes) -> object:
+        """Sign whatever the payload has become: what is behind the signature must be read as carefully."""
+        signed = vendor.element({}, header_id=chips[0].unique_id, raw=data)
+        return microchip.read_element(json.dumps(signed).encode(), 1, signers)
+
+    yield Stranger(
+        "wire.microchip.read_element", lambda data: microchip.read_element(data, 1, signers), (elements[0],), bad
+    )
+    yield Stranger("wire.microchip.read_element.signed", by_vendor, (json.dumps(chips[0].payload()).encode(),), bad)
+    yield Stranger(
+        "wire.jsonarray.array_elements", lambda data: list(array_elements([data])),
+        (b"[" + b",\n".join(elements) + b"]",), bad,
+    )  # fmt: skip
+    yield Stranger("wire.preload.unpack_identities", unpack_identities, (pack_identity(
+        PreloadedIdentity(chips[0].spki_sha256, chips[0].unique_id, chips[0].certificate.public_bytes(Encoding.DER))),),
+        ())  # fmt: skip
+    pem = b"".join(chip.certificate.public_bytes(Encoding.PEM) for chip in chips)
+    rows = b"unique_id,certificate\n" + b"".join(
+        f"{chip.unique_id},{base64.b64encode(chip.certificate.public_bytes(Encoding.DER)).decode()}\n".encode()
+        for chip in chips
+    )
+    yield Stranger("adapters.vendorfiles.list_items", lambda data: list(list_items([data])), (pem, rows), bad)
+    for name, seed, read in (("zip", _zipped(chips), zip_members), ("tar", _tarred(chips), tar_members)):
+        parse = lambda data, read=read: list(read(BytesIO(data)))  # noqa: E731
+        yield Stranger(f"adapters.vendorfiles.{name}_members", parse, (seed,), bad)
+
+
+def _zipped(chips: list[Chip]) -> bytes:
+    out = BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for chip in chips:
+            archive.writestr(f"lot/{chip.unique_id}.der", chip.certificate.public_bytes(Encoding.DER))
+    return out.getvalue()
+
+
+def _tarred(chips: list[Chip]) -> bytes:
+    out = BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for chip in chips:
+            data = chip.certificate.public_bytes(Encoding.DER)
+            info = tarfile.TarInfo(f"lot/{chip.unique_id}.der")
+            info.size = len(data)
+            archive.addfile(info, BytesIO(data))
+    return out.getvalue()
 
 
 def _files(story: Story) -> Iterator[Stranger]:

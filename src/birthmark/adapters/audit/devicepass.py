@@ -143,6 +143,8 @@ class _Lives:
         if kind in ("drawn", "installed", "verified", "failed"):
             life.attempt = attempt
         if kind == "reserved":
+            if document["order"] != life.order:
+                self._add(life, "audit.device.state", f"reserved for order {document['order']}, not its own", seq)
             life.singles[seq] = [document, extra, "reserved", None]
             life.intent, life.position, life.attempt = seq, 0, attempt
         elif kind in ("abandoned", "superseded"):

@@ -16,7 +16,10 @@ from birthmark.adapters.audit.findings import Findings
 __all__ = ["ACT_TYPES", "check_dual_control"]
 
 _LONGEST = timedelta(days=30)
-_RESUMES = frozenset(("ceremony.run", "ca.import", "site.delegate", "bundle.seal", "bundle.open", "access.grant"))
+_RESUMES = frozenset(
+    ("ceremony.run", "ca.import", "site.delegate", "bundle.seal", "bundle.open", "access.grant", "preload.ingest",
+     "preload.delegate")
+)  # fmt: skip
 """Acts that one plan covers however often they are gone on with; of all others one plan covers one."""
 
 Wanted = list[tuple[str, Mapping[str, str]]]
@@ -52,11 +55,21 @@ def _made_ca(document: Document, role: str) -> Wanted:
     ceremony: tuple[str, Mapping[str, str]] = ("ceremony.run", {})
     if role == "site" or document["kind"] == "access":
         return []  # a site's CAs are its authority's; the access CA comes with the first key that is let in
+    if document["ca"].startswith("vendor:"):
+        return [("preload.delegate", _of(document, "ca")), ("preload.ingest", {})]
     if document["kind"] == "external":
         return [ceremony, ("ca.import", {})]
     if document.get("site") is not None:
         return [ceremony, ("site.delegate", _of(document, "ca", "site"))]
     return [ceremony, ("ca.import", {"ca": document["ca"], "certificate_sha256": document["cert_sha256"]})]
+
+
+def _preloaded(document: Document, role: str) -> Wanted:
+    return [("preload.ingest", _of(document, "manifest_sha256", "vendor"))]
+
+
+def _delegated(document: Document, role: str) -> Wanted:
+    return [("preload.delegate", _of(document, "ca", "quota", "vendor"))]
 
 
 def _destroyed(document: Document, role: str) -> Wanted:
@@ -82,6 +95,8 @@ _ACTS: Mapping[str, Callable[[Document, str], Wanted]] = {
     "ca_key_destroyed": _destroyed,
     "access_granted": _let_in,
     "approvers_set": _ruled,
+    "preload_taken_in": _preloaded,
+    "vendor_delegated": _delegated,
 }
 ACT_TYPES = frozenset(_ACTS)
 """Events that are guarded acts."""

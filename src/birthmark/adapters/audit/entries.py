@@ -63,7 +63,8 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "template_admitted": dict.fromkeys(("template", "ca", "profile", "profile_hash", "linter"), _text),
     "order_created": {
         "order": _text, "product": _text, "profile": _text, "key_algorithm": _text,
-        "key_origin": _one_of("injected", "device"), "ca": _text, "quantity": _number, "chunks": _number, "by": _text,
+        "key_origin": _one_of("injected", "device", "preloaded", "adopted"), "ca": _text,
+        "quantity": _number, "chunks": _number, "by": _text,
     },
     "devices_ordered": {"order": _text, "chunk": _number, "first": _number, "count": _number},
     "reserved": {"order": _text, "count": _number, "serial_prefix": _matches(_PREFIX), "template": _text},
@@ -108,6 +109,12 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "received": {"device": _text, "intent": _number},
     "approvers_set": {"threshold": _number, "vkeys": _texts, "by": _text},
     "approval_used": {"action": _text, "plan_sha256": _digest, "approvers": _texts, "by": _text},
+    "preload_taken_in": {
+        "vendor": _text, "form": _one_of("microchip", "list", "certificates"), "manifest_sha256": _digest,
+        "count": _number, "chunks": _number, "by": _text,
+    },
+    "preloaded": {"manifest_sha256": _digest, "vendor": _text, "ca": _text, "chunk": _number, "count": _number},
+    "vendor_delegated": {"vendor": _text, "ca": _text, "quota": _number, "by": _text},
     "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 

@@ -149,32 +149,38 @@ class Log:
         for number in range(self.size):
             yield number, *entry(self.directory, number, self.size)
 
-    def check(self, trusted: Path, intermediate: Path) -> tuple[int, int]:
-        """Check certificates and receipts; return how many there are."""
-        certificates = receipts = 0
+    def check(self, trusted: Path, intermediate: Path, vendors: Path) -> tuple[int, int, int]:
+        """Check certificates and receipts; return how many there are, and how many certificates were adopted."""
+        certificates = receipts = adopted = 0
         stations: dict[str, str] = {}
         latest: dict[str, int] = {}
-        batch: list[str] = []
+        batches: dict[Path, list[str]] = {trusted: [], vendors: []}
         for number, event, attachment in self.entries():
             kind = event["type"]
             if kind == "station_added":
                 stations[event["station"]] = event["vkey"]
             elif kind in ("issued", "received"):
-                self.reserved(number, event, attachment)
+                source = self.reserved(number, event, attachment)
                 latest[event["device"]] = number
                 certificates += 1
-                batch.append(pem(attachment))
-                batch = self.chain(batch, trusted, intermediate) if len(batch) == BATCH else batch
+                if source == "adopted":  # made by somebody else, below a CA that nobody here vouches for
+                    adopted += 1
+                    continue
+                trust = vendors if source.startswith("preload:") else trusted
+                batches[trust].append(pem(attachment))
+                if len(batches[trust]) == BATCH:
+                    batches[trust] = self.chain(batches[trust], trust, intermediate)
             elif kind == "verified":
                 require(sha256(attachment).hex() == event["receipt_sha256"], f"entry {number}: another receipt")
                 self.receipt(event, attachment, stations[event["station"]], latest[event["device"]])
                 receipts += 1
-        if batch:
-            self.chain(batch, trusted, intermediate)
-        return certificates, receipts
+        for trust, batch in batches.items():
+            if batch:
+                self.chain(batch, trust, intermediate)
+        return certificates, receipts, adopted
 
-    def reserved(self, number: int, event: dict[str, Any], der: bytes) -> None:
-        """The signed bytes (issued) or the key (received) were on record before."""
+    def reserved(self, number: int, event: dict[str, Any], der: bytes) -> str:
+        """The signed bytes (issued) or the key (received) were on record before. Return who signed, if not we."""
         require(event["intent"] < number, f"entry {number}: nothing was reserved")
         intent, records = entry(self.directory, event["intent"], self.size)
         length, start = (72, 40) if intent["type"] == "reserved" else (64, 0)
@@ -182,6 +188,7 @@ class Log:
         tbs = der_part(der, 0)[0]
         wanted = sha256(der[tbs : der_part(der, tbs)[1]] if length == 72 else spki(der))
         require(wanted in known, f"entry {number}: the certificate of {event['device']} is not the reserved one")
+        return str(intent.get("source", ""))
 
     def chain(self, batch: list[str], trusted: Path, intermediate: Path) -> list[str]:
         names = []
@@ -231,13 +238,15 @@ def main(root: Path, vkey: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         main_log = Log(root / "log", known, scratch)
-        trusted, intermediate = scratch / "trusted", scratch / "intermediate"
-        trusted.write_text(""), intermediate.write_text("")
+        trusted, intermediate, vendors = (scratch / name for name in ("trusted", "intermediate", "vendors"))
+        for file in (trusted, intermediate, vendors):
+            file.write_text("")
         sites: dict[str, str] = {}
         heads: dict[str, tuple[int, str]] = {}
         for _, event, attachment in main_log.entries():
             if event["type"] == "ca_created":
                 file = trusted if event["kind"] in ("root", "external") else intermediate
+                file = vendors if event["ca"].startswith("vendor:") else file
                 file.write_text(file.read_text() + pem(attachment))
             elif event["type"] == "site_added":
                 sites[event["site"]] = event["vkey"]
@@ -250,8 +259,9 @@ def main(root: Path, vkey: str | None = None) -> None:
             require((log.size, log.root.hex()) == reported, f"{directory}: another head than was taken in")
             logs.append(log)
         for log in logs:
-            certificates, receipts = log.check(trusted, intermediate)
+            certificates, receipts, adopted = log.check(trusted, intermediate, vendors)
             counts = f"{log.size} entries under the signed root, {certificates} certificates, {receipts} receipts"
+            counts += f"; {adopted} certificates were adopted: who signed them is not checked" if adopted else ""
             print(f"{log.origin}: {counts}")
     print("GOOD")
 

@@ -49,13 +49,18 @@ def _is_revocation(document: Document, key: Any) -> bool:
 
 
 def _is_settlement(document: Document, _key: Any) -> bool:
-    return document.get("type") == "site_settled"
+    return document.get("type") in ("site_settled", "preloaded")
+
+
+def _is_preload(document: Document, _key: Any) -> bool:
+    return document.get("type") == "preloaded"
 
 
 _BY_ENTRY: dict[str, tuple[str, str, Callable[[Document, Any], bool]]] = {
     "certificate": ("audit.fold.certificate", "intent, intent, device_serial", _is_reservation),
     "attempt": ("audit.fold.attempt", "attempt, seq, device_serial", _is_attempt),
     "revoked": ("audit.fold.revoked", "cert_serial, seq, device_serial", _is_revocation),
+    "preload": ("audit.fold.preload", "spki_sha256, seq, device_serial", _is_preload),
     "site_key": ("audit.fold.site_key", "seq, seq, NULL", _is_settlement),
 }
 

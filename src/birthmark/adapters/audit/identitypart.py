@@ -25,6 +25,13 @@ class IdentityPart:
     revocations: int = 0
     site_keys: int = 0
     """Rows that table ``site_key`` must have."""
+    preloaded: int = 0
+    """Rows that table ``preload`` must have."""
+    preload_counts: Counter[str] = field(default_factory=Counter)
+    preload_chunks: Counter[str] = field(default_factory=Counter)
+    """Manifest to identities and to entries."""
+    preload_used: Counter[str] = field(default_factory=Counter)
+    """CA to preloaded identities."""
     received: Counter[str] = field(default_factory=Counter)
     """Certificates that somebody else signed, by their source."""
     findings: Findings = field(default_factory=Findings)

@@ -26,6 +26,7 @@ from birthmark.adapters.audit.identitypart import IdentityPart
 from birthmark.adapters.audit.index import BulkIntent, Chunk, Index, Order, load_index
 from birthmark.adapters.audit.issuers import Issuers, serial_tag
 from birthmark.adapters.audit.logpass import read_range
+from birthmark.adapters.audit.preloads import SOURCE, Preloads, origin_fault
 from birthmark.adapters.audit.reader import LedgerReader
 from birthmark.adapters.audit.settlement import check_settled
 from birthmark.adapters.audit.spill import Spill, shard_of
@@ -67,7 +68,9 @@ class _Pass:
         self.abandoned = dict(index.abandoned)
         self.assigned = {item.order: item for item in index.assignments}
         self._authorities = {authority.ca: authority for authority in index.authorities}
-        self._issuers = Issuers((a for a in index.authorities if a.kind != "access"), index.destroyed)
+        ours = (a for a in index.authorities if a.kind != "access" and not a.ca.startswith("vendor:"))
+        self._issuers = Issuers(ours, index.destroyed)
+        self._preloads = Preloads(reader, index, spill, self.part)
         self._templates = {template.template: template for template in index.templates}
         self._checkers: dict[str, CertificateChecker | None] = {}
         self._ended: dict[str, int] = {}
@@ -90,6 +93,9 @@ class _Pass:
             self._devices_ordered(seq, document, attachment)
         elif kind in ("reserved", "requested"):
             self._reserved(seq, document, attachment)
+        elif kind == "preloaded":
+            self.part.keys += document["count"]
+            self._spill_keys(seq, self._preloads.entry(seq, document, attachment), REQUEST_OCTETS)
         elif kind == "site_settled":
             check_settled(self.reader, self.spill, seq, document, attachment, self.assigned, self.part)
         elif kind == "abandoned":
@@ -144,6 +150,8 @@ class _Pass:
             self._add("audit.intent.abandoned", f"device {device}: intent {number} was given up", where, device)
         if intent.source is None:
             self._signed_here(seq, device, intent, record, certificate)
+        elif intent.source == "adopted" or intent.source.startswith(SOURCE):
+            self._preloads.received(seq, device, intent.source, record, certificate)
         else:
             self._signed_elsewhere(seq, device, intent.source, record, certificate)
         if not intent.bulk:
@@ -246,8 +254,15 @@ class _Pass:
             self._add(
                 "audit.entry.unlawful", f"entry {seq} reserves {count} for another number of devices", where, device
             )
-        self.part.keys += count
-        self._spill_keys(seq, records, octets)
+        source = document.get("source")
+        if origin_fault(order.key_origin, source):
+            what = f"an identity for order {order.order} ({order.key_origin}) comes from {source or 'our own CA'}"
+            self._add("audit.preload.origin", what, where, device)
+        if source is not None and source.startswith(SOURCE):
+            self._preloads.bound(seq, device, source, records)
+        else:
+            self.part.keys += count
+            self._spill_keys(seq, records, octets)
         if document["type"] == "reserved":
             self._prefix(seq, document, records)
         if device is not None:

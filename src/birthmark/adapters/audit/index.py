@@ -15,9 +15,11 @@ __all__ = [
     "Consignment",
     "Index",
     "Order",
+    "PreloadFile",
     "Site",
     "Station",
     "TemplateText",
+    "VendorCa",
     "load_index",
 ]
 
@@ -126,6 +128,26 @@ class Consignment(msgspec.Struct, frozen=True):
     seq: int
 
 
+class PreloadFile(msgspec.Struct, frozen=True):
+    """A manifest of a vendor that was taken in."""
+
+    manifest_sha256: str
+    vendor: str
+    form: str
+    count: int
+    chunks: int
+    seq: int
+
+
+class VendorCa(msgspec.Struct, frozen=True):
+    """A CA whose key a vendor holds, and how much it may sign."""
+
+    ca: str
+    vendor: str
+    quota: int
+    seq: int
+
+
 class Index(msgspec.Struct):
     """All of it; ``abandoned`` is (intent, entry)."""
 
@@ -142,6 +164,8 @@ class Index(msgspec.Struct):
     sites: list[Site] = []
     assignments: list[Assignment] = []
     consigned: list[Consignment] = []
+    preload_files: list[PreloadFile] = []
+    vendor_cas: list[VendorCa] = []
     closed: list[tuple[str, int, int]] = []
     """Order, leftovers that were destroyed, entry."""
     raised: list[tuple[str, str | None, int | None]] = []

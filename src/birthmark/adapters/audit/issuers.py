@@ -12,7 +12,7 @@ from birthmark.adapters.audit.certificates import AuthorityKey, Fault, load_cert
 from birthmark.adapters.audit.der import CertificateSpans, certificate_spans, validity_window
 from birthmark.adapters.audit.index import Authority
 
-__all__ = ["Issuers", "serial_tag"]
+__all__ = ["Issuers", "is_ca", "serial_tag"]
 
 sha256 = hashlib.sha256
 _CA_TRUE = re.compile(rb"\x06\x03\x55\x1d\x13(?:\x01\x01\xff)?\x04.\x30.\x01\x01\xff", re.DOTALL)
@@ -23,11 +23,20 @@ def serial_tag(spans: CertificateSpans) -> bytes:
     return sha256(spans.issuer + spans.cert_serial).digest()
 
 
-class Issuers:
-    """The CAs that may have signed. ``destroyed``: CA to the entry that says its key is gone."""
+def is_ca(spans: CertificateSpans) -> bool:
+    """Say whether a certificate claims to be one of a CA."""
+    return _CA_TRUE.search(spans.extensions) is not None
 
-    def __init__(self, authorities: Iterable[Authority], destroyed: Mapping[str, int]) -> None:
+
+class Issuers:
+    """The CAs that may have signed. ``destroyed``: CA to the entry that says its key is gone.
+
+    ``nested``: what they signed must end with them; certificates that others made for their own devices need not.
+    """
+
+    def __init__(self, authorities: Iterable[Authority], destroyed: Mapping[str, int], *, nested: bool = True) -> None:
         self._destroyed = destroyed
+        self._nested = nested
         self._by_subject: dict[bytes, list[Authority]] = {}
         self._keys: dict[tuple[int, bytes], AuthorityKey | None] = {}
         for authority in authorities:
@@ -48,7 +57,7 @@ class Issuers:
             found.append(("audit.certificate.key", "holds another key than was asked for"))
         if device_serial.encode() not in spans.tbs:
             found.append(("audit.certificate.name", "does not name the device"))
-        if _CA_TRUE.search(spans.extensions):
+        if is_ca(spans):
             found.append(("audit.certificate.ca", "says that it is a CA"))
         fault = self.signature_fault(spans, der, seq)
         return found if fault is None else [*found, fault]
@@ -79,7 +88,7 @@ class Issuers:
         window = validity_window(spans.validity)
         if window is None or window[0] > window[1]:
             return "audit.certificate.malformed", "has a malformed validity"
-        if window[0] < key.not_before or window[1] > key.not_after:
+        if self._nested and (window[0] < key.not_before or window[1] > key.not_after):
             return "audit.certificate.validity", f"is valid outside the life of {authority.ca}"
         if self._destroyed.get(authority.ca, seq) < seq:
             return "audit.ca.destroyed", f"is signed by {authority.ca}, whose key was destroyed before"

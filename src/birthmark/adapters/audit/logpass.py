@@ -16,8 +16,9 @@ from birthmark.errors import Tampered
 __all__ = ["SITE_TYPES", "LogPart", "check_clock", "pass_log", "read_range"]
 
 CONTROL_TYPES = frozenset(
-    ("workspace_created", "software_changed", "station_added", "ca_created", "template_admitted", "order_created")
-)
+    ("workspace_created", "software_changed", "station_added", "ca_created", "template_admitted", "order_created",
+     "preload_taken_in", "vendor_delegated")
+)  # fmt: skip
 _TOLD = frozenset(
     ("site_added", "access_granted", "site_reported", "grant_accepted", "bundle_opened", "approval_used",
      "ca_key_destroyed")

@@ -9,6 +9,7 @@ from pathlib import Path
 from birthmark.adapters.audit.devicepass import check_devices
 from birthmark.adapters.audit.findings import Findings
 from birthmark.adapters.audit.index import load_index
+from birthmark.adapters.audit.preloads import check_bound
 from birthmark.adapters.audit.reader import LedgerReader
 from birthmark.adapters.audit.uniqueness import check_attempts, check_keys, check_prefixes, check_serials
 from birthmark.errors import Tampered
@@ -35,6 +36,7 @@ def pass_shard(ledger: Path, scratch: Path, shard: int) -> ShardPart:
         prefixes = check_prefixes(reader, index, scratch, shard)
         serials = check_serials(index, scratch, shard)
         attempts = check_attempts(reader, scratch, shard)
+        check_bound(reader, scratch, shard, part.findings)
         devices = check_devices(reader, index, scratch, shard)
         for found in (keys.findings, prefixes.findings, serials.findings, attempts.findings, devices.findings):
             part.findings.merge(found)

@@ -10,7 +10,17 @@ from typing import Any
 
 from birthmark.adapters.audit.entries import Document
 from birthmark.adapters.audit.findings import Findings
-from birthmark.adapters.audit.index import Authority, BulkIntent, Chunk, Index, Order, Station, TemplateText
+from birthmark.adapters.audit.index import (
+    Authority,
+    BulkIntent,
+    Chunk,
+    Index,
+    Order,
+    PreloadFile,
+    Station,
+    TemplateText,
+    VendorCa,
+)
 from birthmark.adapters.audit.logpass import SITE_TYPES
 from birthmark.adapters.audit.reader import LedgerReader
 from birthmark.adapters.audit.sitefold import SiteFold
@@ -91,7 +101,7 @@ def _name(kind: str, document: Document) -> object:
     if kind == "devices_ordered":
         return document["order"], document["chunk"]
     names = {"ca_created": "ca", "template_admitted": "template", "order_created": "order", "station_added": "station"}
-    names["workspace_created"] = "workspace"
+    names |= {"workspace_created": "workspace", "preload_taken_in": "manifest_sha256", "vendor_delegated": "ca"}
     return document[names[kind]] if kind in names else None
 
 
@@ -108,6 +118,11 @@ def _take(kind: str, seq: int, document: Document, attachment: bytes, index: Ind
         index.orders.append(Order(**{field: document[field] for field in fields}, seq=seq))
     elif kind == "station_added":
         index.stations.append(Station(document["station"], document["vkey"], seq))
+    elif kind == "preload_taken_in":
+        said = {field: document[field] for field in ("manifest_sha256", "vendor", "form", "count", "chunks")}
+        index.preload_files.append(PreloadFile(**said, seq=seq))
+    elif kind == "vendor_delegated":
+        index.vendor_cas.append(VendorCa(document["ca"], document["vendor"], document["quota"], seq))
     elif kind == "devices_ordered":
         index.chunks.append(Chunk(document["order"], document["chunk"], document["first"], document["count"], seq))
 
@@ -174,8 +189,8 @@ def check_bulk(
             findings.add("audit.vault.missing", what, f"table vault, intent {intent.intent}")
 
 
-def check_tables(reader: LedgerReader, index: Index, fold: SiteFold, findings: Findings) -> None:
-    """Compare all tables that are small or chunk-wise, every column of them."""
+def check_tables(reader: LedgerReader, index: Index, fold: SiteFold, used: Counter[str], findings: Findings) -> None:
+    """Compare all tables that are small or chunk-wise, every column of them. ``used``: CA to preloaded identities."""
     rows: dict[str, list[tuple[Any, ...]]] = {
         **fold.rows(),
         "station": [(item.station, item.vkey, item.seq) for item in index.stations],
@@ -185,6 +200,8 @@ def check_tables(reader: LedgerReader, index: Index, fold: SiteFold, findings: F
             (o.order, o.product, o.profile, o.key_algorithm, o.key_origin, o.ca, o.quantity, o.chunks, o.seq)
             for o in index.orders
         ],
+        "preload_file": [(f.manifest_sha256, f.vendor, f.form, f.count, f.chunks, f.seq) for f in index.preload_files],
+        "vendor_ca": [(v.ca, v.vendor, v.quota, used[v.ca], v.seq) for v in index.vendor_cas],
         "chunk": [(c.order, c.chunk, c.first, c.count, c.seq, c.state, c.intent) for c in index.chunks],
     }
     for table, (keys, columns) in _TABLES.items():
@@ -214,6 +231,8 @@ _TABLES = {
     "finding": (1, "seq site code device_serial entry"),
     "approvers": (1, "seq threshold vkeys"),
     "approval": (1, "plan_sha256 action seq"),
+    "preload_file": (1, "manifest_sha256 vendor form count chunks seq"),
+    "vendor_ca": (1, "ca vendor quota used seq"),
 }
 
 
@@ -251,6 +270,8 @@ _FOLD_CODES = {
     "finding": "audit.fold.finding",
     "approvers": "audit.fold.approvers",
     "approval": "audit.fold.approval",
+    "preload_file": "audit.fold.preload_file",
+    "vendor_ca": "audit.fold.vendor_ca",
 }
 
 

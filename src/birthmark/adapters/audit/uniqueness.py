@@ -42,6 +42,8 @@ def reserved_device(reader: LedgerReader, index: Index, intent: int, position: i
     if document.get("type") == "site_settled":
         lines = settled_lines((reader.entry(intent) or b"").partition(b"\n")[2]) or []
         return lines[position][0] if position < len(lines) else "unknown"
+    if document.get("type") == "preloaded":
+        return f"a chip of {str(document.get('vendor'))[:40]}"
     for chunk in index.chunks:
         if (chunk.order, chunk.chunk) == (document.get("order"), document.get("chunk")):
             serials = (reader.entry(chunk.seq) or b"").partition(b"\n")[2].decode("ascii", "replace").split("\n")

@@ -33,6 +33,7 @@ from birthmark.adapters.audit.index import Index
 from birthmark.adapters.audit.logcheck import LogKey, Tree
 from birthmark.adapters.audit.logpass import LogPart, check_clock, pass_log, read_range
 from birthmark.adapters.audit.mirrorpass import check_mirrors
+from birthmark.adapters.audit.preloads import check_manifests
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles
 from birthmark.adapters.audit.shardpass import ShardPart, pass_shard
 from birthmark.adapters.audit.spill import shard_count
@@ -99,6 +100,10 @@ class _Audit:
     done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
+    manifests: tuple[Counter[str], Counter[str], Counter[str]] = field(
+        default_factory=lambda: (Counter(), Counter(), Counter())
+    )
+    """Manifest to identities, manifest to entries, CA to preloaded identities."""
     findings: Findings = field(default_factory=Findings)
 
     @property
@@ -195,7 +200,9 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
     check_authority_files(audit.root, index, audit.findings)
     seconds["identities"], clock = round(time.monotonic() - clock, 3), time.monotonic()
     orders = _shard_pass(audit, index, shards)
-    audit.guarded("small tables", lambda: tables.check_tables(audit.reader, index, fold, audit.findings))
+    used = audit.manifests[2]
+    check_manifests(index, *audit.manifests, audit.findings)
+    audit.guarded("small tables", lambda: tables.check_tables(audit.reader, index, fold, used, audit.findings))
     runs = audit.ledger.parent / "runs"
     audit.guarded("table key_run", lambda: tables.check_key_runs(audit.reader, runs, audit.findings))
     audit.guarded("row counts", lambda: _check_row_counts(audit, index))
@@ -273,7 +280,13 @@ def _identity_pass(audit: _Audit, index: Index, shards: int) -> None:
         rows.update(part.bulk_rows)
         without_vault += part.without_vault
         audit.received.update(part.received)
-        for name in ("certificates", "signatures", "devices", "keys", "attempts", "revocations", "site_keys"):
+        for counter, more in zip(
+            audit.manifests, (part.preload_counts, part.preload_chunks, part.preload_used), strict=True
+        ):
+            counter.update(more)
+        for name in (
+            "certificates", "signatures", "devices", "keys", "attempts", "revocations", "site_keys", "preloaded"
+        ):  # fmt: skip
             audit.counts[name] += getattr(part, name)
         audit.step(last - first)
     tables.settle_chunks(index, bulk, audit.findings)
@@ -317,6 +330,7 @@ def _check_row_counts(audit: _Audit, index: Index) -> None:
         "revoked": counts["revocations"],
         "settled": counts["settled"],
         "site_key": counts["site_keys"],
+        "preload": counts["preloaded"],
     }
     for table, count in expected.items():
         ((rows,),) = audit.reader.all(f'SELECT count(*) FROM "{table}"')  # noqa: S608 - literals above
@@ -334,4 +348,5 @@ _COUNT_CODES = {
     "revoked": "audit.fold.revoked",
     "settled": "audit.fold.settled",
     "site_key": "audit.fold.site_key",
+    "preload": "audit.fold.preload",
 }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["birth_record", "register"]
 
 SerialArgument = Annotated[str, typer.Argument(help="The device serial.")]
+_CERTIFICATE = "certificate"
+"""PEM; in the JSON only."""
 ReasonOption = Annotated[str, typer.Option(help="Why; it goes on record.")]
 
 
@@ -47,7 +49,8 @@ def show(
         device = known_device(opened.records, device_serial)
         document = _document(opened, device)
         events = _history(opened, device_serial) if history else []
-    rows = [[name, "" if value is None else str(value)] for name, value in document.items()]
+    shown = {name: value for name, value in document.items() if name != _CERTIFICATE}
+    rows = [[name, "" if value is None else str(value)] for name, value in shown.items()]
     rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}"] for event in events]
     whole: dict[str, object] = {**document, "history": events} if history else document
     emit(whole, table(f"Device {device_serial}", ["", ""], rows), as_json=as_json)
@@ -167,22 +170,40 @@ def _document(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
     from hashlib import sha256
 
     from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding
 
+    from birthmark.pki.algorithms import spki_of
     from birthmark.workflow.handout import stored_certificate
 
     der = stored_certificate(workspace.ledger, device)
     certificate = x509.load_der_x509_certificate(der)
-    cert_serial = certificate.serial_number.to_bytes(16, "big")
+    origin = _origin(workspace, device)
+    ours = origin["key_origin"] in ("injected", "device")
+    number = certificate.serial_number
+    cert_serial = number.to_bytes((number.bit_length() + 7) // 8 or 1, "big")
     return {
         **document,
+        **origin,
         "cert_serial": cert_serial.hex(),
         "cert_sha256": sha256(der).hexdigest(),
+        "cert_sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # noqa: S303  a name that clouds use, no proof
+        "spki_sha256": sha256(spki_of(certificate.public_key())).hexdigest(),
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "not_before": certificate.not_valid_before_utc.isoformat(),
         "not_after": certificate.not_valid_after_utc.isoformat(),
-        "revoked": workspace.records.is_revoked(cert_serial),
+        "revoked": workspace.records.is_revoked(cert_serial) if ours else None,
+        _CERTIFICATE: certificate.public_bytes(Encoding.PEM).decode("ascii"),
     }
+
+
+def _origin(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
+    """Return where the identity comes from, and what its vendor calls the chip."""
+    order = workspace.records.order(device.order)
+    bound = workspace.records.preloaded_of(device.device_serial)
+    found: dict[str, object] = {"key_origin": None if order is None else order.key_origin}
+    return found if bound is None else {**found, "vendor": bound.vendor, "unique_id": bound.unique_id}
 
 
 def _history(workspace: Workspace, device_serial: str) -> list[dict[str, object]]:

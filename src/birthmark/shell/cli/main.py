@@ -28,6 +28,7 @@ NOUNS: dict[str, str] = {
     "access": "access",
     "site": "site",
     "order": "order",
+    "preload": "preload",
     "bundle": "bundle",
     "serve": "serve",
     "station": "station",

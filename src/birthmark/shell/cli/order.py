@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from birthmark.errors import Misconfigured
+from birthmark.model.preloadevents import KeyOrigin
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, table
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-KeyOrigin = Literal["injected", "device"]
+_FOLLOWING = {
+    "injected": "birthmark order make {order}",
+    "device": "birthmark station provision …",
+    "preloaded": "birthmark preload ingest …, then birthmark station bind …",
+    "adopted": "birthmark station adopt …",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +47,9 @@ def create(
     quantity: Annotated[int | None, typer.Option(help="How many devices, counted up from --first.")] = None,
     first: Annotated[str | None, typer.Option(help="First device serial, for example TH-000001.")] = None,
     devices: Annotated[str | None, typer.Option(help="File with one device serial a line, or - for stdin.")] = None,
-    key_origin: Annotated[str, typer.Option(help="injected: keys made here; device: keys born in the device.")] = (
-        "injected"
-    ),
+    key_origin: Annotated[
+        str, typer.Option(help="injected: keys made here; device: born in the device; preloaded; adopted.")
+    ] = ("injected"),
     site: Annotated[
         str | None, typer.Option(help="Assign it to this site at once; a site's own CA then signs.")
     ] = None,
@@ -85,7 +91,7 @@ def create(
         count = create_order(ledger, order, serials, clock=opened.clock)
         if site is not None:
             assign_order(opened.ledger, opened.records, _order(opened, name), site, clock=opened.clock, by=opened.by)
-    following = f"birthmark order make {name}" if key_origin == "injected" else "birthmark station provision …"
+    following = _FOLLOWING[key_origin].format(order=name)
     emit(
         {"order": name, "devices": count, "key_origin": key_origin},
         f"Order {name}: {count:,} devices on record.\nNext: {following}",
@@ -129,11 +135,15 @@ def _lines(devices: str) -> list[str]:
 
 
 def _key_origin(text: str) -> KeyOrigin:
-    if text == "injected":
-        return "injected"
-    if text == "device":
-        return "device"
-    raise Misconfigured("order.key_origin.unknown", f"no key origin {text!r}", hint="Use injected or device.")
+    for known in get_args(KeyOrigin):
+        if text == known:
+            origin: KeyOrigin = known
+            return origin
+    raise Misconfigured(
+        "order.key_origin.unknown",
+        f"no key origin {text!r}",
+        hint="Use injected, device, preloaded or adopted.",
+    )
 
 
 def make(

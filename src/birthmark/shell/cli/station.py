@@ -6,7 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ StationOption = Annotated[str | None, typer.Option(help="Name of this station; d
 HandshakeOption = Annotated[
     bool, typer.Option("--handshake", help="Prove it with a real mutual-TLS connection as well.")
 ]
+AttemptOption = Annotated[str | None, typer.Option(help="Your own id of this attempt; default: made and kept.")]
+IdentityOption = Annotated[
+    str | None, typer.Option(help="What the device calls itself, if neither its serial nor its vendor's id.")
+]
 LinesOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one a step.")]
 
 
@@ -36,6 +40,8 @@ def register(app: typer.Typer) -> None:
     station.command("add")(add)
     station.command("provision")(provision)
     station.command("run")(run)
+    station.command("bind")(bind)
+    station.command("adopt")(adopt)
     app.add_typer(station, name="station")
 
 
@@ -63,7 +69,7 @@ def add(
 def provision(
     device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
     target: TargetOption,
-    attempt_id: Annotated[str | None, typer.Option(help="Your own id of this attempt; default: made and kept.")] = None,
+    attempt_id: AttemptOption = None,
     station: StationOption = None,
     handshake: HandshakeOption = False,
     workspace: WorkspaceOption = Path(),
@@ -78,6 +84,55 @@ def provision(
         outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
     if as_json:
         _outcome_line(outcome)
+    else:
+        print(_outcome_text(outcome), flush=True)
+
+
+def bind(
+    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
+    target: TargetOption,
+    identity: IdentityOption = None,
+    attempt_id: AttemptOption = None,
+    station: StationOption = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: LinesOption = False,
+) -> None:
+    """Bind the identity that a vendor preloaded to a device: read, challenged, recorded; nothing is written to it."""
+    _take_over("preloaded", device_serial, target, identity, attempt_id, station, workspace, as_json=as_json)
+
+
+def adopt(
+    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
+    target: TargetOption,
+    identity: IdentityOption = None,
+    attempt_id: AttemptOption = None,
+    station: StationOption = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: LinesOption = False,
+) -> None:
+    """Adopt the identity that a device got elsewhere: its certificate is read, its key challenged, both recorded."""
+    _take_over("adopted", device_serial, target, identity, attempt_id, station, workspace, as_json=as_json)
+
+
+def _take_over(
+    origin: Literal["preloaded", "adopted"],
+    device_serial: str,
+    target: str,
+    identity: str | None,
+    attempt_id: str | None,
+    station: str | None,
+    workspace: Path,
+    *,
+    as_json: bool,
+) -> None:
+    from birthmark.shell.heads import open_heads
+    from birthmark.shell.wiring import open_workspace
+
+    show = _step_line if as_json else _step_text
+    with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
+        outcome = heads.take_over(origin, device_serial, target, identity=identity, attempt=attempt_id, progress=show)
+    if as_json:
+        _outcome_line(outcome, "bind" if origin == "preloaded" else "adopt")
     else:
         print(_outcome_text(outcome), flush=True)
 
@@ -166,13 +221,13 @@ def _step_text(step: Progress) -> None:
         print(f"  {step.step:<10} {step.ms:>9.1f} ms  FAILED  {step.code}", flush=True)
 
 
-def _outcome_line(outcome: Outcome) -> None:
+def _outcome_line(outcome: Outcome, step: str = "provision") -> None:
     seen = outcome.handshake
     _line(
         {
             "attempt": outcome.attempt,
             "device_serial": outcome.device_serial,
-            "step": "provision",
+            "step": step,
             "status": outcome.outcome,
             "ms": round(sum(ms for _, ms in outcome.steps), 3),
             "cert_serial": outcome.cert_serial,

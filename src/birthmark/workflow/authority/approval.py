@@ -74,6 +74,10 @@ ACTIONS: Mapping[str, Action] = {
         "let the CA sign for the devices of an order; making and provisioning them is then free",
     ),
     "site.delegate": Action(("ca", "request_sha256", "site"), "give a site an issuing CA of its own", resumes=True),
+    "preload.ingest": Action(("manifest_sha256", "vendor"), "trust what a chip vendor says it preloaded", resumes=True),
+    "preload.delegate": Action(
+        ("ca", "quota", "request_sha256", "vendor"), "let a chip vendor sign below a CA of ours", resumes=True
+    ),
     "bundle.seal": Action(("order", "site"), "send private keys of an order, sealed, to a site", resumes=True),
     "bundle.open": Action(("bundle", "manifest_sha256", "order"), "take a bundle's keys into stock", resumes=True),
     "access.grant": Action(("name", "role", "spki_sha256"), "let a person in to the service", resumes=True),

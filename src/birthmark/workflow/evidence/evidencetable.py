@@ -44,7 +44,12 @@ class Row:
     verdict: Verdict
 
 
-_ORIGINS = {"injected": "ahead of time, sealed at birth", "device": "inside the device"}
+_ORIGINS = {
+    "injected": "ahead of time, sealed at birth",
+    "device": "inside the device",
+    "preloaded": "in the chip, by its vendor",
+    "adopted": "elsewhere, before the device came here",
+}
 _Answer = Callable[[Evidence, AuditFacts], tuple[str, Verdict]]
 
 

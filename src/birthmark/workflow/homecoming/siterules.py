@@ -15,6 +15,8 @@ from birthmark.model.events import (
     Issued,
     OrderAssigned,
     OrderCreated,
+    Preloaded,
+    PreloadTakenIn,
     Received,
     Requested,
     Reserved,
@@ -23,6 +25,7 @@ from birthmark.model.events import (
     SiteResumed,
     SiteSettled,
     SiteStopped,
+    VendorDelegated,
     WorkspaceCreated,
 )
 from birthmark.model.records import DeviceRecord
@@ -35,7 +38,7 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

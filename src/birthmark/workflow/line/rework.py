@@ -145,6 +145,10 @@ class Rework:
     def _cert_serial(self, device: DeviceRecord) -> bytes | None:
         if device.issued_seq is None or device.intent is None or device.position is None:
             return None
+        order = self._records.order(device.order)
+        if order is None or order.key_origin in ("preloaded", "adopted"):
+            # Its serial is another signer's, and may be that of one of ours: it is not ours to revoke.
+            return None
         intent = self._records.intent(device.intent)
         return None if intent is None else cert_serial_of(self._ledger, intent, device)
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Literal
 
 from msgspec import UNSET
 
-from birthmark.model.events import utc_text
+from birthmark.model.events import KeyOrigin, utc_text
 from birthmark.ports import Attestation, Evidence
 from birthmark.wire.receipt import (
     Handshake,
@@ -45,7 +44,7 @@ def make_receipt(
     device_serial: str,
     target: str,
     certificate: bytes,
-    key_origin: Literal["injected", "device"],
+    key_origin: KeyOrigin,
     started: datetime,
     steps: Sequence[tuple[str, float]],
     attestation: Attestation | None,

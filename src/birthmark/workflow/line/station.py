@@ -71,9 +71,9 @@ def provision(
     Power cut at any instant: the same call again finishes the same attempt. ``DeviceFault``, ``Tampered`` and
     ``Refused`` after a credential was obtained end the identity on record (``failed``); the device then needs rework.
     ``StationFault`` and ``Unavailable`` end nothing: mend, repeat. What is refused: ``device.unknown``,
-    ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``station.residency``,
-    ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the device nor the ledger
-    is touched again by this call.
+    ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``station.made_elsewhere``,
+    ``station.residency``, ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the
+    device nor the ledger is touched again by this call.
     """
     return _Run(post, request, target, source, fence, handshake, progress).run()
 
@@ -138,6 +138,14 @@ class _Run:
                 f"the order of {self._serial} is not on record",
                 hint="Stop and run `birthmark audit verify`.",
                 device_serial=self._serial,
+            )
+        if order.key_origin not in _ORIGINS:
+            raise Refused(
+                "station.made_elsewhere",
+                f"the devices of order {order.order} come with an identity: it is {order.key_origin}",
+                hint="Use `birthmark station bind` for preloaded devices, `birthmark station adopt` for adopted ones.",
+                order=order.order,
+                key_origin=order.key_origin,
             )
         return order
 

@@ -274,6 +274,14 @@ def assign_order(
     assigned = records.assignment(order.order)
     if assigned is not None and assigned.site == site:
         return assigned.mode
+    if order.key_origin in ("preloaded", "adopted"):
+        raise Refused(
+            "order.assignment.origin",
+            f"order {order.order} is {order.key_origin}: its devices are taken over at the authority alone",
+            hint="Use a station of this workspace: preloaded identities are unique over all sites only here.",
+            order=order.order,
+            key_origin=order.key_origin,
+        )
     if assigned is not None:
         raise Refused(
             "order.assigned",

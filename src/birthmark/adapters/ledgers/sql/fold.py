@@ -8,11 +8,12 @@ from typing import Any
 
 from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.adapters.ledgers.sql.foldedtables import ADD_ATTEMPT, SETTLE_HINT, ClaimKeys, octets_of
-from birthmark.adapters.ledgers.sql.foldsites import SiteFold
+from birthmark.adapters.ledgers.sql.foldpreload import PreloadFold
 from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState, next_state
+from birthmark.model.preloadevents import PRELOAD, origin_takes
 
 __all__ = ["Fold"]
 
@@ -44,13 +45,14 @@ def _not_open(intent: int, device_serial: str | None) -> Refused:
     )
 
 
-class Fold(SiteFold):
+class Fold(PreloadFold):
     """Applies events to the tables of one connection, inside the caller's transaction."""
 
     def __init__(self, database: Database, claim_keys: ClaimKeys) -> None:
         super().__init__(database, claim_keys)
         self._appliers: dict[type, Callable[[Any, bytes, int], None]] = {
             **self.site_appliers(),
+            **self.preload_appliers(),
             e.WorkspaceCreated: self._workspace_created,
             e.SoftwareChanged: self._software_changed,
             e.StationAdded: self._station_added,
@@ -228,7 +230,10 @@ class Fold(SiteFold):
     def _requested(self, event: e.Requested, attachment: bytes, seq: int) -> None:
         if len(attachment) != REQUEST_SIZE * event.count or event.count < 1:
             raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
-        self._require_new_keys(request_hashes_of(attachment), seq, event.device)
+        if event.source.startswith(PRELOAD):
+            self._bind(event, attachment, seq)
+        else:
+            self._require_new_keys(request_hashes_of(attachment), seq, event.device)
         self._database.execute(
             "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, '', NULL, ?, 'reserved', NULL, ?)",
             (seq, event.order, event.chunk, event.device, event.count, attachment, event.source),
@@ -260,6 +265,8 @@ class Fold(SiteFold):
         """Reserve a device that makes its own key, in one statement; tell whether there was such a device."""
         if event.chunk is not None or event.count != 1:
             return False
+        if isinstance(event, e.Requested) and not origin_takes("device", event.source):
+            return False
         row = (event.device, event.order, seq, event.attempt)
         if self._database.execute(_RESERVE_DEVICE, row).rowcount != 1:
             return False
@@ -280,6 +287,7 @@ class Fold(SiteFold):
                 device_serial=device_serial,
                 chunk=event.chunk,
             )
+        self._require_origin(device_serial, device.key_origin, event)
         state = next_state(device_serial, device.state, "reserved")
         if event.attempt is not None:
             self._use_attempt(event.attempt, device_serial, "reserved", seq)

@@ -37,7 +37,8 @@ _HEADER = len(_MAGIC) + 8
 _STARTS = 4 * (_BUCKETS + 1)
 _FLUSH_AT = 1 << 18
 _NEW_KEYS = """
-SELECT intent, records, CASE WHEN serial_prefix IS NULL THEN 1 ELSE 0 END FROM certificate WHERE intent > ?1
+SELECT intent, records, CASE WHEN serial_prefix IS NULL THEN 1 ELSE 0 END FROM certificate
+WHERE intent > ?1 AND (source IS NULL OR substr(source, 1, 8) <> 'preload:')
 UNION ALL SELECT seq, requests, 1 FROM site_key WHERE seq > ?1 ORDER BY 1"""
 _GROWTH = 4
 

@@ -17,6 +17,7 @@ from birthmark.model.records import (
     IntentRecord,
     OrderRecord,
     OrderTotals,
+    PreloadRecord,
     RevocationRecord,
     TemplateRecord,
 )
@@ -38,6 +39,7 @@ _INTENT = (
 )
 _SITE = "SELECT site, origin, vkey, site_prefix, mode, stopped, reported, root, settled, seq FROM site"
 _ACCESS = "SELECT spki_sha256, name, role, site, withdrawn, seq FROM access"
+_PRELOAD = "SELECT spki_sha256, cert_sha256, vendor, unique_id, ca, seq, device_serial, bound FROM preload"
 _BUNDLE = 'SELECT bundle, "order", site, devices, seq FROM bundle'
 # A device whose own state is NULL is where its chunk is: bulk work writes one row a chunk, not one a device.
 DEVICES_QUERY = """
@@ -235,6 +237,24 @@ class SqlRecords:
     def approvers(self) -> tuple[int, tuple[str, ...]] | None:
         row = self._one("SELECT threshold, vkeys FROM approvers ORDER BY seq DESC LIMIT 1")
         return None if row is None else (row[0], tuple(row[1].split("\n")))
+
+    def preloaded(self, spki_sha256: bytes) -> PreloadRecord | None:
+        row = self._one(_PRELOAD + " WHERE spki_sha256 = ?", spki_sha256)
+        return None if row is None else PreloadRecord(*row)
+
+    def preloaded_of(self, device_serial: str) -> PreloadRecord | None:
+        row = self._one(_PRELOAD + " WHERE device_serial = ? ORDER BY bound DESC LIMIT 1", device_serial)
+        return None if row is None else PreloadRecord(*row)
+
+    def preload_file(self, manifest_sha256: str) -> int | None:
+        row = self._one("SELECT count FROM preload_file WHERE manifest_sha256 = ?", manifest_sha256)
+        return None if row is None else int(row[0])
+
+    def preload_counts(self) -> Sequence[tuple[str, int, int]]:
+        return self._all("SELECT vendor, count(*), count(bound) FROM preload GROUP BY vendor ORDER BY vendor")
+
+    def vendor_cas(self) -> Sequence[tuple[str, str, int, int]]:
+        return self._all("SELECT ca, vendor, quota, used FROM vendor_ca ORDER BY seq")
 
     def is_approval_used(self, plan_sha256: str) -> bool:
         return self._one("SELECT 1 FROM approval WHERE plan_sha256 = ?", plan_sha256) is not None

@@ -11,6 +11,7 @@ SCHEMA_FORMAT = "birthmark-ledger/1"
 FOLDED_TABLES = (
     "meta", "station", "ca", "template", "order", "chunk", "certificate", "device", "attempt", "revoked", "site",
     "assignment", "access", "bundle", "settled", "site_key", "finding", "approvers", "approval",
+    "preload_file", "preload", "vendor_ca",
 )  # fmt: skip
 """Everything but the log itself (`entry`, `head`), the key runs (a cache) and the vault (secrets)."""
 

@@ -112,7 +112,7 @@ CREATE TABLE bundle (
 -- Authority: the entry of the site's log that brought a device to its state.
 CREATE TABLE settled (device_serial TEXT PRIMARY KEY, site TEXT NOT NULL, site_seq INTEGER NOT NULL) WITHOUT ROWID;
 
--- Authority: keys born at sites that sign themselves, count x (SPKI SHA-256 32 | zeros 32) an event.
+-- Keys born at sites that sign themselves, and in chips of a vendor, count x (SPKI SHA-256 32 | zeros 32) an event.
 CREATE TABLE site_key (seq INTEGER PRIMARY KEY, requests BLOB NOT NULL);
 
 CREATE TABLE finding (
@@ -124,3 +124,22 @@ CREATE TABLE approvers (seq INTEGER PRIMARY KEY, threshold INTEGER NOT NULL, vke
 
 -- Plans that approvals were used for: each once.
 CREATE TABLE approval (plan_sha256 TEXT PRIMARY KEY, action TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Manifests of vendors: each is taken in once.
+CREATE TABLE preload_file (
+  manifest_sha256 TEXT PRIMARY KEY, vendor TEXT NOT NULL, form TEXT NOT NULL, count INTEGER NOT NULL,
+  chunks INTEGER NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Identities that vendors made. `seq`: the entry with the certificate; `bound`: the entry that binds it to a device.
+CREATE TABLE preload (
+  spki_sha256 BLOB PRIMARY KEY, cert_sha256 BLOB NOT NULL, vendor TEXT NOT NULL, unique_id TEXT NOT NULL,
+  ca TEXT NOT NULL, seq INTEGER NOT NULL, device_serial TEXT, bound INTEGER
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX preload_id ON preload (vendor, lower(unique_id));
+CREATE INDEX preload_bound ON preload (device_serial) WHERE device_serial IS NOT NULL;
+
+-- CAs whose keys vendors hold below one of ours: how many identities each may sign, and how many were taken in.
+CREATE TABLE vendor_ca (
+  ca TEXT PRIMARY KEY, vendor TEXT NOT NULL, quota INTEGER NOT NULL, used INTEGER NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
