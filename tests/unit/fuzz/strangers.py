@@ -48,6 +48,7 @@ from birthmark.wire import (
     document,
     frames,
     imagedelta,
+    label,
     manifest,
     microchip,
     receipt,
@@ -156,6 +157,8 @@ def _wire(story: Story) -> Iterator[Stranger]:
     yield Stranger("wire.approval.signature_lines", approval.signature_lines, (plan, grant), ())
     yield Stranger("wire.approval.plan_text", approval.plan_text, (plan,), (Tampered,))
     sealed = story.read("lot.bundle")
+    scanned = label.label_of("TH-0001", b"certificate").text.encode()
+    yield Stranger("wire.label.parse_label", _text(label.parse_label), (scanned,), (Refused,))
     delta = imagedelta.encode_delta(
         imagedelta.Delta(
             "0" * 64, 100, "TH-0001", 200, (imagedelta.Region(3, b"abc"), imagedelta.Region(90, b"\0" * 110))
