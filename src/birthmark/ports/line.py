@@ -85,11 +85,16 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Read back from the target. ``signature`` over the challenge by the *installed* key where it can sign."""
+    """Read back from the target. ``signature``: by the *installed* key, where it can sign.
+
+    ``kind``: ``signature`` over the proof message of the challenge; ``jwt``: a JSON Web Token whose subject is the
+    challenge (``wire.jwtproof``), for devices that sign nothing else; ``digest``: no signature, but SHA-256 of the
+    private key (PKCS#8 DER) as the device reports it.
+    """
 
     certificate: bytes
     chain: tuple[bytes, ...]
-    kind: Literal["signature", "digest"]
+    kind: Literal["signature", "digest", "jwt"]
     signature: bytes | None
     key_digest: bytes | None
 

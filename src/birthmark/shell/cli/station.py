@@ -185,7 +185,7 @@ def _outcome_line(outcome: Outcome) -> None:
 
 def _outcome_text(outcome: Outcome) -> str:
     word = "PASS" if outcome.outcome == "pass" else "PASS (already had its identity)"
-    proof = "signed our challenge" if outcome.evidence == "signature" else "shows the digest of its key"
+    proof = "shows the digest of its key" if outcome.evidence == "digest" else "signed our challenge"
     seen = "" if outcome.handshake is None else f", connected with {outcome.handshake.tls_version}"
     return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; the device {proof}{seen}"
 

@@ -68,7 +68,7 @@ class Outcome:
     steps: tuple[tuple[str, float], ...]
     cert_serial: str
     cert_sha256: str
-    evidence: Literal["signature", "digest"]
+    evidence: Literal["signature", "digest", "jwt"]
     handshake: Handshake | None
     receipt: bytes | None
 
