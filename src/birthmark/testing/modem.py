@@ -43,8 +43,9 @@ class ModemFaults:
     acknowledged and forgotten. ``stores``: this content is stored and shown instead of the one that was sent.
     ``signs_with_another_key``: tokens for a client key are signed with a new key each time. ``keygen_digest``: the
     digest in the attestation is of something else. ``keygen_signature``: another identity key signs.
-    ``csr_null``: the CSR has the NULL parameters that real modems write after ecdsa-with-SHA256. ``echo``: commands come back.
-    ``chatter``: a line nobody asked for comes before every answer. ``silent_for``: so many commands get no answer.
+    ``csr_null``: NULL parameters stand after ecdsa-with-SHA256 in the CSR, as real modems write. ``echo``: commands
+    come back. ``chatter``: a line nobody asked for comes before every answer. ``silent_for``: so many commands
+    get no answer.
     """
 
     write_error: bool | int = False
