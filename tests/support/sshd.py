@@ -48,12 +48,11 @@ def ssh_server() -> SshServer:
     (directory / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/authorized\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n"
+        "KexAlgorithms curve25519-sha256\nUseDNS no\n"
         f"PidFile {directory}/pid\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
     )
     server = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-e", "-f", directory / "config"],
-        stderr=(directory / "log").open("wb"),
-        stdin=subprocess.DEVNULL,
+        ["/usr/sbin/sshd", "-D", "-f", directory / "config", "-E", directory / "log"], stdin=subprocess.DEVNULL
     )
     _stop_with_us(server)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""A POSIX shell on the device, over a serial line or by the OpenSSH client: scripts that run whole or not at all.
+"""A POSIX shell on the device, over a serial line: scripts that run whole or not at all.
 
 A script and what it prints are public or secret alike; it never stands on a command line that others can list.
 """
@@ -8,21 +8,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import subprocess
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
-from birthmark.adapters.targets.links.budget import RetryBudget, garbled, silent
+from birthmark.adapters.targets.links.budget import garbled
 from birthmark.adapters.targets.links.talk import Talk
-from birthmark.errors import DeviceFault, StationFault, Unavailable
-from birthmark.ports import Fence
 
-__all__ = ["LineShell", "Ran", "Shell", "SshShell"]
+__all__ = ["LineShell", "Ran", "Shell"]
 
-_MOST_OUTPUT = 64 * 1024
 _PIECE = 512
 """Characters of a script in one line: far below the 4,096 that a Linux terminal keeps of a line."""
 _ANSWER = re.compile(r"bm([0-9a-f]{8}):([A-Za-z0-9+/=]*):([0-9a-f]{64})")
@@ -119,78 +114,3 @@ class LineShell:
         self._talk.hush()
         self._talk.port.send(b"\x03\n", _SYNC_S)
         self._talk.hush()
-
-
-class SshShell:
-    """The shell of a login by OpenSSH. ``command``: ssh with all its options and the destination.
-
-    Raises ``StationFault``: ``link.ssh.missing``; ``Unavailable``: ``link.ssh.failed`` when the budget is spent.
-    """
-
-    def __init__(
-        self, command: Sequence[str], name: str, budget: RetryBudget, *, answer_s: float, fence: Fence | None
-    ) -> None:
-        self._command = command
-        self._name = name
-        self._budget = budget
-        self._answer_s = answer_s
-        self._fence = fence
-
-    def hold(self) -> None:
-        if self._fence is None:
-            raise RuntimeError("a device is changed without a fence")
-        self._fence.hold()
-
-    def run(self, script: str) -> Ran:
-        while True:
-            try:
-                return self._run(script)
-            except Unavailable as problem:
-                if not problem.code.startswith("link."):
-                    raise
-                self._budget.spend(problem)
-
-    def _run(self, script: str) -> Ran:
-        seconds = self._answer_s
-        if self._fence is not None:
-            if (left := self._fence.remaining()) <= 0:
-                self._fence.hold()
-            seconds = min(seconds, left)
-        mark = uuid.uuid4().hex
-        # sh reads the script from its standard input: no argument list ever holds it.
-        text = f"({script}\n) 2>/dev/null </dev/null\necho {mark}$?\n"
-        try:
-            done = subprocess.run(
-                [*self._command, "sh"], input=text.encode(), capture_output=True, timeout=seconds, check=False
-            )
-        except FileNotFoundError as problem:
-            raise StationFault(
-                "link.ssh.missing",
-                "the OpenSSH client is not installed on this station",
-                hint="Install the package openssh-client.",
-            ) from problem
-        except subprocess.TimeoutExpired:
-            raise silent(self._name, seconds) from None
-        if len(done.stdout) > _MOST_OUTPUT:
-            raise DeviceFault(
-                "target.shell.flood",
-                f"the shell of {self._name} prints more than 64 KiB",
-                hint="Look what its login scripts print; they have to be silent.",
-                target=self._name,
-            )
-        output, found, status = done.stdout.rpartition(mark.encode())
-        if not found or not re.fullmatch(rb"[0-9]{1,3}\n", status):
-            raise Unavailable(
-                "link.ssh.failed",
-                f"no session with {self._name}: {_reason(done.stderr)}",
-                hint="Try `ssh` by hand with the same options; host key, user key and network have to be right.",
-                status=done.returncode,
-            )
-        return Ran(int(status), output)
-
-
-def _reason(stderr: bytes) -> str:
-    """Return the last line that ssh says, as plain ASCII."""
-    lines = stderr[-400:].decode("ascii", errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return ascii(said[-1][:200]) if said else "ssh says nothing"

@@ -33,7 +33,8 @@ from birthmark.adapters.targets.links.options import (
     retries,
 )
 from birthmark.adapters.targets.links.session import same_device
-from birthmark.adapters.targets.links.shells import LineShell, Shell, SshShell
+from birthmark.adapters.targets.links.shells import LineShell, Shell
+from birthmark.adapters.targets.links.sshchild import SshShell
 from birthmark.adapters.targets.links.talk import Talk
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.adapters.targets.shell import scripts
@@ -313,7 +314,11 @@ class SshTarget(_ShellTarget):
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:
-        yield SshShell(self._command, self._name, self._budget, answer_s=self._answer_s, fence=fence)
+        shell = SshShell(self._command, self._name, self._budget, answer_s=self._answer_s, fence=fence)
+        try:
+            yield shell
+        finally:
+            shell.close()
 
     def _ssh(self, uri: TargetUri, base: Path, *, user: str, host: str, port: str) -> list[str]:
         known = uri.options.get("known-hosts")
