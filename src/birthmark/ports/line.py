@@ -13,6 +13,7 @@ __all__ = [
     "Attestation",
     "Attests",
     "Authority",
+    "CountsRepeats",
     "Credential",
     "CredentialRequest",
     "Evidence",
@@ -132,6 +133,15 @@ class Target(Protocol):
     def install(self, credential: Credential, fence: Fence) -> None: ...
 
     def prove(self, challenge: bytes) -> Evidence: ...
+
+
+@runtime_checkable
+class CountsRepeats(Protocol):
+    """What a ``Target`` behind a noisy link tells besides: how many repeats the link has cost so far, never above its
+    own budget."""
+
+    @property
+    def link_repeats(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class Outcome:
     evidence: Literal["signature", "digest", "jwt"]
     handshake: Handshake | None
     receipt: bytes | None
+    link_repeats: int | None = None
+    """How many repeats a noisy link cost; None where the target has no link that counts them."""
 
 
 def new_attempt(entropy: Entropy) -> str:

@@ -18,8 +18,8 @@ from birthmark.adapters.targets.identity import (
     Certificates,
     certificates_of,
     mismatch,
+    pkcs8_of,
     refuse_key,
-    require_key,
 )
 from birthmark.adapters.targets.layouts import LAYOUTS, first_certificate, read_certificates
 from birthmark.adapters.targets.links.budget import RetryBudget
@@ -147,7 +147,7 @@ class _ShellTarget(ABC):
         if self._born:
             refuse_key(credential)
         else:
-            key = _PEM.encode_key(require_key(credential, certificates))
+            key = _pem(pkcs8_of(credential, certificates))
         content = _PEM.encode_certificates(certificates.device, certificates.chain)[CERTIFICATE_FILE]
         with self._shell(fence) as shell:
             found = self._look(shell)
@@ -344,6 +344,13 @@ class SshTarget(_ShellTarget):
         if "login-key" in uri.options:
             options += ["-i", str(base / uri.options["login-key"])]
         return ["ssh", "-F", "none", "-T", *options, "-p", port, "-l", user, "--", host]
+
+
+def _pem(pkcs8: bytes) -> bytes:
+    """Return the key in PEM (RFC 7468) with the very octets that came: its digest has to be theirs."""
+    text = base64.b64encode(pkcs8).decode()
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return "\n".join(("-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----", "")).encode()
 
 
 def _quoted_path(path: Path) -> str:
