@@ -85,7 +85,7 @@ def require_key(credential: Credential, certificates: Certificates) -> Any:
 
 
 def pkcs8_of(credential: Credential, certificates: Certificates) -> bytes:
-    """Return the private key as it came (PKCS#8 DER), checked as ``require_key`` does: a device digests these octets."""
+    """Return the private key as it came (PKCS#8 DER), checked as by ``require_key``: a device digests these octets."""
     require_key(credential, certificates)
     return b"" if credential.private_key is None else credential.private_key.reveal()
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.targets.identity import certificates_of, mismatch, refuse_key
-from birthmark.adapters.targets.links.budget import RetryBudget
+from birthmark.adapters.targets.links.budget import RetryBudget, garbled
 from birthmark.adapters.targets.links.options import (
     SERIAL_OPTIONS,
     IdentityMap,
@@ -32,7 +32,7 @@ from birthmark.errors import DeviceFault, Refused, Unavailable
 from birthmark.model.ids import parse_device_serial
 from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Attestation, Credential, Evidence, Fence, Probe, SecretsHandler
-from birthmark.wire.jwtproof import JWT_AUDIENCE, jwt_subject
+from birthmark.wire.jwtproof import JWT_AUDIENCE, jwt_holds, jwt_subject
 
 __all__ = ["NrfTarget"]
 
@@ -40,6 +40,8 @@ _OPTIONS = (*SERIAL_OPTIONS, "sec-tag", "note-tag", "anchors", "chain", "key-usa
 _SEC_TAG, _NOTE_TAG, _MOST_TAG = 16842753, 2147483000, 2147483647
 _NOTE = re.compile(r"birthmark1\.([0-9a-f]{64})\.([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
 _FAULTS_OF_A_LINK = 2
+_SECOND_TRIES = 2
+"""How often a signature that does not hold is asked for again: a line has no checksum, a signature is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +141,16 @@ class NrfTarget:
                     hint="Provision the device again.",
                     target=self._name,
                 )
-            token = modem.jwt(self._tag, jwt_subject(challenge), JWT_AUDIENCE)
             device, *chain = certificates
-            return Evidence(device, tuple(chain), kind="jwt", signature=token.encode(), key_digest=None)
+            public_key = x509.load_der_x509_certificate(device).public_key()
+            token = modem.jwt(self._tag, jwt_subject(challenge), JWT_AUDIENCE).encode()
+            for _ in range(_SECOND_TRIES):
+                # What does not hold may have been garbled on its way; the station judges the last one all the same.
+                if jwt_holds(public_key, challenge, token) or self._budget.spent >= self._budget.limit:
+                    break
+                self._budget.spend(garbled(self._name, "a token"))
+                token = modem.jwt(self._tag, jwt_subject(challenge), JWT_AUDIENCE).encode()
+            return Evidence(device, tuple(chain), kind="jwt", signature=token, key_digest=None)
 
     def attest(self, nonce: bytes) -> Attestation:
         """Show that the key was made in this modem, and that this modem is here now (docs/targets/nrf.md)."""
@@ -152,8 +161,20 @@ class NrfTarget:
             waiting = self._waiting(modem)
             if waiting is None:
                 raise mismatch(self._name, "the key born")
-            token = read_token(modem.token(challenge))
-            return attestation(waiting.made, token, sec_tag=self._tag, challenge=challenge, keys=self._anchors)
+            made, keys = waiting.made, self._anchors
+
+            def shown() -> Attestation:
+                token = read_token(modem.token(challenge))
+                return attestation(made, token, sec_tag=self._tag, challenge=challenge, keys=keys)
+
+            for _ in range(_SECOND_TRIES):
+                try:
+                    return shown()
+                except DeviceFault:
+                    if self._budget.spent >= self._budget.limit:
+                        raise
+                    self._budget.spend(garbled(self._name, "an attestation"))
+            return shown()
 
     def _make(self, modem: Modem, subject: str) -> Keygen:
         """Make a key and keep what the modem said of it beside it, in the modem; a key nobody heard of is made anew."""
