@@ -22,6 +22,8 @@ _LISTED = re.compile(r'%CMNG: ?([0-9]{1,10}),([0-9]{1,2}),"([0-9A-Fa-f]{64})"')
 _READ = re.compile(r'%CMNG: ?([0-9]{1,10}),([0-9]{1,2}),"([0-9A-Fa-f]{64})","(.*)"', re.DOTALL)
 _NOT_FOUND = 513
 _SYNC_S = 1.0
+_SAME_AGAIN = 2
+"""So often the same wrong thing may be found after a write; the next time it is the device and not the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +108,14 @@ class Modem:
                 problem = unclear
                 self._resync()
             except DeviceFault as refusal:
-                if before.count(None) >= 1:
+                if before.count(None) >= _SAME_AGAIN:
                     raise
                 problem = garbled(self._talk.name, "the modem refused the write")
                 problem.__cause__ = refusal
             found = self.digest_of(sec_tag, kind)
             if found == wanted:
                 return
-            if found in before:
+            if before.count(found) >= _SAME_AGAIN:
                 raise _not_kept(sec_tag, kind)
             before.append(found)
             self._talk.budget.spend(problem)

@@ -31,6 +31,7 @@ from birthmark.adapters.targets.uri import bad_option, choice, decoded, parse_ta
 from birthmark.errors import DeviceFault, Refused, Unavailable
 from birthmark.model.ids import parse_device_serial
 from birthmark.pki.certread import UNREADABLE
+from birthmark.pki.csr import parse_csr
 from birthmark.ports import Attestation, Credential, Evidence, Fence, Probe, SecretsHandler
 from birthmark.wire.jwtproof import JWT_AUDIENCE, jwt_holds, jwt_subject
 
@@ -40,6 +41,7 @@ _OPTIONS = (*SERIAL_OPTIONS, "sec-tag", "note-tag", "anchors", "chain", "key-usa
 _SEC_TAG, _NOTE_TAG, _MOST_TAG = 16842753, 2147483000, 2147483647
 _NOTE = re.compile(r"birthmark1\.([0-9a-f]{64})\.([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
 _FAULTS_OF_A_LINK = 2
+_COMMON_NAME = "2.5.4.3"
 _SECOND_TRIES = 2
 """How often a signature that does not hold is asked for again: a line has no checksum, a signature is one."""
 
@@ -107,7 +109,7 @@ class NrfTarget:
         with self._modem(fence) as modem:
             if modem.digest_of(self._tag, CERTIFICATE) is None:
                 waiting = self._waiting(modem)
-                if waiting is not None:
+                if waiting is not None and parse_csr(waiting.made.csr).names == ((_COMMON_NAME, device_serial),):
                     return waiting.made.csr
             modem.silence_radio()
             # The certificate first: a power cut never leaves it beside a key that is not its own.
@@ -210,7 +212,11 @@ class NrfTarget:
         listed = modem.digest_of(self._tag, KEY)
         if listed is None or listed.hex() != match[1]:
             return None
-        return _Waiting(read_keygen(match[2]))
+        try:
+            made = read_keygen(match[2])
+        except DeviceFault:
+            return None
+        return _Waiting(made) if made.sec_tag == self._tag else None
 
     def _certificates(self, modem: Modem) -> tuple[bytes, ...]:
         """Return the certificates (DER) in the slot, device first; none for what cannot be read."""

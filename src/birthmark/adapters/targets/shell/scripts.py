@@ -47,7 +47,7 @@ def look(directory: str, identity: str | None) -> str:
     They are id and certificate in base64, and of both keys: SHA-256 of the file, mode, SHA-256 of what is in the PEM.
     ``identity``: a command that prints what the device is, instead of the file device-id.
     """
-    command = "head -c 200 device-id" if identity is None else f"({identity}) 2>/dev/null | head -c 200"
+    command = "head -c 200 device-id" if identity is None else f" ({identity}) | head -c 200"
     return f"""{_enter(directory)}
 for t in base64 sha256sum stat cut tr sed; do command -v $t >/dev/null || exit {NO_TOOL}; done
 [ -e device-id ] || [ -n {quote(identity or "")} ] && echo "id=$({command} | base64 | tr -d '\\n')"
@@ -67,13 +67,15 @@ def put(directory: str, name: str, data: bytes, mode: str) -> str:
     """Put a whole file in place; it is durable, and has this content, when the script ends well."""
     text = base64.b64encode(data).decode()
     pieces = "\n".join(f"printf %s {text[at : at + 1024]}" for at in range(0, len(text), 1024))
+    digest = sha256(data).hexdigest()
     return f"""{_enter(directory)}
+[ ! -d {name} ] || exit 1
 rm -f {_PART} && umask 077 && {{
 {pieces}
 }} | base64 -d > {_PART} || exit 1
-[ "$(sha256sum < {_PART} | cut -c1-64)" = {sha256(data).hexdigest()} ] || {{ rm -f {_PART}; exit {DIFFERS}; }}
+[ "$(sha256sum < {_PART} | cut -c1-64)" = {digest} ] || {{ rm -f {_PART}; exit {DIFFERS}; }}
 chmod {mode} {_PART} && {{ sync {_PART} 2>/dev/null || sync; }} && mv -f {_PART} {name} || exit 1
-{_SYNC}"""
+{{ {_SYNC}; }} && [ "$(sha256sum < {name} | cut -c1-64)" = {digest} ] || exit {DIFFERS}"""
 
 
 def remove(directory: str, name: str) -> str:

@@ -52,7 +52,9 @@ _OPTIONS = ("dir", "chain", "key", "identity", "proof")
 _PEM = LAYOUTS["pem"]
 _KEY_LINE = re.compile(r"([0-9a-f]{64}) ([0-7]{3,4}) ([0-9a-f]{64})")
 _IDENTITY = re.compile(r"[!-~]{1,64}")
-_DESTINATION = re.compile(r"([a-z_][a-z0-9_.-]{0,31})@([A-Za-z0-9.:-]{1,253}?)(?::([0-9]{1,5}))?")
+_DESTINATION = re.compile(
+    r"([a-z_][a-z0-9_.-]{0,31})@([A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,39}\])(?::([0-9]{1,5}))?"
+)
 
 
 class _Found:
@@ -310,7 +312,7 @@ class SshTarget(_ShellTarget):
                 hint="See docs/targets/shell.md for the form of this target.",
                 target=ascii(uri[:200]),
             )
-        self._command = self._ssh(parsed, base, user=match[1], host=match[2], port=match[3] or "22")
+        self._command = self._ssh(parsed, base, user=match[1], host=match[2].strip("[]"), port=match[3] or "22")
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:
