@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark.adapters.targets.nrf import NrfTarget
+from birthmark.adapters.targets.nrf.anchors import IdentityKeys, attestation
 from birthmark.adapters.targets.nrf.cose import read_item, read_sign1
+from birthmark.adapters.targets.nrf.keygen import read_keygen, read_token
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Unavailable
 from birthmark.model.secret import Secret
 from birthmark.pki.csr import parse_csr
@@ -283,3 +285,39 @@ def test_without_anchors_it_attests_nothing(modem: ModemSimulator, tmp_path: Pat
     assert not target.probe().attests
     with pytest.raises(TypeError):
         target.attest(NONCE)
+
+
+def test_each_changed_character_of_what_a_modem_attests_is_found(
+    modem: ModemSimulator, target: NrfTarget, tmp_path: Path
+) -> None:
+    born(target)
+    made, token = target.attest(NONCE).statement.decode().splitlines()
+    challenge = sha256(NONCE).digest()[:16]
+    keys = IdentityKeys(tmp_path / "anchors")
+
+    def judged(first: str, second: str) -> None:
+        attestation(read_keygen(first), read_token(second), sec_tag=TAG, challenge=challenge, keys=keys)
+
+    judged(made, token)
+    for place in range(len(made + token)):
+        for other in ("A", "-", "."):
+            changed = (made + token)[:place] + other + (made + token)[place + 1 :]
+            if changed == made + token or _same_octets(changed[: len(made)], made, changed[len(made) :], token):
+                continue
+            with pytest.raises(DeviceFault):
+                judged(changed[: len(made)], changed[len(made) :])
+
+
+def _same_octets(*pairs: str) -> bool:
+    """The last character of a part in base64url has bits that mean nothing."""
+    try:
+        read = [[base64.urlsafe_b64decode(part + "==") for part in text.split(".")] for text in pairs]
+    except ValueError:
+        return False
+    return read[0] == read[1] and read[2] == read[3]
+
+
+@pytest.mark.parametrize("text", ["", ".", "a.b", "A" * 9000 + ".AA", "é.é", "AAAA.0oRDoQEmoQRBIQ", "MAA.2IRA"])
+def test_what_is_no_statement_of_a_modem_is_refused_by_name(text: str) -> None:
+    assert code_of(read_keygen, text) == "target.keygen.damaged"
+    assert code_of(read_token, text) == "target.token.damaged"

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.targets.identity import certificates_of, mismatch, refuse_key
@@ -144,7 +145,7 @@ class NrfTarget:
                     target=self._name,
                 )
             device, *chain = certificates
-            public_key = x509.load_der_x509_certificate(device).public_key()
+            public_key = self._public_key(device)
             token = modem.jwt(self._tag, jwt_subject(challenge), JWT_AUDIENCE).encode()
             for _ in range(_SECOND_TRIES):
                 # What does not hold may have been garbled on its way; the station judges the last one all the same.
@@ -177,6 +178,12 @@ class NrfTarget:
                         raise
                     self._budget.spend(garbled(self._name, "an attestation"))
             return shown()
+
+    def _public_key(self, certificate: bytes) -> object:
+        try:
+            return x509.load_der_x509_certificate(certificate).public_key()
+        except (*UNREADABLE, UnsupportedAlgorithm):
+            raise mismatch(self._name, "the key") from None
 
     def _make(self, modem: Modem, subject: str) -> Keygen:
         """Make a key and keep what the modem said of it beside it, in the modem; a key nobody heard of is made anew."""

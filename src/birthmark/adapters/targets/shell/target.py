@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from birthmark.adapters.targets.identity import (
@@ -43,6 +45,7 @@ from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decode
 from birthmark.errors import DeviceFault, Misconfigured, Refused, StationFault
 from birthmark.model.ids import parse_device_serial
 from birthmark.pki.algorithms import algorithm_of, spki_of
+from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.csr import parse_csr
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
@@ -198,9 +201,7 @@ class _ShellTarget(ABC):
             device, *chain = read_certificates(_PEM, {CERTIFICATE_FILE: found.certificate_file})
             signature = None
             if self._signs:
-                kind = algorithm_of(device.public_key()).name
-                if kind not in scripts.ALGORITHMS:
-                    raise mismatch(self._name, "the key")
+                kind = self._kind_of(device)
                 signature = self._done(shell, scripts.sign(self._directory, kind, proof_message(challenge)))
         return Evidence(
             certificate=device.public_bytes(Encoding.DER),
@@ -235,8 +236,18 @@ class _ShellTarget(ABC):
         output = self._done(shell, scripts.public_key(self._directory, name))
         try:
             return spki_of(load_der_public_key(output))
-        except (ValueError, Refused):
+        except (*UNREADABLE, UnsupportedAlgorithm, Refused):
             raise mismatch(self._name, "the key") from None
+
+    def _kind_of(self, certificate: x509.Certificate) -> str:
+        """Return the kind of key in a certificate of the device, one that its openssl signs with."""
+        try:
+            kind = algorithm_of(certificate.public_key()).name
+        except (*UNREADABLE, UnsupportedAlgorithm, Refused):
+            kind = ""
+        if kind not in scripts.ALGORITHMS:
+            raise mismatch(self._name, "the key")
+        return kind
 
     def _require_kind(self, spki: bytes, algorithm: str) -> None:
         made = algorithm_of(load_der_public_key(spki))
