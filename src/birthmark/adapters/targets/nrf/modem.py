@@ -187,7 +187,9 @@ class Modem:
         self._talk.hush()
         for text in ("AT", '"', "AT"):
             try:
+                # Whatever is answered shows that no quotation is open; one mark more would open it.
                 self._talk.ask_within(text, _END, _SYNC_S)
+                break
             except Unavailable as problem:
                 if problem.code != "link.silent":
                     raise
