@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from birthmark.adapters.targets.links.budget import garbled
@@ -48,8 +49,9 @@ class Modem:
 
     def connect(self) -> str:
         """Wake the line and return the IMEI; its check digit and a second reading guard it."""
-        self._talk.persist(lambda: self._say("AT"), recover=self._resync)
-        self._talk.persist(lambda: self._say("AT+CMEE=1"), recover=self._resync)
+        for command in ("AT", "AT+CMEE=1"):
+            # The first one may end a line that was left half said.
+            self._talk.persist(partial(self._certain, command), recover=self._resync)
         return self._talk.persist(self._imei, recover=self._resync)
 
     def silence_radio(self) -> None:
