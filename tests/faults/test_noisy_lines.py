@@ -26,29 +26,32 @@ from support.shellpty import ShellOnPty
 
 SERIAL, RETRIES = "SN-0001", 5
 CHALLENGE = bytes(range(32))
-Start = Callable[[Path], tuple[PtyDevice, Callable[[], Any]]]
+Open = Callable[[float], Any]
+Start = Callable[[Path], tuple[PtyDevice, Open]]
+SHORT, LONG = 0.2, 10.0
+"""Seconds for an answer: where silence is to be expected, and where it would be the machine that is slow."""
 
 
-def a_modem(root: Path) -> tuple[PtyDevice, Callable[[], Any]]:
+def a_modem(root: Path) -> tuple[PtyDevice, Open]:
     modem = ModemSimulator()
     (root / "anchors").write_text(f"{modem.anchor_line()}\n")
-    uri = f"nrf:{modem.port}?anchors=anchors&answer-s=0.15&retries={RETRIES}"
-    return modem, lambda: NrfTarget(uri, secrets=lambda _: Secret(b""), base=root)
+    uri = f"nrf:{modem.port}?anchors=anchors&retries={RETRIES}"
+    return modem, lambda answer: NrfTarget(f"{uri}&answer-s={answer}", secrets=lambda _: Secret(b""), base=root)
 
 
-def a_zephyr(root: Path) -> tuple[PtyDevice, Callable[[], Any]]:
+def a_zephyr(root: Path) -> tuple[PtyDevice, Open]:
     shell = ZephyrShellSimulator()
-    uri = f"zephyr:{shell.port}?answer-s=0.15&retries={RETRIES}"
-    return shell, lambda: ZephyrTarget(uri, secrets=lambda _: Secret(b""), base=root)
+    uri = f"zephyr:{shell.port}?retries={RETRIES}"
+    return shell, lambda answer: ZephyrTarget(f"{uri}&answer-s={answer}", secrets=lambda _: Secret(b""), base=root)
 
 
-def a_console(root: Path) -> tuple[PtyDevice, Callable[[], Any]]:
+def a_console(root: Path) -> tuple[PtyDevice, Open]:
     directory = root / "identity"
     directory.mkdir()
     (directory / "device-id").write_text(f"{SERIAL}\n")
     shell = ShellOnPty(root)
-    uri = f"serial:{shell.port}?dir={directory}&answer-s=0.3&retries={RETRIES}"
-    return shell, lambda: SerialTarget(uri, secrets=lambda _: Secret(b""), base=root)
+    uri = f"serial:{shell.port}?dir={directory}&retries={RETRIES}"
+    return shell, lambda answer: SerialTarget(f"{uri}&answer-s={answer}", secrets=lambda _: Secret(b""), base=root)
 
 
 STARTS: dict[str, Start] = {"modem": a_modem, "zephyr": a_zephyr, "console": a_console}
@@ -87,7 +90,7 @@ def test_a_noisy_line_ends_in_a_pass_that_is_right_or_in_a_named_error(kind: str
         device, open_target = STARTS[kind](root)
         with device:
             device.set_noise(Noise(flip=rate, drop=rate / 2, seed=seed))
-            target = open_target()
+            target = open_target(LONG / 5 if rate == 2e-5 else SHORT)
             try:
                 credential, evidence = provisioned(target)
             except (Unavailable, DeviceFault) as problem:
@@ -97,7 +100,7 @@ def test_a_noisy_line_ends_in_a_pass_that_is_right_or_in_a_named_error(kind: str
                 assert holds(credential, evidence), "never a wrong pass"
                 ends.append("pass")
                 device.set_noise(NO_NOISE)
-                assert holds(credential, open_target().prove(CHALLENGE)), "what is in the device is what was proven"
+                assert holds(credential, open_target(LONG).prove(CHALLENGE)), "what is in the device is what was proven"
             assert target.link_repeats <= RETRIES
     if rate == 2e-5:
         assert "pass" in ends, ends
@@ -110,9 +113,9 @@ def test_a_line_that_gets_better_is_gone_on_with(kind: str, tmp_path: Path) -> N
     with device:
         device.set_noise(Noise(flip=5e-3, seed=7))
         with pytest.raises(BirthmarkError):
-            provisioned(open_target())
+            provisioned(open_target(SHORT))
         device.set_noise(NO_NOISE)
-        credential, evidence = provisioned(open_target())
+        credential, evidence = provisioned(open_target(LONG))
         assert holds(credential, evidence)
 
 
@@ -122,7 +125,7 @@ def test_the_budget_that_was_spent_is_told(kind: str, tmp_path: Path) -> None:
     with device:
         device.set_noise(Noise(drop=1.0))
         with pytest.raises(Unavailable) as caught:
-            open_target().probe()
+            open_target(SHORT).probe()
     assert caught.value.code == "link.budget"
     assert (caught.value.facts["spent"], caught.value.facts["limit"]) == (RETRIES, RETRIES)
     assert caught.value.facts["last"] == "link.silent"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,13 +44,6 @@ _FAULTS_OF_A_LINK = 2
 _COMMON_NAME = "2.5.4.3"
 _SECOND_TRIES = 2
 """How often a signature that does not hold is asked for again: a line has no checksum, a signature is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """The key in the slot, and what the modem said when it made it."""
-
-    made: Keygen
 
 
 class NrfTarget:
@@ -110,8 +102,8 @@ class NrfTarget:
         with self._modem(fence) as modem:
             if modem.digest_of(self._tag, CERTIFICATE) is None:
                 waiting = self._waiting(modem)
-                if waiting is not None and parse_csr(waiting.made.csr).names == ((_COMMON_NAME, device_serial),):
-                    return waiting.made.csr
+                if waiting is not None and parse_csr(waiting.csr).names == ((_COMMON_NAME, device_serial),):
+                    return waiting.csr
             modem.silence_radio()
             # The certificate first: a power cut never leaves it beside a key that is not its own.
             for tag, kind in ((self._tag, CERTIFICATE), (self._note_tag, NOTE)):
@@ -126,7 +118,7 @@ class NrfTarget:
         content = "".join(one.public_bytes(Encoding.PEM).decode() for one in ones)
         with self._modem(fence) as modem:
             waiting = self._waiting(modem)
-            if waiting is None or waiting.made.spki != certificates.spki:
+            if waiting is None or waiting.spki != certificates.spki:
                 raise mismatch(self._name, "the key born")
             if modem.digest_of(self._tag, CERTIFICATE) == sha256(content.encode()).digest():
                 return
@@ -164,7 +156,7 @@ class NrfTarget:
             waiting = self._waiting(modem)
             if waiting is None:
                 raise mismatch(self._name, "the key born")
-            made, keys = waiting.made, self._anchors
+            made, keys = waiting, self._anchors
 
             def shown() -> Attestation:
                 token = read_token(modem.token(challenge))
@@ -210,7 +202,7 @@ class NrfTarget:
         modem.write(self._note_tag, NOTE, f"birthmark1.{listed.hex()}.{made.text}")
         return made
 
-    def _waiting(self, modem: Modem) -> _Waiting | None:
+    def _waiting(self, modem: Modem) -> Keygen | None:
         """Return the key of the slot if it is still the one that the note speaks of."""
         note = modem.read(self._note_tag, NOTE)
         match = None if note is None else _NOTE.fullmatch(note.content)
@@ -223,7 +215,7 @@ class NrfTarget:
             made = read_keygen(match[2])
         except DeviceFault:
             return None
-        return _Waiting(made) if made.sec_tag == self._tag else None
+        return made if made.sec_tag == self._tag else None
 
     def _certificates(self, modem: Modem) -> tuple[bytes, ...]:
         """Return the certificates (DER) in the slot, device first; none for what cannot be read."""
