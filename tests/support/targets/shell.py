@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -36,12 +37,30 @@ def serial_device(options: str, root: Path, _: pytest.MonkeyPatch) -> Device:
     directory = root / "identity"
     directory.mkdir()
     (directory / "device-id").write_text(f"{SERIAL}\n")
-    shell = ShellOnPty(root)
+    (root / "bin").mkdir()
+    shell = ShellOnPty(root, path=f"{root}/bin:{os.environ['PATH']}")
     shell.start()
     uri = f"serial:{shell.port}?dir={directory}{options}"
     device = _device(directory, options, lambda: SerialTarget(uri, secrets=lambda _: Secret(b""), base=root))
+    lies = {"stores nothing": lambda: _program(root / "bin" / "mv", "exit 0")}
+    if "key=born" in options:
+        lies["other key"] = lambda: _program(root / "bin" / "openssl", _OTHER_KEY)
+    device.lies = lies
     weakref.finalize(device, shell.close)
     return device
+
+
+_OTHER_KEY = """[ "$1" = pkeyutl ] || exec /usr/bin/openssl "$@"
+for last in "$@"; do :; done
+/usr/bin/openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$0.key"
+exec /usr/bin/openssl pkeyutl -sign -rawin -digest sha256 -inkey "$0.key" -in "$last"
+"""
+
+
+def _program(path: Path, text: str) -> None:
+    """Put a program before the device's own one of this name."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
 
 
 def ssh_device(options: str, root: Path, _: pytest.MonkeyPatch) -> Device:
