@@ -15,6 +15,7 @@ from birthmark.adapters.targets.proof import proof_message
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered, Unavailable
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.ports import Attests, Credential, Evidence
+from birthmark.wire.jwtproof import jwt_holds
 from support.devicepki import credential_for, pool_credential
 from support.fences import OPEN, OVER, CuttingFence, OpenFence, PowerCut
 from support.targets import DEVICES, Device
@@ -64,6 +65,8 @@ def holds(evidence: Evidence, credential: Credential, challenge: bytes) -> bool:
         return evidence.key_digest == sha256(credential.private_key.reveal()).digest()
     assert evidence.signature is not None
     public_key = x509.load_der_x509_certificate(credential.certificate).public_key()
+    if evidence.kind == "jwt":
+        return jwt_holds(public_key, challenge, evidence.signature)
     return algorithm_of(public_key).verify(public_key, evidence.signature, proof_message(challenge))
 
 
@@ -71,7 +74,7 @@ def test_probe_writes_nothing_and_names_what_is_installed(device: Device) -> Non
     before = device.snapshot()
     probe = device.open().probe()
     assert probe.identity == device.identity
-    can_sign = device.evidence == "signature"
+    can_sign = device.evidence != "digest"
     assert (probe.certificate, probe.makes_key, probe.can_sign) == (None, device.makes_key, can_sign)
     assert probe.attests == device.attests
     assert device.snapshot() == before

@@ -15,6 +15,7 @@ import pytest
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.station import bench_station
 from birthmark.shell.cli.main import main
+from birthmark.testing.modem import ModemSimulator
 from support.devicetoken import make_token, start_tokens
 from support.softhsm import MODULE, PIN
 
@@ -76,6 +77,20 @@ def test_key_born_in_the_device(place: Path, capsys: pytest.CaptureFixture[str])
     code, lines = provision(capsys, "EL-0001", "--handshake", target=f"{TARGET}?key=born")
     assert (code, lines[-1]["status"]) == (0, "pass")
     assert "make_key" in [line["step"] for line in lines]
+
+
+def test_a_modem_passes_and_its_last_line_says_what_the_link_cost(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ModemSimulator() as modem:
+        assert isinstance(modem, ModemSimulator)
+        (place / "anchors").write_text(f"{modem.anchor_line()}\n")
+        (place / "map").write_text(f"{modem.imei} EL-0001\n")
+        target = f"nrf:{modem.port}?anchors={place}/anchors&map={place}/map"
+        modem.faults.silent_for = 1
+        code, lines = provision(capsys, "EL-0001", target=f"{target}&answer-s=1")
+    assert code == 0, lines
+    assert (lines[-1]["status"], lines[-1]["evidence"], lines[-1]["link_repeats"]) == ("pass", "jwt", 1)
 
 
 def token_target() -> str:

@@ -223,7 +223,7 @@ class Verified(EventBase, frozen=True, tag="verified"):
     device: str
     station: str
     attempt: str
-    evidence: Literal["signature", "digest"]
+    evidence: Literal["signature", "digest", "jwt"]
     receipt_sha256: str
 
 

@@ -45,7 +45,7 @@ __all__ = ["MAX_CSR_OCTETS", "QUIRKS", "Csr", "parse_csr", "plain_csr"]
 MAX_CSR_OCTETS = 64 * 1024
 
 QUIRKS = {
-    "ecdsa-null-parameters": "explicit NULL after ecdsa-with-SHA2 (tpm2-openssl); RFC 5758, 3.2 wants none",
+    "ecdsa-null-parameters": "explicit NULL after ecdsa-with-SHA2 (tpm2-openssl, modems); RFC 5758, 3.2 wants none",
     "ecdsa-integer-padded": "r or s with needless leading zeros (cellular modems); X.690, 8.3.2",
     "ecdsa-integer-negative": "r or s without the zero octet that makes it positive (cellular modems)",
 }

@@ -13,6 +13,7 @@ __all__ = [
     "Attestation",
     "Attests",
     "Authority",
+    "CountsRepeats",
     "Credential",
     "CredentialRequest",
     "Evidence",
@@ -85,11 +86,16 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Read back from the target. ``signature`` over the challenge by the *installed* key where it can sign."""
+    """Read back from the target. ``signature``: by the *installed* key, where it can sign.
+
+    ``kind``: ``signature`` over the proof message of the challenge; ``jwt``: a JSON Web Token whose subject is the
+    challenge (``wire.jwtproof``), for devices that sign nothing else; ``digest``: no signature, but SHA-256 of the
+    private key (PKCS#8 DER) as the device reports it.
+    """
 
     certificate: bytes
     chain: tuple[bytes, ...]
-    kind: Literal["signature", "digest"]
+    kind: Literal["signature", "digest", "jwt"]
     signature: bytes | None
     key_digest: bytes | None
 
@@ -127,6 +133,15 @@ class Target(Protocol):
     def install(self, credential: Credential, fence: Fence) -> None: ...
 
     def prove(self, challenge: bytes) -> Evidence: ...
+
+
+@runtime_checkable
+class CountsRepeats(Protocol):
+    """What a ``Target`` behind a noisy link tells besides: how many repeats the link has cost so far, never above its
+    own budget."""
+
+    @property
+    def link_repeats(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from birthmark.model.preloadevents import KeyOrigin
 from birthmark.pki.algorithms import algorithm_of, spki_of
 from birthmark.pki.certread import UNREADABLE
 from birthmark.tlog.note import decode_base64, open_note, parse_vkey, sign_note
+from birthmark.wire.jwtproof import jwt_holds
 
 __all__ = [
     "PROOF_PREFIX",
@@ -76,7 +77,7 @@ class AttestationPart(_Part, frozen=True, kw_only=True):
 
 
 class Receipt(_Part, frozen=True, kw_only=True):
-    """The statement. ``signature``: standard base64; null unless ``evidence`` is ``signature``.
+    """The statement. ``signature``: standard base64, of the token for ``jwt``; null where ``evidence`` is ``digest``.
 
     ``challenge`` is ``challenge_of`` the other members; ``key_digest`` is SHA-256 of the private key (PKCS#8 DER) that
     the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested.
@@ -91,7 +92,7 @@ class Receipt(_Part, frozen=True, kw_only=True):
     cert_sha256: _Digest
     spki_sha256: _Digest
     key_origin: KeyOrigin
-    evidence: Literal["signature", "digest"]
+    evidence: Literal["signature", "digest", "jwt"]
     nonce: _Digest
     challenge: _Digest
     signature: Annotated[str, msgspec.Meta(max_length=8192)] | None
@@ -170,7 +171,8 @@ def verify_evidence(receipt: Receipt, certificate: bytes) -> None:
             raise _bad_evidence("it is of kind digest and holds none, or a signature too", receipt)
         return
     signature = decode_base64(receipt.signature or "")
-    if not signature or not evidence_holds(public_key, bytes.fromhex(receipt.challenge), signature):
+    holds = jwt_holds if receipt.evidence == "jwt" else evidence_holds
+    if not signature or not holds(public_key, bytes.fromhex(receipt.challenge), signature):
         raise _bad_evidence("the device's signature does not fit the challenge", receipt)
 
 

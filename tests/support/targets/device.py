@@ -35,7 +35,7 @@ class Device:
     identity: str
     algorithm: str = "p256"
     serial: str = SERIAL
-    evidence: Literal["signature", "digest"] = "signature"
+    evidence: Literal["signature", "digest", "jwt"] = "signature"
     attests: bool = False
     replaces: bool = True
     chain_kept: int | None = None

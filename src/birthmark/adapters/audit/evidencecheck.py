@@ -212,14 +212,31 @@ class Log:
         lines = ["birthmark-challenge/1", *(said[name] for name in order)]
         challenge = sha256("".join(f"{line}\n" for line in lines).encode())
         require(challenge.hex() == said["challenge"], f"the challenge of {event['device']} was made for another")
-        if said["evidence"] == "signature":
+        if said["evidence"] in ("signature", "jwt"):
             (self.scratch / "device.pem").write_text(pem(der))
             key = openssl("x509", "-in", str(self.scratch / "device.pem"), "-pubkey", "-noout")
             (self.scratch / "key").write_text(key)
             raw = any(oid in spki(der)[:24].hex() for oid in RAW)
             digest = () if raw else ("-digest", "sha384" if "2b81040022" in spki(der)[:32].hex() else "sha256")
-            message = b"birthmark-proof-v1\0" + challenge
-            verify(self.scratch, "PEM", message, base64.b64decode(said["signature"]), "-rawin", *digest)
+            message, signature = b"birthmark-proof-v1\0" + challenge, base64.b64decode(said["signature"])
+            if said["evidence"] == "jwt":
+                message, signature = token_parts(signature, challenge)
+            verify(self.scratch, "PEM", message, signature, "-rawin", *digest)
+
+
+def token_parts(token: bytes, challenge: bytes) -> tuple[bytes, bytes]:
+    """Return what a JSON Web Token signs and its ES256 signature in DER; it has to be for this challenge."""
+    signed, _, last = token.rpartition(b".")
+    header, claims = (json.loads(base64.urlsafe_b64decode(part + b"==")) for part in signed.split(b"."))
+    fits = (header["alg"], claims["sub"], claims["aud"]) == ("ES256", challenge.hex(), "birthmark-proof-v1")
+    raw = base64.urlsafe_b64decode(last + b"==")
+    require(fits and len(raw) == 64, "a token was made for something else")
+    numbers = b""
+    for half in (raw[:32], raw[32:]):
+        content = half.lstrip(b"\0")
+        content = b"\0" + content if not content or content[0] & 0x80 else content
+        numbers += bytes((2, len(content))) + content
+    return signed, bytes((0x30, len(numbers))) + numbers
 
 
 def spki(der: bytes) -> bytes:

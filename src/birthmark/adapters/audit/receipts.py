@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from birthmark.adapters.audit.certificates import Fault, proves_possession
 from birthmark.adapters.audit.logcheck import LogKey, open_signed, read_vkey
@@ -78,12 +79,33 @@ def _proof_fault(body: dict[str, Any], case: ReceiptCase) -> Fault | None:
     challenge = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).digest()
     if body.get("challenge") != challenge.hex():
         return "audit.receipt.proof", "the challenge in the receipt was not made for this device"
-    if case.evidence != "signature":
+    if case.evidence == "digest":
         return None
     try:
         signature = base64.b64decode(str(body.get("signature")), validate=True)
     except (binascii.Error, ValueError):
         signature = b""
-    if not proves_possession(case.certificate, _PROOF_PREFIX + challenge, signature):
+    message = _PROOF_PREFIX + challenge
+    if case.evidence == "jwt":
+        message, signature = _token_parts(signature, challenge)
+    if not proves_possession(case.certificate, message, signature):
         return "audit.receipt.proof", "the device's signature in the receipt is wrong"
     return None
+
+
+def _token_parts(token: bytes, challenge: bytes) -> tuple[bytes, bytes]:
+    """Return what a JSON Web Token signs and its signature (DER); nothing where it is not for this challenge."""
+    signed, _, last = token.rpartition(b".")
+    try:
+        header, claims = (msgspec.json.decode(_base64url(part)) for part in signed.split(b"."))
+        fits = (header["alg"], claims["sub"], claims["aud"]) == ("ES256", challenge.hex(), "birthmark-proof-v1")
+        raw = _base64url(last)
+    except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError):
+        return b"", b""
+    if not fits or len(raw) != 64:
+        return b"", b""
+    return signed, encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+
+
+def _base64url(part: bytes) -> bytes:
+    return base64.b64decode(part + b"=" * (-len(part) % 4), b"-_", validate=True)

@@ -15,7 +15,16 @@ from birthmark.pki.algorithms import spki_of
 from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Credential
 
-__all__ = ["CHAIN_LENGTHS", "MAX_CHAIN", "Certificates", "certificates_of", "mismatch", "refuse_key", "require_key"]
+__all__ = [
+    "CHAIN_LENGTHS",
+    "MAX_CHAIN",
+    "Certificates",
+    "certificates_of",
+    "mismatch",
+    "pkcs8_of",
+    "refuse_key",
+    "require_key",
+]
 
 CHAIN_LENGTHS: dict[str, int | None] = {"full": None, "issuing": 1}
 """Value of the option ``chain`` → how many certificates of the credential's chain are installed."""
@@ -73,6 +82,12 @@ def require_key(credential: Credential, certificates: Certificates) -> Any:
             device_serial=credential.device_serial,
         )
     return key
+
+
+def pkcs8_of(credential: Credential, certificates: Certificates) -> bytes:
+    """Return the private key as it came (PKCS#8 DER), checked as by ``require_key``: a device digests these octets."""
+    require_key(credential, certificates)
+    return b"" if credential.private_key is None else credential.private_key.reveal()
 
 
 def refuse_key(credential: Credential) -> None:

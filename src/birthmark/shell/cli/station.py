@@ -234,15 +234,17 @@ def _outcome_line(outcome: Outcome, step: str = "provision") -> None:
             "cert_sha256": outcome.cert_sha256,
             "evidence": outcome.evidence,
             "tls_version": None if seen is None else seen.tls_version,
+            **({} if outcome.link_repeats is None else {"link_repeats": outcome.link_repeats}),
         }
     )
 
 
 def _outcome_text(outcome: Outcome) -> str:
     word = "PASS" if outcome.outcome == "pass" else "PASS (already had its identity)"
-    proof = "signed our challenge" if outcome.evidence == "signature" else "shows the digest of its key"
+    proof = "shows the digest of its key" if outcome.evidence == "digest" else "signed our challenge"
     seen = "" if outcome.handshake is None else f", connected with {outcome.handshake.tls_version}"
-    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; the device {proof}{seen}"
+    noise = f"; {outcome.link_repeats} repeats on a noisy link" if outcome.link_repeats else ""
+    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; the device {proof}{seen}{noise}"
 
 
 def _result_line(result: HeadResult) -> None:

@@ -14,6 +14,7 @@ from birthmark.pki.algorithms import spki_of
 from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.chain import verify_chain
 from birthmark.ports import Evidence, Probe
+from birthmark.wire.jwtproof import jwt_holds
 from birthmark.wire.receipt import Handshake, evidence_holds
 
 __all__ = ["check_evidence", "check_handshake", "check_probe", "checked_path", "spki_hash_of"]
@@ -91,8 +92,9 @@ def check_evidence(
             device_serial=device_serial,
         )
     path = checked_path(certificate, chain, now)
-    if evidence.kind == "signature":
-        holds = evidence.signature is not None and evidence_holds(path[0].public_key(), challenge, evidence.signature)
+    if evidence.kind != "digest":
+        check = jwt_holds if evidence.kind == "jwt" else evidence_holds
+        holds = evidence.signature is not None and check(path[0].public_key(), challenge, evidence.signature)
     else:
         if private_key is None:
             raise Refused(

@@ -6,10 +6,8 @@ import base64
 from hashlib import sha256
 from typing import Literal
 
-from cryptography import x509
-
 from birthmark.errors import DeviceFault, Refused
-from birthmark.pki.algorithms import spki_of
+from birthmark.pki.csr import parse_csr
 from birthmark.ports import Attestation, Attests, Probe, Target
 from birthmark.wire.receipt import AttestationPart
 
@@ -50,8 +48,8 @@ def attested(target: Target, nonce: bytes, *, spki: bytes, device_serial: str) -
 
 
 def spki_of_request(csr: bytes) -> bytes:
-    """Return the public key (SPKI, DER) that a CSR of our own target speaks of."""
-    return spki_of(x509.load_der_x509_csr(csr).public_key())
+    """Return the public key (SPKI, DER) that a CSR of our own target speaks of, whichever named quirk it has."""
+    return parse_csr(csr).spki
 
 
 def attestation_part(shown: Attestation) -> AttestationPart:

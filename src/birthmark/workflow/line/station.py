@@ -22,6 +22,7 @@ from birthmark.model.records import DeviceRecord, OrderRecord
 from birthmark.pki.algorithms import spki_of
 from birthmark.ports import (
     Attestation,
+    CountsRepeats,
     Credential,
     CredentialRequest,
     Fence,
@@ -337,6 +338,7 @@ class _Run:
             evidence=proof.evidence.kind,
             handshake=proof.handshake,
             receipt=receipt,
+            link_repeats=self._target.link_repeats if isinstance(self._target, CountsRepeats) else None,
         )
 
     def _reject(self, fault: Refused | DeviceFault) -> NoReturn:

@@ -68,9 +68,11 @@ class Outcome:
     steps: tuple[tuple[str, float], ...]
     cert_serial: str
     cert_sha256: str
-    evidence: Literal["signature", "digest"]
+    evidence: Literal["signature", "digest", "jwt"]
     handshake: Handshake | None
     receipt: bytes | None
+    link_repeats: int | None = None
+    """How many repeats a noisy link cost; None where the target has no link that counts them."""
 
 
 def new_attempt(entropy: Entropy) -> str:
