@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
-    from birthmark.shell.heads import HeadResult, Yield
+    from birthmark.shell.lineyield import HeadResult, Yield
     from birthmark.workflow.line.stationpost import Outcome, Progress
 
 __all__ = ["register"]
@@ -26,6 +27,10 @@ TargetOption = Annotated[
 StationOption = Annotated[str | None, typer.Option(help="Name of this station; default: the only one there is.")]
 HandshakeOption = Annotated[
     bool, typer.Option("--handshake", help="Prove it with a real mutual-TLS connection as well.")
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=86_400, help="Seconds for each device; default: deadline_s of the station's settings."),
 ]
 LinesOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one a step.")]
 
@@ -61,11 +66,19 @@ def add(
 
 
 def provision(
-    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
     target: TargetOption,
+    device_serial: Annotated[str | None, typer.Option(help="The scanned serial of the device.")] = None,
+    identify: Annotated[bool, typer.Option("--identify", help="Scan nothing: ask the device for its serial.")] = False,
     attempt_id: Annotated[str | None, typer.Option(help="Your own id of this attempt; default: made and kept.")] = None,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    deadline: DeadlineOption = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Try the whole production path on a stand-in; nothing real is touched.")
+    ] = False,
+    rehearse_on: Annotated[
+        str | None, typer.Option(help="Rehearse on this throw-away device, where the target makes no stand-in itself.")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
 ) -> None:
@@ -73,13 +86,58 @@ def provision(
     from birthmark.shell.heads import open_heads
     from birthmark.shell.wiring import open_workspace
 
+    _require_one_way(device_serial, identify)
     show = _step_line if as_json else _step_text
-    with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
-        outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
+    if rehearse or rehearse_on is not None:
+        _rehearse(device_serial, target, rehearse_on, deadline, handshake, workspace, show, as_json=as_json)
+        return
+    with open_workspace(workspace) as opened, open_heads(opened, station, deadline_s=deadline) as heads:
+        asked = device_serial or heads.identify(target)
+        outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
     if as_json:
         _outcome_line(outcome)
     else:
         print(_outcome_text(outcome), flush=True)
+
+
+def _require_one_way(device_serial: str | None, identify: bool) -> None:
+    if (device_serial is None) != identify:
+        raise Misconfigured(
+            "station.device",
+            "the device is named twice" if identify else "no device is named",
+            hint="Give --device-serial with the scanned serial, or --identify to ask the device for it.",
+        )
+
+
+def _rehearse(
+    device_serial: str | None,
+    target: str,
+    stand_in: str | None,
+    deadline: float | None,
+    handshake: bool,
+    workspace: Path,
+    show: Callable[[Progress], None],
+    *,
+    as_json: bool,
+) -> None:
+    from birthmark.shell.rehearsal import RehearsalRequest, rehearse
+
+    if device_serial is None:
+        raise Misconfigured(
+            "rehearsal.device",
+            "a rehearsal does not open the real device, so it cannot ask it for its serial",
+            hint="Name the device with --device-serial.",
+        )
+    told = rehearse(
+        workspace,
+        RehearsalRequest(device_serial, target, stand_in, deadline_s=deadline, handshake=handshake),
+        progress=show,
+    )
+    if as_json:
+        _outcome_line(told.outcome, rehearsed=told.document())
+        return
+    for line in told.lines():
+        print(line, flush=True)
 
 
 def run(
@@ -88,20 +146,21 @@ def run(
     heads: Annotated[int, typer.Option(min=1, max=64, help="How many devices at once.")] = 1,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    deadline: DeadlineOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
 ) -> int:
     """Work through many devices with several heads.
 
-    A bad device does not stop the others; the worst error decides the exit code. A fault of the station or a finding of
-    tampering stops the line.
+    A bad or slow device does not stop the others; the worst error decides the exit code. A fault of the station or a
+    finding of tampering stops the line.
     """
     from birthmark.shell.heads import open_heads
     from birthmark.shell.wiring import open_workspace
 
     _require_placeholder(target)
     waiting = _lines(devices)
-    with open_workspace(workspace) as opened, open_heads(opened, station) as shared:
+    with open_workspace(workspace) as opened, open_heads(opened, station, deadline_s=deadline) as shared:
         total = shared.run(
             waiting,
             target,
@@ -166,7 +225,7 @@ def _step_text(step: Progress) -> None:
         print(f"  {step.step:<10} {step.ms:>9.1f} ms  FAILED  {step.code}", flush=True)
 
 
-def _outcome_line(outcome: Outcome) -> None:
+def _outcome_line(outcome: Outcome, **more: object) -> None:
     seen = outcome.handshake
     _line(
         {
@@ -174,11 +233,14 @@ def _outcome_line(outcome: Outcome) -> None:
             "device_serial": outcome.device_serial,
             "step": "provision",
             "status": outcome.outcome,
-            "ms": round(sum(ms for _, ms in outcome.steps), 3),
+            "ms": outcome.ms,
+            "device_ms": outcome.device_ms,
+            "engine_ms": outcome.engine_ms,
             "cert_serial": outcome.cert_serial,
             "cert_sha256": outcome.cert_sha256,
             "evidence": outcome.evidence,
             "tls_version": None if seen is None else seen.tls_version,
+            **more,
         }
     )
 
@@ -214,9 +276,16 @@ def _result_text(result: HeadResult) -> None:
 
 
 def _summary(total: Yield, *, as_json: bool) -> None:
+    from birthmark.shell.lineyield import percentile
+
     failed = sum(total.codes.values())
     done = total.passed + total.already + failed
     rate = done / total.seconds if total.seconds else 0.0
+    shares = {
+        f"{whose}_p{share}_ms": percentile(values, share)
+        for whose, values in (("engine", total.engine_ms), ("device", total.device_ms))
+        for share in (50, 99)
+    }
     if as_json:
         _line(
             {
@@ -228,10 +297,16 @@ def _summary(total: Yield, *, as_json: bool) -> None:
                 "failed": failed,
                 "codes": total.codes,
                 "rate": round(rate, 1),
+                **shares,
             }
         )
         return
     share = 100 * (done - failed) / done if done else 0.0
     print(f"{done} devices, {total.passed} passed, {total.already} already, {failed} failed: yield {share:.1f} %")
+    if total.engine_ms:
+        print(
+            f"engine {shares['engine_p50_ms']:.1f} ms (p99 {shares['engine_p99_ms']:.1f}), "
+            f"device {shares['device_p50_ms']:.1f} ms (p99 {shares['device_p99_ms']:.1f}), {rate:.1f} devices/s"
+        )
     for code, count in sorted(total.codes.items()):
         print(f"  {count:>6}  {code}")
