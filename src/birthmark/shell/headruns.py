@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 _GRACE_S = 1.0
 """A target that watches the fence says itself what it waited for; after that nobody waits for it any more."""
 _LAST_WORD_S = 1.0
-"""What was being decided when the right was taken away ends within an fsync."""
+"""A run that has put its device on record has one line of the journal left to write."""
 
 
 class _DeviceRun(Generic[_T]):
@@ -70,7 +70,7 @@ class DeviceRuns:
         finally:
             if not one.ended.is_set():
                 fence.revoke()
-                one.ended.wait(_LAST_WORD_S)
+                one.ended.wait(_LAST_WORD_S if fence.decided else 0)
             with self._lock:
                 self._under_way.discard(one)
         if one.ended.is_set():

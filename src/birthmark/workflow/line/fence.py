@@ -42,6 +42,8 @@ class DeadlineFence:
         self._end = monotonic() + seconds
         self._seconds = seconds
         self._revoked = False
+        self.decided = False
+        """Whether something was put on record under this fence: then the run is about to end."""
         self._lock = nullcontext() if lock is None else lock
 
     @property
@@ -74,6 +76,7 @@ class DeadlineFence:
         with self._lock:
             self.hold()
             yield
+            self.decided = True
 
     def remaining(self) -> float:
         return 0.0 if self._revoked else max(0.0, self._end - self._monotonic())
