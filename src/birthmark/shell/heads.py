@@ -23,9 +23,10 @@ from birthmark.workflow.line.residency import Residency
 from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
+    from birthmark.ports import Target
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["HeadResult", "StationHeads", "Yield", "open_heads"]
+__all__ = ["HeadResult", "OpenTarget", "StationHeads", "Yield", "open_heads"]
 
 _STOPS_THE_LINE = (StationFault, Tampered)
 _PUBLISH_EVERY_S = 1.0
@@ -33,15 +34,21 @@ _TOKEN_OCTETS = 16
 _NOBODY = "to-be-identified"
 """Stands where a target is opened before anybody knows which device is in it."""
 
+OpenTarget = Callable[[str, str], "Target"]
+"""(Expanded URI, device serial) → target."""
+
 
 class StationHeads:
     """The parts all heads share. Threads may call ``provision`` at once, each for another device."""
 
-    def __init__(self, workspace: Workspace, post: StationPost, *, deadline_s: float) -> None:
+    def __init__(
+        self, workspace: Workspace, post: StationPost, *, deadline_s: float, open_target: OpenTarget | None = None
+    ) -> None:
         self._workspace = workspace
         self.post = post
         self.source = source_of(workspace, post.ledger, post.name)
         self._deadline_s = deadline_s
+        self._open_target = open_target or workspace.target
         self._handshakes = LineHandshakes(workspace, post)
         self._places = PlaceLocks(workspace.root / "journal" / "places.lock")
         self._runs = DeviceRuns()
@@ -70,7 +77,7 @@ class StationHeads:
 
         def work() -> Outcome:
             with self._alone(device_serial):
-                target = self._workspace.target(expanded, device_serial)
+                target = self._open_target(expanded, device_serial)
                 with self._places.alone(place_of(target, expanded)):
                     return provision(
                         self.post,
@@ -100,7 +107,7 @@ class StationHeads:
         fence = self.fence()
 
         def work() -> str:
-            target = self._workspace.target(target_uri, _NOBODY)
+            target = self._open_target(target_uri, _NOBODY)
             with self._places.alone(place_of(target, target_uri)):
                 return target.probe().identity
 
@@ -213,11 +220,16 @@ def _device_serial_in(identity: str) -> str:
 
 @contextmanager
 def open_heads(
-    workspace: Workspace, station: str | None = None, *, deadline_s: float | None = None
+    workspace: Workspace,
+    station: str | None = None,
+    *,
+    deadline_s: float | None = None,
+    open_target: OpenTarget | None = None,
 ) -> Iterator[StationHeads]:
     """Open a station of the workspace; its journal belongs to this process until the context ends.
 
-    ``deadline_s``: seconds for each device; None takes those of the station's settings.
+    ``deadline_s``: seconds for each device; None takes those of the station's settings. ``open_target``: opens targets
+    in place of the plug-ins.
     """
     opened = workspace.station(station)
     post = StationPost(
@@ -234,7 +246,8 @@ def open_heads(
         entropy=workspace.entropy,
     )
     settings = workspace.settings.stations[opened.name]
-    heads = StationHeads(workspace, post, deadline_s=settings.deadline_s if deadline_s is None else deadline_s)
+    seconds = settings.deadline_s if deadline_s is None else deadline_s
+    heads = StationHeads(workspace, post, deadline_s=seconds, open_target=open_target)
     try:
         yield heads
     finally:

@@ -84,9 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(_os_failure(problem), as_json=False)
         return StationFault.exit_code
     except KeyboardInterrupt:
-        return _interrupted()
+        outcome = _INTERRUPTED
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
+    if outcome == _INTERRUPTED:
+        # Typer makes a result of KeyboardInterrupt, too; no command returns this number itself.
+        print("interrupted; run the same command again to go on", file=sys.stderr)
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -105,21 +108,15 @@ def _os_failure(problem: OSError) -> StationFault:
     )
 
 
-def _interrupted() -> int:
-    print("interrupted; run the same command again to go on", file=sys.stderr)
-    return _INTERRUPTED
-
-
 def _tell_other(problem: Exception) -> int:
     """Tell usage errors as such, anything else as a defect of the program."""
     import typer
     from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
-    if isinstance(problem, typer.Abort) or (isinstance(problem, typer.Exit) and problem.exit_code == _INTERRUPTED):
-        # Typer's own names for KeyboardInterrupt.
-        return _interrupted()
     if isinstance(problem, typer.Exit):
         return int(problem.exit_code)
+    if isinstance(problem, typer.Abort):
+        return _INTERRUPTED
     if isinstance(problem, ClickException):
         problem.show()
         return int(problem.exit_code)
