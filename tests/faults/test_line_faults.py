@@ -58,7 +58,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(place: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": f"{place / 'plugins'}:{TESTS}"}
     with open(place / f"{module}.log", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", module, *arguments], env=environment, stdout=log, stderr=log
+        )
 
 
 @contextmanager

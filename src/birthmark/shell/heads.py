@@ -15,7 +15,7 @@ from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.model.ids import parse_device_serial
 from birthmark.shell.headruns import DeviceRuns
 from birthmark.shell.linehandshake import LineHandshakes
-from birthmark.shell.lineyield import HeadResult, Yield
+from birthmark.shell.lineyield import HeadResult, Yield, not_to_be_shipped
 from birthmark.shell.places import PlaceLocks, place_of
 from birthmark.shell.sources import source_of
 from birthmark.workflow.line.fence import DeadlineFence
@@ -89,7 +89,8 @@ class StationHeads:
                         progress=progress,
                     )
 
-        return self._runs.run(device_serial, fence, work)
+        with not_to_be_shipped():
+            return self._runs.run(device_serial, fence, work)
 
     def identify(self, target_uri: str) -> str:
         """Return the device serial that the device itself says; nothing is written to it.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from birthmark.errors import BirthmarkError
+from birthmark.errors import BirthmarkError, StationFault
 from birthmark.workflow.line.stationpost import Outcome
 
-__all__ = ["HeadResult", "Yield", "percentile"]
+__all__ = ["HeadResult", "Yield", "not_to_be_shipped", "percentile"]
+
+_DO_NOT_SHIP = "DO NOT SHIP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,17 @@ class Yield:
             self.codes[result.error.code] = self.codes.get(result.error.code, 0) + 1
             if self.worst is None or result.error.exit_code > self.worst.exit_code:
                 self.worst = result.error
+
+
+@contextmanager
+def not_to_be_shipped() -> Iterator[None]:
+    """Say with every fault of the station inside what it means for the device in the fixture."""
+    try:
+        yield
+    except StationFault as fault:
+        if _DO_NOT_SHIP not in fault.hint:
+            fault.hint = f"{_DO_NOT_SHIP} the device under test: its trace is not kept. {fault.hint}"
+        raise
 
 
 def percentile(values: list[float], share: int) -> float | None:

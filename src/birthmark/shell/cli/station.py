@@ -84,6 +84,7 @@ def provision(
 ) -> None:
     """Give one device its identity, read it back and prove it. The same command again is always safe."""
     from birthmark.shell.heads import open_heads
+    from birthmark.shell.lineyield import not_to_be_shipped
     from birthmark.shell.wiring import open_workspace
 
     _require_one_way(device_serial, identify)
@@ -91,7 +92,11 @@ def provision(
     if rehearse or rehearse_on is not None:
         _rehearse(device_serial, target, rehearse_on, deadline, handshake, workspace, show, as_json=as_json)
         return
-    with open_workspace(workspace) as opened, open_heads(opened, station, deadline_s=deadline) as heads:
+    with (
+        not_to_be_shipped(),
+        open_workspace(workspace) as opened,
+        open_heads(opened, station, deadline_s=deadline) as heads,
+    ):
         asked = device_serial or heads.identify(target)
         outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
     if as_json:
@@ -156,11 +161,16 @@ def run(
     finding of tampering stops the line.
     """
     from birthmark.shell.heads import open_heads
+    from birthmark.shell.lineyield import not_to_be_shipped
     from birthmark.shell.wiring import open_workspace
 
     _require_placeholder(target)
     waiting = _lines(devices)
-    with open_workspace(workspace) as opened, open_heads(opened, station, deadline_s=deadline) as shared:
+    with (
+        not_to_be_shipped(),
+        open_workspace(workspace) as opened,
+        open_heads(opened, station, deadline_s=deadline) as shared,
+    ):
         total = shared.run(
             waiting,
             target,
@@ -310,3 +320,5 @@ def _summary(total: Yield, *, as_json: bool) -> None:
         )
     for code, count in sorted(total.codes.items()):
         print(f"  {count:>6}  {code}")
+    if total.worst is not None:
+        print(f"  → {visible(total.worst.hint)}")
