@@ -35,7 +35,7 @@ from birthmark.wire.receipt import open_receipt, verify_evidence
 from support.farmtarget import ask_farm, plug_in
 from support.linestation import FIRST
 
-DEVICES = int(os.environ.get("BIRTHMARK_LINE_DEVICES", "400"))
+DEVICES = int(os.environ.get("BIRTHMARK_LINE_DEVICES", "240"))
 SEED = os.environ.get("BIRTHMARK_LINE_SEED", "1")
 TROUBLE = "0.06"
 LONGEST_S = 120 + DEVICES / 10
@@ -87,7 +87,7 @@ def work_and_be_killed(place: Path, socket: str) -> int:
         while station.poll() is None and (not journal.exists() or journal.stat().st_size <= begun):
             time.sleep(0.01)
         try:
-            code = station.wait(chance.uniform(0.2, 1.5 if DEVICES < 1000 else 4))
+            code = station.wait(chance.uniform(0.5, 2.5 if DEVICES < 1000 else 5))
         except subprocess.TimeoutExpired:
             station.send_signal(signal.SIGKILL)
             station.wait()

@@ -160,8 +160,11 @@ class Farm:
 
 class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        answer = self.server.farm.answer(json.loads(self.rfile.readline()))  # type: ignore[attr-defined]
         try:
+            line = self.rfile.readline()
+            if not line.endswith(b"\n"):
+                return  # the station was killed before it had asked
+            answer = self.server.farm.answer(json.loads(line))  # type: ignore[attr-defined]
             if answer is not None:
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
         except OSError:
