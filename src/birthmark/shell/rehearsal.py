@@ -1,8 +1,7 @@
 """Rehearse the production path: the real engine, a throw-away workspace, a stand-in for the device.
 
 The stand-in is made by the target itself (``ports.Rehearses``) or named by the caller. Of the real workspace only the
-order, the profile and the product's settings are read; its ledger, journal, vault and CA keys are not opened for
-writing, and no secret of it is asked for.
+order, the profile and the product's settings are read: nothing is written to it, and no key of it is opened.
 """
 
 from __future__ import annotations

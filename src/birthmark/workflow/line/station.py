@@ -99,7 +99,6 @@ class _Run:
             if device.state is DeviceState.VERIFIED:
                 return self._already(device, order)
             self._require_open(device, order, probe)
-            self._fence.hold()
             self._attempt.begin(device, self._post.records, self._post.entropy)
         except (Refused, DeviceFault) as fault:
             self._reject(fault)
@@ -145,7 +144,6 @@ class _Run:
 
     def _obtain(self, order: OrderRecord, probe: Probe) -> Credential:
         csr = self._make_key(order, probe) if order.key_origin == "device" else None
-        self._fence.hold()
         request = CredentialRequest(self._attempt.id, self._post.name, self._serial, csr)
         try:
             return self._step("obtain", lambda: self._source.obtain(request))
@@ -288,6 +286,9 @@ class _Run:
         self._progress(Progress(attempt, self._serial, name, "start"))
         try:
             result = call()
+            if name != "record":
+                # What comes too late is not believed; what is on record is.
+                self._fence.hold()
         except BirthmarkError as problem:
             self._progress(Progress(attempt, self._serial, name, "failed", self._since(begun), problem.code))
             raise
