@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -64,7 +65,7 @@ class FilesTarget:
     @property
     def place(self) -> str:
         """The directory itself, however it was named."""
-        return f"files:{self._directory.path.resolve()}"
+        return f"files:{os.path.realpath(self._directory.path)}"
 
     def probe(self) -> Probe:
         """Return the content of ``device-id``, or else the name of the directory, as the identity."""
