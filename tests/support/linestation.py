@@ -52,6 +52,9 @@ class Shift:
         while any(self._unfinished(serials) for serials in orders.values()):
             for origin in orders:
                 serials = self._unfinished(orders[origin])[:_A_PASS]
+                for serial in serials:
+                    if self._state(serial) is DeviceState.FAILED:
+                        self._bench(serial)
                 born = "&key=born" if origin == "device" else ""
                 results: list[HeadResult] = []
                 target = f"farm:{{device_serial}}?socket={self._socket}{born}"
