@@ -138,6 +138,16 @@ def test_a_token_is_rehearsed_only_on_one_that_was_named(
     assert everything_real(place) == before
 
 
+def test_a_stand_in_that_is_the_real_device_in_other_words_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything_real(place)
+    for named in ("files:out/TH-0001", f"files:{place}/out//TH-0001?layout=der"):
+        code, told = rehearsed(capsys, "TH-0001", TARGET, "--rehearse-on", named)
+        assert (code, told["error"]) == (3, "rehearsal.target")
+    assert everything_real(place) == before
+
+
 def test_a_rehearsal_does_not_open_the_device_to_ask_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["station", "provision", "--identify", "--target", "files:out/TH-0001", "--rehearse", "--json"])
     assert (code, json.loads(capsys.readouterr().out)["error"]) == (2, "rehearsal.device")

@@ -18,6 +18,7 @@ from birthmark.errors import Refused
 from birthmark.model.ids import OrderId, parse_device_serial
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.heads import open_heads
+from birthmark.shell.places import place_of
 from birthmark.shell.plugins import adapter
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.settingsparts import write_part
@@ -106,7 +107,7 @@ def _stand_in(production: str, request: RehearsalRequest, directory: Path) -> Re
 
     if request.stand_in is not None:
         named = expand_target_uri(request.stand_in, request.device_serial)
-        if named == production:
+        if _place(named) == _place(production):
             raise Refused(
                 "rehearsal.target",
                 "the stand-in is the production target itself",
@@ -126,6 +127,11 @@ def _stand_in(production: str, request: RehearsalRequest, directory: Path) -> Re
     place = directory / "stand-in"
     place.mkdir(mode=0o700)
     return kind.rehearsal(production, device_serial=request.device_serial, directory=str(place))
+
+
+def _place(uri: str) -> str:
+    """Return where a target is, however it was spelled; nothing is opened."""
+    return place_of(adapter("targets", uri)(uri, secrets=SecretsResolver(), base=Path.cwd()), uri)
 
 
 def _copy_product(root: Path, device_serial: str, throw_away: Path) -> OrderRecord:

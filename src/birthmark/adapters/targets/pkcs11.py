@@ -64,8 +64,8 @@ class Pkcs11Target:
 
     @property
     def place(self) -> str:
-        """The token: two objects in it are still one device."""
-        return f"pkcs11:token={self._uri.token}"
+        """The token as its module shows it: two objects in it are still one device."""
+        return f"pkcs11:{self._uri.module}:token={self._uri.token}"
 
     def probe(self) -> Probe:
         with self._opened() as (_, place):
