@@ -9,7 +9,7 @@ PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go gol
   build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
   mtools dosfstools e2fsprogs squashfs-tools mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils
 
-.PHONY: install system tools demo demo-factories test faults lint docs matrix bench lock clean simulate
+.PHONY: install system tools demo demo-factories test faults line-faults lint docs matrix bench lock clean simulate
 
 install: system $(READY)
 
@@ -44,6 +44,10 @@ simulate: install
 # The strace faults at every single write as well, not only at every sync: about an hour.
 faults: install
 	@BIRTHMARK_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+# Ten thousand devices that lie and lose their power, eight heads, SIGKILL of the station every few seconds: about ten minutes.
+line-faults: install
+	@BIRTHMARK_LINE_DEVICES=$(or $(DEVICES),10000) BIRTHMARK_LINE_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/faults/test_line_faults.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check --quiet src tests scripts

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from birthmark.shell.bench.line import bench_line
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.station import bench_station
 from birthmark.shell.cli.main import main
@@ -247,4 +248,14 @@ def test_bench_says_what_it_measured(tmp_path: Path) -> None:
     result = bench_station(2, 20, parent=tmp_path)
     assert {"bench", "rate", "floor", "ratio", "p50_ms", "p99_ms", "peak_mb"} <= set(result)
     assert (result["bench"], result["heads"], result["count"]) == ("station", 2, 20)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_of_the_line_tells_the_two_shares_apart(tmp_path: Path) -> None:
+    result = bench_line(4, 40, 24, parent=tmp_path)
+    assert (result["bench"], result["heads"], result["link_ms"], result["count"]) == ("line", 4, 40, 24)
+    assert result["floor"] == 100.0
+    assert 0 < float(str(result["ratio"])) <= 1
+    assert float(str(result["device_p50_ms"])) >= 40
+    assert 0 < float(str(result["engine_p50_ms"])) <= float(str(result["engine_p99_ms"]))
     assert not list(tmp_path.iterdir())

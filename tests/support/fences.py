@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from birthmark.errors import Unavailable
 
 __all__ = ["OPEN", "OVER", "CuttingFence", "OpenFence", "OverFence", "PowerCut"]
@@ -24,6 +27,11 @@ class OpenFence:
 
     def remaining(self) -> float:
         return 60.0
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        self.hold()
+        yield
 
 
 class OverFence:

@@ -26,6 +26,9 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
     sealed: tuple[bytes, int, bytes] | None
 
 
+_decoder = msgspec.msgpack.Decoder(_Kept)
+
+
 class FileRequestStore:
     """Implements ``ports.RequestStore`` in one directory, made when it is first needed.
 
@@ -47,7 +50,7 @@ class FileRequestStore:
         data = self._read(self._path(order, intent, "req"))
         if sha256(data[32:]).digest() != data[:32]:
             return None
-        found = msgspec.msgpack.decode(data[32:], type=_Kept)
+        found = _decoder.decode(data[32:])
         return KeptRequests(found.requests, None if found.sealed is None else SealedChunk(*found.sealed))
 
     def add_answer(self, order: str, intent: int, position: int, certificate: bytes) -> None:

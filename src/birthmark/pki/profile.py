@@ -38,6 +38,7 @@ from birthmark.pki.profileparts import (
 )
 
 __all__ = [
+    "PROFILE_DECODER",
     "BasicConstraints",
     "CertificatePolicies",
     "DeviceSerialRule",
@@ -133,6 +134,8 @@ _TABLES: dict[str, type[ProfilePart]] = {
     "$.device_serial": DeviceSerialRule,
     "$.exceptions[]": LintException,
 }
+PROFILE_DECODER = msgspec.json.Decoder(Profile)
+"""Made here and now: msgspec learns a type when it is first asked for it, and crashes if two threads are first."""
 _INDEX = re.compile(r"\[(?:[0-9]+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"unknown field `(?P<key>.*?)`(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
 _MAX_OCTETS = 64 * 1024

@@ -11,7 +11,7 @@ import msgspec
 
 from birthmark.errors import Misconfigured, Tampered
 from birthmark.pki.der import Hole, Nested, Part, holes, merge
-from birthmark.pki.profile import Profile, check_rules
+from birthmark.pki.profile import PROFILE_DECODER, Profile, check_rules
 
 __all__ = ["MAX_TEMPLATE_OCTETS", "TemplateFile", "malformed_template", "moment_text", "part_list"]
 
@@ -50,7 +50,7 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if len(data) > MAX_TEMPLATE_OCTETS:
             raise malformed_template("it is larger than 60 KiB")
         try:
-            file = msgspec.json.decode(data, type=cls)
+            file = _decoder.decode(data)
             canonical = file.encode()
             for text in (file.moment, file.not_before, file.not_after):
                 datetime.fromisoformat(text)
@@ -65,7 +65,7 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def open_profile(self) -> Profile:
         """Return the profile inside."""
         try:
-            profile = msgspec.json.decode(self.profile, type=Profile)
+            profile = PROFILE_DECODER.decode(self.profile)
             check_rules(profile)
         except (msgspec.MsgspecError, ValueError, Misconfigured) as error:
             raise malformed_template(f"its profile: {error}") from error
@@ -77,6 +77,9 @@ class TemplateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if not holes(parts) >= {Hole.CERT_SERIAL, Hole.SPKI}:
             raise malformed_template("it has no place for the certificate serial or for the key")
         return parts
+
+
+_decoder = msgspec.json.Decoder(TemplateFile)
 
 
 def part_list(parts: Iterable[Part]) -> list[Any]:

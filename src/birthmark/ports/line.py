@@ -20,7 +20,10 @@ __all__ = [
     "Fence",
     "Journal",
     "JournalRecord",
+    "Occupies",
     "Probe",
+    "Rehearsal",
+    "Rehearses",
     "Source",
     "Target",
 ]
@@ -168,6 +171,44 @@ class Attests(Protocol):
     """
 
     def attest(self, nonce: bytes) -> Attestation: ...
+
+
+@runtime_checkable
+class Occupies(Protocol):
+    """What a ``Target`` says besides, where two URIs can name the same place, or one place takes several devices.
+
+    ``place``: the one thing that two devices cannot share: a port, a directory, a token. Two heads, or two processes,
+    are never at work in the same place. Without it the URI without its options is the place.
+    """
+
+    @property
+    def place(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A stand-in for one device, made to be thrown away. ``target``: its URI, with an absolute path.
+
+    ``writes`` and ``irreversible``: what the same run on the real device would change there, one short phrase each;
+    ``irreversible`` is what no power can take back: fuses burned, zones locked.
+    """
+
+    target: str
+    writes: tuple[str, ...]
+    irreversible: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """What the class of a ``Target`` can do besides, where its production path can be tried without a device.
+
+    ``rehearsal`` makes the stand-in in ``directory`` (empty, for us alone, removed afterwards) and touches nothing
+    else, above all not what ``uri`` names. The stand-in calls itself ``device_serial`` and takes the same steps as the
+    device would, the ones that cannot be taken back included. Where there is no stand-in for these options it is
+    ``Refused("rehearsal.impossible")``.
+    """
+
+    def rehearsal(self, uri: str, *, device_serial: str, directory: str) -> Rehearsal: ...
 
 
 @dataclass(frozen=True, slots=True)

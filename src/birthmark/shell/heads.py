@@ -7,70 +7,51 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
-from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
+from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Tampered
+from birthmark.model.ids import parse_device_serial
+from birthmark.shell.headruns import DeviceRuns
+from birthmark.shell.linehandshake import LineHandshakes
+from birthmark.shell.lineyield import HeadResult, Yield, not_to_be_shipped
+from birthmark.shell.places import PlaceLocks, place_of
 from birthmark.shell.sources import source_of
 from birthmark.workflow.line.fence import DeadlineFence
 from birthmark.workflow.line.residency import Residency
 from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
 
 if TYPE_CHECKING:
-    from birthmark.adapters.handshake import FileIdentity, TlsVerifier, TokenIdentity
+    from birthmark.ports import Target
     from birthmark.shell.wiring import Workspace
-    from birthmark.wire.receipt import Handshake
 
-__all__ = ["HeadResult", "StationHeads", "Yield", "open_heads"]
+__all__ = ["HeadResult", "OpenTarget", "StationHeads", "Yield", "open_heads"]
 
 _STOPS_THE_LINE = (StationFault, Tampered)
 _PUBLISH_EVERY_S = 1.0
 _TOKEN_OCTETS = 16
+_NOBODY = "to-be-identified"
+"""Stands where a target is opened before anybody knows which device is in it."""
 
-
-@dataclass(frozen=True, slots=True)
-class HeadResult:
-    """What became of one device: an outcome or an error."""
-
-    device_serial: str
-    outcome: Outcome | None
-    error: BirthmarkError | None
-    ms: float
-
-
-@dataclass(slots=True)
-class Yield:
-    """The count of a run. ``codes``: error code → devices. ``worst``: the error that decides the exit code."""
-
-    passed: int = 0
-    already: int = 0
-    codes: dict[str, int] = field(default_factory=dict)
-    worst: BirthmarkError | None = None
-    seconds: float = 0.0
-
-    def add(self, result: HeadResult) -> None:
-        """Count one result."""
-        if result.outcome is not None:
-            self.passed += result.outcome.outcome == "pass"
-            self.already += result.outcome.outcome == "already"
-            return
-        if result.error is not None:
-            self.codes[result.error.code] = self.codes.get(result.error.code, 0) + 1
-            if self.worst is None or result.error.exit_code > self.worst.exit_code:
-                self.worst = result.error
+OpenTarget = Callable[[str, str], "Target"]
+"""(Expanded URI, device serial) → target."""
 
 
 class StationHeads:
     """The parts all heads share. Threads may call ``provision`` at once, each for another device."""
 
-    def __init__(self, workspace: Workspace, post: StationPost) -> None:
+    def __init__(
+        self, workspace: Workspace, post: StationPost, *, deadline_s: float, open_target: OpenTarget | None = None
+    ) -> None:
         self._workspace = workspace
         self.post = post
         self.source = source_of(workspace, post.ledger, post.name)
-        self._verifiers: dict[str, TlsVerifier] = {}
+        self._deadline_s = deadline_s
+        self._open_target = open_target or workspace.target
+        self._handshakes = LineHandshakes(workspace, post)
+        self._places = PlaceLocks(workspace.root / "journal" / "places.lock")
+        self._runs = DeviceRuns()
         self._busy: set[str] = set()
         self._lock = threading.Lock()
 
@@ -85,23 +66,53 @@ class StationHeads:
     ) -> Outcome:
         """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
 
-        Raises what ``workflow.line.station.provision`` does, and ``Refused("device.in_progress")`` when another head of
-        this station has the device.
+        Raises what ``workflow.line.station.provision`` does, ``Refused("device.in_progress")`` when another head of
+        this station has the device, and ``Unavailable``: ``station.target.busy``, and ``station.deadline`` when the
+        device is not done in time, even if it never answers.
         """
         from birthmark.adapters.targets.uri import expand_target_uri
 
         expanded = expand_target_uri(target_uri, device_serial)
-        with self._alone(device_serial):
-            target = self._workspace.target(expanded, device_serial)
-            return provision(
-                self.post,
-                ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
-                target=target,
-                source=self.source,
-                fence=self.fence(),
-                handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
-                progress=progress,
+        fence = self.fence()
+
+        def work() -> Outcome:
+            with self._alone(device_serial):
+                target = self._open_target(expanded, device_serial)
+                with self._places.alone(place_of(target, expanded)):
+                    return provision(
+                        self.post,
+                        ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
+                        target=target,
+                        source=self.source,
+                        fence=fence,
+                        handshake=(lambda: self._handshakes.connect(device_serial, expanded)) if handshake else None,
+                        progress=progress,
+                    )
+
+        with not_to_be_shipped():
+            return self._runs.run(device_serial, fence, work)
+
+    def identify(self, target_uri: str) -> str:
+        """Return the device serial that the device itself says; nothing is written to it.
+
+        ``Misconfigured("station.identify.placeholder")`` if the target needs the serial to be named at all,
+        ``DeviceFault("device.identity.unusable")`` if what the device says is no serial.
+        """
+        if "{device_serial}" in target_uri:
+            raise Misconfigured(
+                "station.identify.placeholder",
+                "this target is named by the serial that the device is to be asked for",
+                hint="Name a port, a mount or a reader without {device_serial}, or scan the serial.",
+                target=target_uri[:200],
             )
+        fence = self.fence()
+
+        def work() -> str:
+            target = self._open_target(target_uri, _NOBODY)
+            with self._places.alone(place_of(target, target_uri)):
+                return target.probe().identity
+
+        return _device_serial_in(self._runs.run("to be identified", fence, work))
 
     def take_over(
         self,
@@ -118,15 +129,24 @@ class StationHeads:
         from birthmark.workflow.line.bind import BindRequest, take_over
 
         expanded = expand_target_uri(target_uri, device_serial)
-        with self._alone(device_serial):
-            return take_over(
-                self.post,
-                self._workspace.records,
-                BindRequest(device_serial, expanded, attempt, identity, self._residency(device_serial)),
-                origin=origin,
-                target=self._workspace.target(expanded, device_serial),
-                progress=progress,
-            )
+        fence = self.fence()
+
+        def work() -> Outcome:
+            with self._alone(device_serial):
+                target = self._open_target(expanded, device_serial)
+                with self._places.alone(place_of(target, expanded)):
+                    return take_over(
+                        self.post,
+                        self._workspace.records,
+                        BindRequest(device_serial, expanded, attempt, identity, self._residency(device_serial)),
+                        origin=origin,
+                        target=target,
+                        fence=fence,
+                        progress=progress,
+                    )
+
+        with not_to_be_shipped():
+            return self._runs.run(device_serial, fence, work)
 
     def run(
         self,
@@ -138,8 +158,11 @@ class StationHeads:
         progress: Callable[[Progress], None] = lambda progress: None,
         result: Callable[[HeadResult], None] = lambda result: None,
     ) -> Yield:
-        """Work through ``devices`` with ``heads`` threads. A bad device does not stop the others; a fault of the
-        station or a finding of tampering stops the line: nothing new is begun."""
+        """Work through ``devices`` with ``heads`` threads. A bad or a slow device does not stop the others; a fault of
+        the station or a finding of tampering stops the line: what is under way ends, nothing new is begun.
+
+        An interruption takes the fences of the devices under way away: they stay where they are, to be gone on with.
+        """
         total, stop, waiting = Yield(), threading.Event(), iter(devices)
         began = time.monotonic()
 
@@ -164,21 +187,24 @@ class StationHeads:
             try:
                 for finished in [pool.submit(head) for _ in range(heads)]:
                     finished.result()
+            except BaseException as problem:
+                if not isinstance(problem, Exception):
+                    self._runs.give_up()
+                raise
             finally:
                 stop.set()
         total.seconds = time.monotonic() - began
         return total
 
     def close(self) -> None:
-        """Stop the TLS verifiers."""
-        for verifier in self._verifiers.values():
-            verifier.close()
+        """Take the fences of whatever is still under way away, and stop the TLS servers."""
+        self._runs.give_up()
+        self._handshakes.close()
 
     def fence(self) -> DeadlineFence:
         """Return the right to act on the next device, from now until the deadline of this station."""
-        station = self._workspace.settings.stations[self.post.name]
         token = self.post.entropy(_TOKEN_OCTETS).hex()
-        return DeadlineFence(token, seconds=station.deadline_s, monotonic=self.post.monotonic)
+        return DeadlineFence(token, seconds=self._deadline_s, monotonic=self.post.monotonic, lock=threading.Lock())
 
     def _residency(self, device_serial: str) -> Residency:
         device = self.post.records.device(device_serial)
@@ -214,56 +240,32 @@ class StationHeads:
             with self._lock:
                 self._busy.discard(device_serial)
 
-    def _handshake(self, device_serial: str, uri: str) -> Handshake:
-        from birthmark.workflow.handout import known_device
 
-        records = self.post.records
-        order = records.order(known_device(records, device_serial).order)
-        ca = "" if order is None else order.ca
-        return self._verifier(ca).connect(self._identity(device_serial, uri, ca))
-
-    def _verifier(self, ca: str) -> TlsVerifier:
-        from birthmark.adapters.handshake import TlsVerifier
-
-        with self._lock:
-            if ca not in self._verifiers:
-                self._verifiers[ca] = TlsVerifier(self._workspace.chain(ca)[:1])
-            return self._verifiers[ca]
-
-    def _identity(self, device_serial: str, uri: str, ca: str) -> FileIdentity | TokenIdentity:
-        from birthmark.adapters.handshake import FileIdentity, TokenIdentity
-        from birthmark.adapters.pkcs11_uri import parse_pkcs11_uri
-        from birthmark.adapters.targets.uri import decoded
-        from birthmark.workflow.handout import known_device, stored_certificate
-
-        scheme, _, rest = uri.partition(":")
-        path, _, query = rest.partition("?")
-        options = dict(item.partition("=")[::2] for item in query.split("&"))
-        if scheme == "files" and options.get("layout", "pem") == "pem":
-            directory = Path.cwd() / decoded(uri, path)
-            return FileIdentity(directory / "device.crt", directory / "device.key")
-        if scheme == "pkcs11":
-            kept = "&".join(item for item in query.split("&") if not item.startswith("chain="))
-            token = parse_pkcs11_uri(f"{scheme}:{path}?{kept}", base=Path.cwd())
-            device = known_device(self.post.records, device_serial)
-            return TokenIdentity(
-                module=token.module,
-                token=token.token,
-                key_label=token.label or "",
-                pin=self._workspace.secrets(token.pin_source),
-                chain=(stored_certificate(self.post.ledger, device), *self._workspace.chain(ca)[:1]),
-            )
-        raise Misconfigured(
-            "handshake.target",
-            f"no TLS connection can be made from the target {uri[:200]}",
-            hint="Use files: with layout=pem or pkcs11:, or leave --handshake out.",
-            target=uri[:200],
-        )
+def _device_serial_in(identity: str) -> str:
+    try:
+        return parse_device_serial(identity)
+    except Refused:
+        raise DeviceFault(
+            "device.identity.unusable",
+            f"the device calls itself {identity[:80]!a}, and that is no device serial",
+            hint="Give the device its serial first, or take it off the line.",
+            found=ascii(identity[:80]),
+        ) from None
 
 
 @contextmanager
-def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[StationHeads]:
-    """Open a station of the workspace; its journal belongs to this process until the context ends."""
+def open_heads(
+    workspace: Workspace,
+    station: str | None = None,
+    *,
+    deadline_s: float | None = None,
+    open_target: OpenTarget | None = None,
+) -> Iterator[StationHeads]:
+    """Open a station of the workspace; its journal belongs to this process until the context ends.
+
+    ``deadline_s``: seconds for each device; None takes those of the station's settings. ``open_target``: opens targets
+    in place of the plug-ins.
+    """
     opened = workspace.station(station)
     post = StationPost(
         name=opened.name,
@@ -278,7 +280,9 @@ def open_heads(workspace: Workspace, station: str | None = None) -> Iterator[Sta
         monotonic=time.monotonic,
         entropy=workspace.entropy,
     )
-    heads = StationHeads(workspace, post)
+    settings = workspace.settings.stations[opened.name]
+    seconds = settings.deadline_s if deadline_s is None else deadline_s
+    heads = StationHeads(workspace, post, deadline_s=seconds, open_target=open_target)
     try:
         yield heads
     finally:

@@ -199,10 +199,13 @@ def _retry_after(response: httpx.Response) -> float:
     return min(float(text), 30.0) if text.isdecimal() else 0.0
 
 
+_shown = msgspec.json.Decoder(ErrorShown)
+
+
 def _told(status: int, content: bytes) -> BirthmarkError:
     """Return the error that the service told, as this program's own."""
     try:
-        shown = msgspec.json.decode(content, type=ErrorShown)
+        shown = _shown.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return _unreachable(f"HTTP status {status} from something that is not the service")
     family = _FAMILIES.get(shown.family, Unavailable)

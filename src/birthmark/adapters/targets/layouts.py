@@ -70,6 +70,11 @@ class Layout:
         """The file of a key that has no certificate yet."""
         return f"{self.key_file}.new"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files in writing order; of a chain in files of its own the first name alone."""
+        return (self.key_file, *self.chain_files[:1], self.certificate_file)
+
     def encode_key(self, key: Any) -> bytes:
         return bytes(key.private_bytes(self.encoding, PrivateFormat.PKCS8, NoEncryption()))
 

@@ -19,7 +19,7 @@ from birthmark.adapters.targets.tokenplace import TokenPlace, check_attributes
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of, spki_of
 from birthmark.pki.certread import UNREADABLE
-from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
+from birthmark.ports import Credential, Evidence, Fence, Probe, Rehearsal, SecretsHandler
 
 __all__ = ["Pkcs11Target"]
 
@@ -51,6 +51,21 @@ class Pkcs11Target:
         self._uri = parsed
         self._object = parsed.label
         self._secrets = secrets
+
+    @classmethod
+    def rehearsal(cls, uri: str, *, device_serial: str, directory: str) -> Rehearsal:
+        """``Rehearses``, by refusing: a token is made by its module, not by us. Name one with ``--rehearse-on``."""
+        raise Refused(
+            "rehearsal.impossible",
+            f"there is no stand-in for a token: {uri.partition('?')[0][:200]} cannot be rehearsed by itself",
+            hint="Make a token of the same label with SoftHSM2 and name it: --rehearse-on pkcs11:token=…",
+            target=ascii(uri.partition("?")[0][:200]),
+        )
+
+    @property
+    def place(self) -> str:
+        """The token as its module shows it: two objects in it are still one device."""
+        return f"pkcs11:{self._uri.module}:token={self._uri.token}"
 
     def probe(self) -> Probe:
         with self._opened() as (_, place):

@@ -26,7 +26,7 @@ from birthmark.shell.wiring import Workspace
 from birthmark.workflow.line.station import ProvisionRequest, provision
 from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
-__all__ = ["NullTarget", "bench_station"]
+__all__ = ["NullTarget", "bench_station", "make_pool"]
 
 _COMMITS = 2
 """Ledger transactions a device: drawn; installed with verified and erased. Each is one fsync of the WAL."""
@@ -68,7 +68,7 @@ def bench_station(heads: int, count: int, *, parent: Path) -> dict[str, object]:
     measured twice right after; the better one counts. ``p50_ms`` and ``p99_ms`` are of whole transactions.
     """
     with throw_away_workspace(parent) as workspace:
-        devices = _make_pool(workspace, count)
+        devices = make_pool(workspace, count)
         with open_heads(workspace) as line:
             syncs = line.post.journal.syncs  # type: ignore[attr-defined]
             seconds, times = _work(line, devices, heads)
@@ -90,7 +90,8 @@ def bench_station(heads: int, count: int, *, parent: Path) -> dict[str, object]:
     }
 
 
-def _make_pool(workspace: Workspace, count: int) -> list[str]:
+def make_pool(workspace: Workspace, count: int) -> list[str]:
+    """Order so many devices and make their identities; return the device serials."""
     settings = workspace.product("device")
     devices = list(serial_range("th-0000000001", count))
     order = NewOrder(

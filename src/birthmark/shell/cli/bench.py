@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure the product beside a floor in the same run.", no_args_is_help=True)
     bench.command("issue")(issue)
     bench.command("station")(station)
+    bench.command("line")(line)
     bench.command("serve")(serve)
     bench.command("audit")(audit)
     bench.command("bundle")(bundle)
@@ -63,6 +64,19 @@ def station(
 
     for number in [heads] if heads is not None else [1, 8]:
         _show(bench_station(number, count, parent=parent), as_json=as_json)
+
+
+def line(
+    heads: Annotated[int, typer.Option(min=1, max=64, help="Heads at once.")] = 8,
+    link_ms: Annotated[int, typer.Option(min=0, max=60_000, help="Milliseconds of device link for each device.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="How many devices.")] = 800,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Devices per second of heads with a simulated device link, and the engine's share told from the device's."""
+    from birthmark.shell.bench.line import bench_line
+
+    _show(bench_line(heads, link_ms, count, parent=parent), as_json=as_json)
 
 
 def serve(

@@ -87,10 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(_os_failure(problem), as_json=False)
         return StationFault.exit_code
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return _INTERRUPTED
+        outcome = _INTERRUPTED
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
+    if outcome == _INTERRUPTED:
+        # Typer makes a result of KeyboardInterrupt, too; no command returns this number itself.
+        print("interrupted; run the same command again to go on", file=sys.stderr)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +16,7 @@ from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
-    from birthmark.shell.heads import HeadResult, Yield
+    from birthmark.shell.lineyield import HeadResult, Yield
     from birthmark.workflow.line.stationpost import Outcome, Progress
 
 __all__ = ["register"]
@@ -30,6 +31,10 @@ HandshakeOption = Annotated[
 AttemptOption = Annotated[str | None, typer.Option(help="Your own id of this attempt; default: made and kept.")]
 IdentityOption = Annotated[
     str | None, typer.Option(help="What the device calls itself, if neither its serial nor its vendor's id.")
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=86_400, help="Seconds for each device; default: deadline_s of the station's settings."),
 ]
 LinesOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one a step.")]
 
@@ -67,21 +72,39 @@ def add(
 
 
 def provision(
-    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
     target: TargetOption,
+    device_serial: Annotated[str | None, typer.Option(help="The scanned serial of the device.")] = None,
+    identify: Annotated[bool, typer.Option("--identify", help="Scan nothing: ask the device for its serial.")] = False,
     attempt_id: AttemptOption = None,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    deadline: DeadlineOption = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Try the whole production path on a stand-in; nothing real is touched.")
+    ] = False,
+    rehearse_on: Annotated[
+        str | None, typer.Option(help="Rehearse on this throw-away device, where the target makes no stand-in itself.")
+    ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
 ) -> None:
     """Give one device its identity, read it back and prove it. The same command again is always safe."""
     from birthmark.shell.heads import open_heads
+    from birthmark.shell.lineyield import not_to_be_shipped
     from birthmark.shell.wiring import open_workspace
 
+    _require_one_way(device_serial, identify)
     show = _step_line if as_json else _step_text
-    with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
-        outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
+    if rehearse or rehearse_on is not None:
+        _rehearse(device_serial, target, rehearse_on, deadline, handshake, workspace, show, as_json=as_json)
+        return
+    with (
+        not_to_be_shipped(),
+        open_workspace(workspace) as opened,
+        open_heads(opened, station, deadline_s=deadline) as heads,
+    ):
+        asked = device_serial or heads.identify(target)
+        outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
     if as_json:
         _outcome_line(outcome)
     else:
@@ -137,26 +160,72 @@ def _take_over(
         print(_outcome_text(outcome), flush=True)
 
 
+def _require_one_way(device_serial: str | None, identify: bool) -> None:
+    if (device_serial is None) != identify:
+        raise Misconfigured(
+            "station.device",
+            "the device is named twice" if identify else "no device is named",
+            hint="Give --device-serial with the scanned serial, or --identify to ask the device for it.",
+        )
+
+
+def _rehearse(
+    device_serial: str | None,
+    target: str,
+    stand_in: str | None,
+    deadline: float | None,
+    handshake: bool,
+    workspace: Path,
+    show: Callable[[Progress], None],
+    *,
+    as_json: bool,
+) -> None:
+    from birthmark.shell.rehearsal import RehearsalRequest, rehearse
+
+    if device_serial is None:
+        raise Misconfigured(
+            "rehearsal.device",
+            "a rehearsal does not open the real device, so it cannot ask it for its serial",
+            hint="Name the device with --device-serial.",
+        )
+    told = rehearse(
+        workspace,
+        RehearsalRequest(device_serial, target, stand_in, deadline_s=deadline, handshake=handshake),
+        progress=show,
+    )
+    if as_json:
+        _outcome_line(told.outcome, rehearsed=told.document())
+        return
+    for line in told.lines():
+        print(line, flush=True)
+
+
 def run(
     devices: Annotated[str, typer.Option(help="File with one device serial a line, or - for stdin.")],
     target: TargetOption,
     heads: Annotated[int, typer.Option(min=1, max=64, help="How many devices at once.")] = 1,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    deadline: DeadlineOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
 ) -> int:
     """Work through many devices with several heads.
 
-    A bad device does not stop the others; the worst error decides the exit code. A fault of the station or a finding of
-    tampering stops the line.
+    A bad or slow device does not stop the others; the worst error decides the exit code. A fault of the station or a
+    finding of tampering stops the line.
     """
     from birthmark.shell.heads import open_heads
+    from birthmark.shell.lineyield import not_to_be_shipped
     from birthmark.shell.wiring import open_workspace
 
     _require_placeholder(target)
     waiting = _lines(devices)
-    with open_workspace(workspace) as opened, open_heads(opened, station) as shared:
+    with (
+        not_to_be_shipped(),
+        open_workspace(workspace) as opened,
+        open_heads(opened, station, deadline_s=deadline) as shared,
+    ):
         total = shared.run(
             waiting,
             target,
@@ -221,7 +290,7 @@ def _step_text(step: Progress) -> None:
         print(f"  {step.step:<10} {step.ms:>9.1f} ms  FAILED  {step.code}", flush=True)
 
 
-def _outcome_line(outcome: Outcome, step: str = "provision") -> None:
+def _outcome_line(outcome: Outcome, step: str = "provision", **more: object) -> None:
     seen = outcome.handshake
     _line(
         {
@@ -229,12 +298,15 @@ def _outcome_line(outcome: Outcome, step: str = "provision") -> None:
             "device_serial": outcome.device_serial,
             "step": step,
             "status": outcome.outcome,
-            "ms": round(sum(ms for _, ms in outcome.steps), 3),
+            "ms": outcome.ms,
+            "device_ms": outcome.device_ms,
+            "engine_ms": outcome.engine_ms,
             "cert_serial": outcome.cert_serial,
             "cert_sha256": outcome.cert_sha256,
             "evidence": outcome.evidence,
             "tls_version": None if seen is None else seen.tls_version,
             **({} if outcome.link_repeats is None else {"link_repeats": outcome.link_repeats}),
+            **more,
         }
     )
 
@@ -271,9 +343,16 @@ def _result_text(result: HeadResult) -> None:
 
 
 def _summary(total: Yield, *, as_json: bool) -> None:
+    from birthmark.shell.lineyield import percentile
+
     failed = sum(total.codes.values())
     done = total.passed + total.already + failed
     rate = done / total.seconds if total.seconds else 0.0
+    shares = {
+        f"{whose}_p{share}_ms": percentile(values, share)
+        for whose, values in (("engine", total.engine_ms), ("device", total.device_ms))
+        for share in (50, 99)
+    }
     if as_json:
         _line(
             {
@@ -285,10 +364,18 @@ def _summary(total: Yield, *, as_json: bool) -> None:
                 "failed": failed,
                 "codes": total.codes,
                 "rate": round(rate, 1),
+                **shares,
             }
         )
         return
     share = 100 * (done - failed) / done if done else 0.0
     print(f"{done} devices, {total.passed} passed, {total.already} already, {failed} failed: yield {share:.1f} %")
+    if total.engine_ms:
+        print(
+            f"engine {shares['engine_p50_ms']:.1f} ms (p99 {shares['engine_p99_ms']:.1f}), "
+            f"device {shares['device_p50_ms']:.1f} ms (p99 {shares['device_p99_ms']:.1f}), {rate:.1f} devices/s"
+        )
     for code, count in sorted(total.codes.items()):
         print(f"  {count:>6}  {code}")
+    if total.worst is not None:
+        print(f"  → {visible(total.worst.hint)}")

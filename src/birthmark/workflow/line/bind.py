@@ -15,7 +15,7 @@ from cryptography import x509
 
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered
 from birthmark.model.device import DeviceState
-from birthmark.model.events import Installed, Received, Rejected, Requested, Verified, utc_text
+from birthmark.model.events import Installed, Received, Requested, Verified, utc_text
 from birthmark.model.ids import parse_attempt_id, parse_device_serial
 from birthmark.model.preloadevents import ADOPTED, PRELOAD
 from birthmark.model.records import DeviceRecord, OrderRecord, PreloadRecord
@@ -24,11 +24,13 @@ from birthmark.pki.certread import open_parts, parse_certificate
 from birthmark.ports import Attestation, Evidence, PreloadRecords, Probe, Records, SiteRecords, Target
 from birthmark.wire.receipt import challenge_of, evidence_holds
 from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
+from birthmark.workflow.line.fence import StationFence
 from birthmark.workflow.line.foreign import check_foreign
 from birthmark.workflow.line.readback import check_evidence
 from birthmark.workflow.line.residency import NONCE_OCTETS, Residency, attested, require_residency
 from birthmark.workflow.line.statement import Proof, make_receipt
 from birthmark.workflow.line.stationpost import Outcome, Progress, StationPost, new_attempt
+from birthmark.workflow.line.verdict import Verdicts
 
 __all__ = ["BindRecords", "BindRequest", "take_over"]
 
@@ -62,6 +64,7 @@ def take_over(
     *,
     origin: Literal["preloaded", "adopted"],
     target: Target,
+    fence: StationFence,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
     """Bind the preloaded identity in a device to its serial, or adopt its foreign one; or prove again that it has it.
@@ -71,7 +74,7 @@ def take_over(
     ``DeviceFault``: ``bind.certificate.none``, ``bind.certificate.unknown``, ``bind.certificate.other``,
     ``device.identity.mismatch``, ``device.*`` as of ``readback``; ``Tampered``: ``bind.clone``, ``chain.*``.
     """
-    return _Run(post, records, request, origin, target, progress).run()
+    return _Run(post, records, request, origin, target, fence, progress).run()
 
 
 class _Run:
@@ -82,12 +85,15 @@ class _Run:
         request: BindRequest,
         origin: Literal["preloaded", "adopted"],
         target: Target,
+        fence: StationFence,
         progress: Callable[[Progress], None],
     ) -> None:
         self._post, self._records, self._request = post, records, request
         self._origin: Literal["preloaded", "adopted"] = origin
         self._target = target
+        self._fence = fence
         self._progress = progress
+        self._began = post.monotonic()
         self._serial = parse_device_serial(request.device_serial)
         self._attempt = new_attempt(post.entropy) if request.attempt is None else parse_attempt_id(request.attempt)
         self._steps: list[tuple[str, float]] = []
@@ -288,7 +294,7 @@ class _Run:
             device=self._serial,
             attempt=self._attempt,
         )
-        with self._post.ledger.transaction() as tx:
+        with self._fence.deciding(), self._post.ledger.transaction() as tx:
             intent = tx.append(requested, sha256(open_parts(certificate).spki).digest() + digest)
             tx.append(Received(at=at, device=self._serial, intent=intent), certificate)
             tx.append(Installed(**held, target=self._request.target, cert_sha256=digest.hex()))
@@ -322,6 +328,7 @@ class _Run:
             attempt=self._attempt,
             outcome=outcome,
             steps=tuple(self._steps),
+            ms=round((self._post.monotonic() - self._began) * 1000, 3),
             cert_serial=cert_serial.hex(),
             cert_sha256=sha256(certificate).hexdigest(),
             evidence=proof.evidence.kind,
@@ -331,15 +338,9 @@ class _Run:
 
     def _reject(self, fault: BirthmarkError) -> NoReturn:
         """Put the refusal on record, and tell it."""
-        event = Rejected(
-            at=utc_text(self._post.clock()),
-            station=self._post.name,
-            code=fault.code,
-            device=self._serial,
-            attempt=self._attempt,
+        Verdicts(self._post, self._fence, device_serial=self._serial, target=self._request.target).rejected(
+            self._attempt, fault.code
         )
-        with self._post.ledger.transaction() as tx:
-            tx.append(event)
         raise fault
 
     def _step(self, name: str, call: Callable[[], _T]) -> _T:
@@ -347,6 +348,9 @@ class _Run:
         self._progress(Progress(self._attempt, self._serial, name, "start"))
         try:
             result = call()
+            if name != "record":
+                # What comes too late is not believed; what is on record is.
+                self._fence.hold()
         except BirthmarkError as problem:
             ms = round((self._post.monotonic() - begun) * 1000, 3)
             self._progress(Progress(self._attempt, self._serial, name, "failed", ms, problem.code))

@@ -13,7 +13,10 @@ from birthmark.wire.receipt import Handshake
 from birthmark.workflow.handout import ChainOf
 from birthmark.workflow.line.residency import Residency
 
-__all__ = ["Outcome", "Progress", "ProvisionRequest", "StationPost", "new_attempt"]
+__all__ = ["DEVICE_STEPS", "Outcome", "Progress", "ProvisionRequest", "StationPost", "new_attempt"]
+
+DEVICE_STEPS = frozenset({"probe", "make_key", "attest", "install", "prove", "handshake"})
+"""Steps in which the station waits for the device; the rest of the time is the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Outcome:
     attempt: str
     outcome: Literal["pass", "already"]
     steps: tuple[tuple[str, float], ...]
+    ms: float
+    """From the first look at the device to the last line in the journal."""
     cert_serial: str
     cert_sha256: str
     evidence: Literal["signature", "digest", "jwt"]
@@ -73,6 +78,16 @@ class Outcome:
     receipt: bytes | None
     link_repeats: int | None = None
     """How many repeats a noisy link cost; None where the target has no link that counts them."""
+
+    @property
+    def device_ms(self) -> float:
+        """The device's share: what was waited for it, its link and its processor."""
+        return round(sum(ms for name, ms in self.steps if name in DEVICE_STEPS), 3)
+
+    @property
+    def engine_ms(self) -> float:
+        """The engine's share: everything else, the ledger, the journal, the source and the checks."""
+        return round(self.ms - self.device_ms, 3)
 
 
 def new_attempt(entropy: Entropy) -> str:
