@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
+from birthmark.model.device import DeviceState
+from birthmark.ports import Source
 from birthmark.shell.sources import source_of
+from birthmark.workflow.handout import known_device
+from birthmark.workflow.line.attempts import NoSource, not_verified
 from birthmark.workflow.line.fence import DeadlineFence
 from birthmark.workflow.line.residency import Residency
 from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
@@ -82,12 +86,47 @@ class StationHeads:
         attempt: str | None = None,
         handshake: bool = False,
         progress: Callable[[Progress], None] = lambda progress: None,
+        fence: DeadlineFence | None = None,
     ) -> Outcome:
         """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
 
-        Raises what ``workflow.line.station.provision`` does, and ``Refused("device.in_progress")`` when another head of
-        this station has the device.
+        ``fence``: the right to act that the caller can take away; without one, that of ``fence()``. Raises what
+        ``workflow.line.station.provision`` does, and ``Refused("device.in_progress")`` when another head of this
+        station has the device.
         """
+        held = fence or self.fence()
+        return self._act(device_serial, target_uri, attempt, handshake, progress, held, self.source)
+
+    def verify(
+        self,
+        device_serial: str,
+        target_uri: str,
+        *,
+        handshake: bool = False,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Prove again that a verified device holds its identity. Nothing is made, written or put on record for it.
+
+        ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
+        """
+        device = known_device(self.post.records, device_serial)
+        if device.state is not DeviceState.VERIFIED:
+            raise not_verified(device_serial, str(device.state))
+        powerless = self.fence()
+        powerless.revoke()
+        # The state may change before the engine looks at it: then there is neither a source nor a right to write.
+        return self._act(device_serial, target_uri, None, handshake, progress, powerless, NoSource())
+
+    def _act(
+        self,
+        device_serial: str,
+        target_uri: str,
+        attempt: str | None,
+        handshake: bool,
+        progress: Callable[[Progress], None],
+        fence: DeadlineFence,
+        source: Source,
+    ) -> Outcome:
         from birthmark.adapters.targets.uri import expand_target_uri
 
         expanded = expand_target_uri(target_uri, device_serial)
@@ -97,8 +136,8 @@ class StationHeads:
                 self.post,
                 ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
                 target=target,
-                source=self.source,
-                fence=self.fence(),
+                source=source,
+                fence=fence,
                 handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
                 progress=progress,
             )
@@ -149,11 +188,12 @@ class StationHeads:
         for verifier in self._verifiers.values():
             verifier.close()
 
-    def fence(self) -> DeadlineFence:
-        """Return the right to act on the next device, from now until the deadline of this station."""
-        station = self._workspace.settings.stations[self.post.name]
+    def fence(self, seconds: float | None = None) -> DeadlineFence:
+        """Return the right to act on the next device, from now until the deadline of this station, or earlier."""
+        longest = self._workspace.settings.stations[self.post.name].deadline_s
         token = self.post.entropy(_TOKEN_OCTETS).hex()
-        return DeadlineFence(token, seconds=station.deadline_s, monotonic=self.post.monotonic)
+        allowed = longest if seconds is None else min(seconds, longest)
+        return DeadlineFence(token, seconds=allowed, monotonic=self.post.monotonic)
 
     def _residency(self, device_serial: str) -> Residency:
         device = self.post.records.device(device_serial)
@@ -190,8 +230,6 @@ class StationHeads:
                 self._busy.discard(device_serial)
 
     def _handshake(self, device_serial: str, uri: str) -> Handshake:
-        from birthmark.workflow.handout import known_device
-
         records = self.post.records
         order = records.order(known_device(records, device_serial).order)
         ca = "" if order is None else order.ca
@@ -209,7 +247,7 @@ class StationHeads:
         from birthmark.adapters.handshake import FileIdentity, TokenIdentity
         from birthmark.adapters.pkcs11_uri import parse_pkcs11_uri
         from birthmark.adapters.targets.uri import decoded
-        from birthmark.workflow.handout import known_device, stored_certificate
+        from birthmark.workflow.handout import stored_certificate
 
         scheme, _, rest = uri.partition(":")
         path, _, query = rest.partition("?")
