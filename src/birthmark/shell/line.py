@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "LineRun", "Outcome", "Progress", "open_line"]
 
+_SLICE_S = 0.05
 _LEAVE_S = 10.0
 _LATE_S = 3.0
 """How long after its deadline a run may still come to its end: what is being recorded is not cut."""
@@ -61,9 +62,21 @@ class LineRun:
         """Take the right to act away; returns at once and may be called twice. A finished run stays what it is."""
         self._fence.revoke()
 
-    def remaining(self) -> float:
-        """Return the seconds until the deadline; 0 once the right is gone."""
-        return self._fence.remaining()
+    def finish(self) -> Outcome:
+        """Wait until the deadline and a little longer for what is being recorded; then as ``outcome``.
+
+        Whatever ends this call, an exception that a framework throws into its thread as well: the right to act is gone.
+        """
+        try:
+            # In slices: a Python thread that waits for ever cannot be interrupted.
+            while self._fence.remaining() > 0 and not self.wait(_SLICE_S):
+                pass
+            late = time.monotonic() + _LATE_S
+            while time.monotonic() < late and not self.wait(_SLICE_S):
+                pass
+        finally:
+            self.stop()
+        return self.outcome()
 
     def outcome(self) -> Outcome:
         """Return what came out, or raise its error.
@@ -135,17 +148,9 @@ class Line:
         Raises the families of ``birthmark.errors``: after ``DeviceFault``, ``Tampered`` and ``Refused`` the device
         does not pass, after ``StationFault`` and ``Unavailable`` nothing was decided and the same call goes on.
         """
-        run = self.begin(
+        return self.begin(
             device_serial, target, attempt=attempt, handshake=handshake, progress=progress, deadline_s=deadline_s
-        )
-        try:
-            # In slices: a Python thread that waits for ever cannot be interrupted.
-            while run.remaining() > 0 and not run.wait(0.05):
-                pass
-            run.wait(_LATE_S)
-        finally:
-            run.stop()
-        return run.outcome()
+        ).finish()
 
     def begin(
         self,
@@ -160,12 +165,33 @@ class Line:
         """As ``provision``, but in a thread of its own: for frameworks that kill or time out whoever waits."""
         fence = self._heads.fence(deadline_s)
 
+        return self._begin(
+            lambda: self._heads.provision(
+                device_serial, target, attempt=attempt, handshake=handshake, progress=progress, fence=fence
+            ),
+            fence,
+        )
+
+    def begin_verify(
+        self,
+        device_serial: str,
+        target: str,
+        *,
+        handshake: bool = False,
+        progress: Callable[[Progress], None] = _silent,
+        deadline_s: float | None = None,
+    ) -> LineRun:
+        """As ``verify``, but in a thread of its own."""
+        return self._begin(
+            lambda: self._heads.verify(device_serial, target, handshake=handshake, progress=progress),
+            self._heads.fence(deadline_s),
+        )
+
+    def _begin(self, act: Callable[[], Outcome], fence: DeadlineFence) -> LineRun:
         def work() -> Outcome:
             try:
                 self._publishing.require()
-                return self._heads.provision(
-                    device_serial, target, attempt=attempt, handshake=handshake, progress=progress, fence=fence
-                )
+                return act()
             finally:
                 with self._lock:
                     self._runs.discard(run)
@@ -190,7 +216,7 @@ class Line:
 
         ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
         """
-        return self._heads.verify(device_serial, target, handshake=handshake, progress=progress)
+        return self.begin_verify(device_serial, target, handshake=handshake, progress=progress).finish()
 
     def attempt_for(self, device_serial: str) -> str:
         """Return the id of the attempt that is under way for this device, or a new one, to be stored before use."""
