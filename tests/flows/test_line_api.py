@@ -144,7 +144,7 @@ def test_a_log_that_cannot_be_shown_stops_the_line(place: Path) -> None:
         with open_line("fab") as line:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Workspace, "publish", gone)
-                wait_until(lambda: line._publishing._failure is not None)
+                wait_until(lambda: line.failure is not None)
             with pytest.raises(StationFault, match=r"station\.publish"):
                 line.provision("TH-0001", TARGET)
 

@@ -127,6 +127,16 @@ class Line:
         """Name of the station."""
         return self._heads.post.name
 
+    @property
+    def failure(self) -> BirthmarkError | None:
+        """What stopped this line: nothing new is begun until it is opened again. None while all is well."""
+        return self._publishing.failure
+
+    def under_way(self, device_serial: str) -> str | None:
+        """Return the attempt that this station has begun for a device and not ended."""
+        found = [each for each in self._heads.post.journal.open_attempts() if each.device_serial == device_serial]
+        return found[-1].attempt if found else None
+
     def provision(
         self,
         device_serial: str,

@@ -26,14 +26,15 @@ class Publishing:
         self._workspace = workspace
         self._every = every_s
         self._stop = threading.Event()
-        self._failure: BirthmarkError | None = None
+        self.failure: BirthmarkError | None = None
+        """What stopped it, if anything has."""
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
     def require(self) -> None:
         """Return while the log can be shown; raise what stopped it."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def close(self) -> None:
         """Stop. What is not shown yet is shown when the workspace is closed."""
@@ -41,14 +42,14 @@ class Publishing:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._failure is None and not self._stop.wait(self._every):
+        while self.failure is None and not self._stop.wait(self._every):
             try:
                 self._workspace.publish()
             except BirthmarkError as problem:
                 if not problem.retry_safe:
-                    self._failure = problem
+                    self.failure = problem
             except Exception as problem:  # noqa: BLE001  a thread that dies in silence would let the log grow unseen
-                self._failure = StationFault(
+                self.failure = StationFault(
                     "station.publish",
                     f"the log cannot be shown any more: {type(problem).__name__}",
                     hint="This is a defect of the program; stop the station and run `birthmark audit verify`.",

@@ -31,6 +31,7 @@ NOUNS: dict[str, str] = {
     "bundle": "bundle",
     "serve": "serve",
     "station": "station",
+    "agent": "agent",
     "device": "device",
     "ledger": "ledger",
     "audit": "audit",
