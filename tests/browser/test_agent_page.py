@@ -44,11 +44,12 @@ class Browser:
 
         self._process = subprocess.Popen(
             [
-                chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+                chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--no-first-run",
                 "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={profile}",
                 "--window-size=1280,760", "about:blank",
             ],
-            pass_fds=(3, 4), close_fds=False, preexec_fn=pipes,
+            pass_fds=(3, 4), preexec_fn=pipes,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_child)
@@ -136,6 +137,7 @@ def test_an_operator_sees_what_to_do_at_each_head(made: Path, browser: Browser) 
         ]
         assert figures == ["2", "1", "66.7 %"]
         assert browser.value("document.getElementById('alarm').hidden") is True
+        browser.until("document.getElementById('left').textContent === '14'")
         picture = browser.picture()
         (made / "heads.png").write_bytes(picture)
         assert colours(picture, where=lambda r, g, b: g > r + 25 and g > b + 15) > 0.05, "a green head"

@@ -21,6 +21,7 @@ PAGE_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
         f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; connect-src 'self'; "
+        "img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "referrer-policy": "no-referrer",

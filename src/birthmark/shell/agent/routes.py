@@ -30,6 +30,7 @@ _MAX_WAIT_S = 60.0
 _MAX_WATCHERS = 32
 _BEAT_S = 5.0
 _LOOK_S = 0.1
+_COUNT_S = 2.0
 _KEY = re.compile(r'^"?([\x21\x23-\x7e]{8,200})"?\Z')
 _asked = msgspec.json.Decoder(RunAsked)
 
@@ -158,9 +159,12 @@ async def stream(agent: Agent, request: Request) -> Response:
 async def _events(agent: Agent) -> AsyncIterator[bytes]:
     agent.watchers += 1
     try:
-        await asyncio.to_thread(agent.readiness)
         loop = asyncio.get_running_loop()
+        counted = float("-inf")
         while not agent.closing.is_set():
+            if loop.time() - counted > _COUNT_S:
+                await asyncio.to_thread(agent.readiness)
+                counted = loop.time()
             seen, until = agent.runs.board.version, loop.time() + _BEAT_S
             yield b"event: heads\ndata: " + msgspec.json.encode(agent.heads()) + b"\n\n"
             while agent.runs.board.version == seen and loop.time() < until and not agent.closing.is_set():

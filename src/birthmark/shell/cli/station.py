@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark.errors import Misconfigured
+from birthmark.errors import BirthmarkError, Misconfigured
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import visible
 
@@ -68,18 +69,26 @@ def provision(
     handshake: HandshakeOption = False,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
-) -> None:
+) -> int:
     """Give one device its identity, read it back and prove it. The same command again is always safe."""
     from birthmark.shell.heads import open_heads
     from birthmark.shell.wiring import open_workspace
 
     show = _step_line if as_json else _step_text
-    with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
-        outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
+    began = time.monotonic()
+    try:
+        with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
+            outcome = heads.provision(device_serial, target, attempt=attempt_id, handshake=handshake, progress=show)
+    except BirthmarkError as problem:
+        if not as_json:
+            raise
+        _failed_line(device_serial, problem, round((time.monotonic() - began) * 1000, 3))
+        return problem.exit_code
     if as_json:
         _outcome_line(outcome)
     else:
         print(_outcome_text(outcome), flush=True)
+    return 0
 
 
 def run(
@@ -194,15 +203,13 @@ def _result_line(result: HeadResult) -> None:
     if result.outcome is not None:
         _outcome_line(result.outcome)
     elif result.error is not None:
-        _line(
-            {
-                "device_serial": result.device_serial,
-                "step": "provision",
-                "status": "failed",
-                "ms": result.ms,
-                **result.error.document(),
-            }
-        )
+        _failed_line(result.device_serial, result.error, result.ms)
+
+
+def _failed_line(device_serial: str, error: BirthmarkError, ms: float) -> None:
+    """A device ends with one line of one form, whichever command it was and whatever went wrong."""
+    ended = {"device_serial": device_serial, "step": "provision", "status": "failed", "ms": ms}
+    _line({**ended, "exit_code": error.exit_code, **error.document()})
 
 
 def _result_text(result: HeadResult) -> None:
