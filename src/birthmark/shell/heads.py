@@ -15,7 +15,10 @@ from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
 from birthmark.model.device import DeviceState
+from birthmark.model.events import Rejected, utc_text
+from birthmark.model.ids import parse_device_serial
 from birthmark.ports import Source
+from birthmark.shell.mes import Mes
 from birthmark.shell.sources import source_of
 from birthmark.workflow.handout import known_device
 from birthmark.workflow.line.attempts import NoSource, not_verified
@@ -75,6 +78,7 @@ class StationHeads:
         self.post = post
         self.source = source_of(workspace, post.ledger, post.name)
         self._verifiers: dict[str, TlsVerifier] = {}
+        self._mes = Mes(workspace.settings.stations[post.name].mes, station=post.name, directory=workspace.root)
         self._busy: set[str] = set()
         self._lock = threading.Lock()
 
@@ -95,7 +99,15 @@ class StationHeads:
         station has the device.
         """
         held = fence or self.fence()
-        return self._act(device_serial, target_uri, attempt, handshake, progress, held, self.source)
+        with self._alone(parse_device_serial(device_serial)):
+            try:
+                self._check_route(device_serial, target_uri)
+                outcome = self._act(device_serial, target_uri, attempt, handshake, progress, held, self.source)
+            except BirthmarkError as problem:
+                self._tell_failure(device_serial, problem)
+                raise
+            self._mes.passed(outcome)
+            return outcome
 
     def verify(
         self,
@@ -105,7 +117,7 @@ class StationHeads:
         handshake: bool = False,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Outcome:
-        """Prove again that a verified device holds its identity. Nothing is made, written or put on record for it.
+        """Prove again that a verified device holds its identity. Nothing is made and nothing is written to it.
 
         ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
         """
@@ -115,7 +127,27 @@ class StationHeads:
         powerless = self.fence()
         powerless.revoke()
         # The state may change before the engine looks at it: then there is neither a source nor a right to write.
-        return self._act(device_serial, target_uri, None, handshake, progress, powerless, NoSource())
+        with self._alone(device_serial):
+            return self._act(device_serial, target_uri, None, handshake, progress, powerless, NoSource())
+
+    def _check_route(self, device_serial: str, target_uri: str) -> None:
+        """Ask the factory's own system; its refusal goes on record as every other."""
+        try:
+            self._mes.check(device_serial, target_uri)
+        except Refused as refusal:
+            event = Rejected(
+                at=utc_text(self.post.clock()), station=self.post.name, code=refusal.code, device=device_serial
+            )
+            with self.post.ledger.transaction() as tx:
+                tx.append(event)
+            raise
+
+    def _tell_failure(self, device_serial: str, problem: BirthmarkError) -> None:
+        """Tell the factory's own system; the fault of the device is what counts, even if that cannot be told."""
+        try:
+            self._mes.failed(device_serial, problem)
+        except StationFault as second:
+            raise problem from second
 
     def _act(
         self,
@@ -130,17 +162,16 @@ class StationHeads:
         from birthmark.adapters.targets.uri import expand_target_uri
 
         expanded = expand_target_uri(target_uri, device_serial)
-        with self._alone(device_serial):
-            target = self._workspace.target(expanded, device_serial)
-            return provision(
-                self.post,
-                ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
-                target=target,
-                source=source,
-                fence=fence,
-                handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
-                progress=progress,
-            )
+        target = self._workspace.target(expanded, device_serial)
+        return provision(
+            self.post,
+            ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
+            target=target,
+            source=source,
+            fence=fence,
+            handshake=(lambda: self._handshake(device_serial, expanded)) if handshake else None,
+            progress=progress,
+        )
 
     def run(
         self,
