@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -447,6 +448,12 @@ class TestSerialPrefixes:
             author.reserve("a", chunk=1, count=4, prefix=prefix)
 
 
+def _reserved(order: str, device: str, attempt: str, prefix: bytes) -> e.Reserved:
+    return e.Reserved(
+        at=AT, order=order, count=1, serial_prefix=prefix.hex(), template="00" * 32, device=device, attempt=attempt
+    )
+
+
 class TestLine:
     def test_draw_install_verify_erases(self, author: Author):
         intent, _ = author.make("a", serials("A", 8))
@@ -519,6 +526,54 @@ class TestLine:
             author.issue(intent, "B-00001")
         with refusal("ledger.intent"):
             author.issue(intent, "B-00000")
+
+    def test_steps_of_many_devices_together_are_what_they_are_one_by_one(self, author: Author):
+        author.order("b", serials("B", 3), origin="device")
+        devices = serials("B", 3)
+        prefixes = [author.prefix() for _ in devices]
+        steps = [
+            (_reserved("b", device, f"attempt-{device}", prefix), make_records(1))
+            for device, prefix in zip(devices, prefixes, strict=True)
+        ]
+        with author.ledger.transaction() as tx:
+            first = tx.append_together(steps)
+        certificates = [
+            (e.Issued(at=AT, device=device, intent=first + place), b"certificate of " + device.encode())
+            for place, device in enumerate(devices)
+        ]
+        with author.ledger.transaction() as tx:
+            issued = tx.append_together(certificates)
+        author.said += [(first + place, e.encode_entry(*step)) for place, step in enumerate(steps)]
+        author.said += [(issued + place, e.encode_entry(*step)) for place, step in enumerate(certificates)]
+        for place, device in enumerate(devices):
+            found = author.ledger.records.device(device)
+            assert (found.state, found.intent, found.issued_seq, found.attempt) == (
+                DeviceState.ISSUED, first + place, issued + place, f"attempt-{device}",
+            )  # fmt: skip
+        assert [entry for _, entry in author.ledger.entries(first, 3)] == [e.encode_entry(*step) for step in steps]
+
+    def test_one_unlawful_step_refuses_all_that_came_together(self, author: Author):
+        author.order("b", serials("B", 4), origin="device")
+        author.reserve("b", device="B-00003", attempt="attempt-3")
+        size = author.ledger.head().size
+
+        def steps(*devices: str) -> list[tuple[e.Event, bytes]]:
+            return [(_reserved("b", device, f"other-{device}", author.prefix()), make_records(1)) for device in devices]
+
+        for wrong in (
+            steps("B-00000", "B-00003"),
+            steps("B-00000", "B-00000"),
+            steps("B-00000", "B-99999"),
+            [*steps("B-00000"), (e.Issued(at=AT, device="B-00003", intent=1), b"certificate")],
+            [*steps("B-00000"), (e.Scrapped(at=AT, device="B-00001", reason="fell", by="tester"), b"")],
+        ):
+            with author.ledger.transaction() as tx, refusal("ledger.together"), tx.part():
+                tx.append_together(wrong)
+            with pytest.raises(Refused), author.ledger.transaction() as tx, suppress(Refused):
+                tx.append_together(wrong)
+        assert author.ledger.head().size == size
+        assert author.ledger.records.device("B-00000").state is DeviceState.ORDERED
+        author.reserve("b", device="B-00000", attempt="attempt-0")
 
     def test_a_reservation_of_one_names_its_own_order_and_one_device(self, author: Author):
         author.order("b", serials("B", 2), origin="device")

@@ -14,6 +14,7 @@ import pytest
 
 from birthmark.shell.api import connection as connection_module
 from birthmark.shell.api.connection import close_slow
+from birthmark.workflow.line.issuebatch import MOST_REFUSALS
 from support.serviceworld import BORN, Running, World, build_world, device_csr
 
 CONNECTIONS = 40
@@ -112,3 +113,15 @@ def test_client_that_reads_no_answer_is_closed_and_a_slow_reader_is_not(monkeypa
 
     asyncio.run(watch())
     assert (stalled.transport.aborted, slow.transport.aborted, idle.transport.aborted) == (True, False, False)
+
+
+def test_a_station_that_is_let_in_cannot_fill_the_log_with_refusals(world: World, running: Running) -> None:
+    codes = []
+    with world.client(running.url, "line1") as client:
+        for number in range(MOST_REFUSALS + 5):
+            asked = {"attempt": f"noise-{number:06d}", "device_serial": f"NOBODY-{number}"}
+            answer = client.post("/v1/credentials", json=asked)
+            codes.append((answer.status_code, answer.json()["error"]))
+        assert answer.headers["retry-after"]
+    assert set(codes[:MOST_REFUSALS]) == {(404, "device.unknown")}
+    assert set(codes[MOST_REFUSALS:]) == {(429, "service.refusals")}

@@ -16,7 +16,7 @@ from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.site import RequestedCa, open_grant, open_request, sign_grant, sign_request
 from support.realdocuments import Story, tell_story
-from support.siteworld import SiteWorld, make_authority
+from support.siteworld import SiteWorld, make_authority, order_at_site
 
 NAMES = ["../evil", "..", ".", "", "a/b", "/tmp/x", "a\0b", "a\\b", "A", "-a", "a" * 49, "a\n", "a.b", "é", "\u202e"]
 
@@ -203,9 +203,10 @@ def test_a_site_ca_gives_nothing_to_devices_outside_its_orders(
 
     assert provision("TH-0001")[0] == 0
     assert provision("TH-0002")[1]["error"] == "device.unknown"
-    # The site's operator orders more of his own: the log shows it, and the authority stops the site.
     more = ("order", "create", "more", "--product", "device", "--quantity", "1", "--first", "TH-0002", "-C", fab)
-    world.good(*more)
+    assert world.refused(*more) == "workspace.role"
+    # The site's operator writes one of his own all the same: the log shows it, and the authority stops the site.
+    order_at_site(fab, "more", "TH-0002")
     world.good("order", "make", "more", "--processes", "1", "-C", fab)
     assert provision("TH-0002")[0] == 0
     world.good("site", "report", "-o", tmp_path / "fab.report", "-C", fab)

@@ -24,7 +24,7 @@ from birthmark.pki.profile import Validity, load_preset
 from birthmark.pki.request import unnamed_request
 from birthmark.shell.wiring import open_workspace, utc_now
 from birthmark.wire.site import open_grant
-from support.siteworld import SiteWorld, make_authority, openssl, run
+from support.siteworld import SiteWorld, make_authority, openssl, order_at_site, run
 from support.softhsm import MODULE, SoftHsm
 
 
@@ -45,7 +45,7 @@ def world(authority: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def made(world: SiteWorld, site: Path, order: str, first: str) -> Path:
     """Make an order of one at the site, provision it there and return the device's certificate."""
-    world.good("order", "create", order, "--product", "device", "--quantity", "1", "--first", first, "-C", site)
+    order_at_site(site, order, first)
     world.good("order", "make", order, "--processes", "1", "-C", site)
     return provisioned(world, site, first)
 
@@ -80,7 +80,7 @@ def test_the_ca_key_of_a_site_lives_in_its_token(
     grant = world.add(site / "site-request.note")
     said += run(program, "site", "accept", grant, "-C", site)
     assert not list((site / "keys").glob("*ca-1*"))
-    run(program, "order", "create", "lot", "--product", "device", "--quantity", "2", "--first", "TK-1", "-C", site)
+    order_at_site(site, "lot", "TK-1", 2)
     run(program, "order", "make", "lot", "--processes", "1", "-C", site)
     (tmp_path / "TK-1").mkdir()
     target = ("--device-serial", "TK-1", "--target", f"files:{tmp_path / 'TK-1'}")
@@ -170,7 +170,7 @@ def test_after_its_time_a_site_signs_nothing_and_its_devices_live_on(world: Site
     with open_workspace(site, publish=False) as opened:
         opened.clock = lambda: late
         opened.ledger.clock = opened.clock
-        world.good("order", "create", "lot2", "--product", "device", "--quantity", "1", "--first", "TI-1", "-C", site)
+        order_at_site(site, "lot2", "TI-1")
         order = opened.records.order("lot2")
         with pytest.raises(Refused) as refusal:
             opened.permits.for_order(order)
@@ -209,7 +209,7 @@ def test_the_next_ca_of_a_site_has_a_new_name_and_a_new_key(world: SiteWorld) ->
 
 def test_an_order_goes_on_with_the_ca_it_began_with(world: SiteWorld) -> None:
     site = world.join("fab", "factory_ca")
-    world.good("order", "create", "lot", "--product", "device", "--quantity", "1", "--first", "TH-1", "-C", site)
+    order_at_site(site, "lot", "TH-1")
     csr = world.good("site", "ca", "fab-ca-2", "--output", world.place / "next.csr", "-C", site)["csr"]
     ask = ("site", "delegate", "fab", "--name", "fab-ca-2", "--csr", csr, "-C", world.hq)
     world.accept("fab", Path(world.good(*ask)["grant"]))
@@ -234,7 +234,7 @@ def test_a_station_that_comes_later(world: SiteWorld) -> None:
     grant = Path(world.good(*add, asked["vkey"])["grant"])
     assert world.refused(*add, asked["vkey"]) == "ledger.exists", "the same TLS key twice"
     world.accept("fab", grant)
-    world.good("order", "create", "lot", "--product", "device", "--quantity", "1", "--first", "TH-1", "-C", site)
+    order_at_site(site, "lot", "TH-1")
     world.good("order", "make", "lot", "--processes", "1", "-C", site)
     provisioned(world, site, "TH-1", "--station", "line2")
     world.good("access", "server", "--name", "hq.example", "-C", world.hq)

@@ -21,7 +21,7 @@ from birthmark.shell.wiring import open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.document import document_text
 from birthmark.wire.site import Grant, SiteRequest, open_grant, open_request, sign_grant, sign_request
-from support.siteworld import SiteWorld, make_authority, openssl, run
+from support.siteworld import SiteWorld, make_authority, openssl, order_at_site, run
 
 MODES = ("online", "factory_ca", "pool")
 
@@ -129,7 +129,7 @@ def test_a_station_and_the_service_shake_hands(world: SiteWorld) -> None:
 
 def test_openssl_and_gnutls_accept_a_device_of_the_site_ca(world: SiteWorld) -> None:
     site = world.join("fab", "factory_ca")
-    world.good("order", "create", "lot", "--product", "device", "--quantity", "2", "--first", "TH-1", "-C", site)
+    order_at_site(site, "lot", "TH-1", 2)
     world.good("order", "make", "lot", "--processes", "1", "-C", site)
     out = world.place / "TH-1"
     out.mkdir()
@@ -153,8 +153,7 @@ def test_openssl_and_gnutls_accept_a_device_of_the_site_ca(world: SiteWorld) -> 
 
 def test_a_key_born_in_the_device_gets_its_certificate_from_the_site_ca(world: SiteWorld) -> None:
     site = world.join("fab", "factory_ca")
-    create = ("order", "create", "born", "--product", "device", "--quantity", "1", "--first", "EL-1")
-    world.good(*create, "--key-origin", "device", "-C", site)
+    order_at_site(site, "born", "EL-1", origin="device")
     (world.place / "EL-1").mkdir()
     target = f"files:{world.place}/EL-1?key=born"
     assert world.good("station", "provision", "--device-serial", "EL-1", "--target", target, "-C", site)["status"] == (

@@ -243,7 +243,7 @@ class Actors:
             return
         told = ", ".join(sorted({finding.code for finding in result.findings}))
         self._world.note(f"  {result.report.outcome} {result.settled} settled {told}")
-        suspects = self._world.cheats | self._world.copied
+        suspects = self._world.suspects | self._world.copied
         if (result.findings or result.report.outcome == "fork") and stick.sender not in suspects:
             what = [(finding.code, finding.device, finding.what) for finding in result.findings]
             raise Broken("no finding without a fault", f"{stick.sender}: {result.report.outcome} {what}")
@@ -306,7 +306,10 @@ class Actors:
         if world.kind == "forger":
             from simulation.forger import forge
 
-            if world.command(world.victim, "cheat", lambda workspace: forge(workspace, self._random)):
+            def begun() -> None:
+                world.suspects.add(world.victim)
+
+            if world.command(world.victim, "cheat", lambda workspace: forge(workspace, self._random, begun)):
                 world.cheats.add(world.victim)
 
     # The last day.

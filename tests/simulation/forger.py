@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -24,14 +25,17 @@ EXPECTED = {
 """Classes of findings that a forger may bring upon himself."""
 
 
-def forge(workspace: Workspace, random: Random) -> str | None:
-    """Write a lie if there is anything to lie about; return which."""
-    lies = [_receipt, _order]
+def forge(workspace: Workspace, random: Random, begun: Callable[[], None]) -> str | None:
+    """Write a lie if there is anything to lie about; return which. ``begun`` is called right before it is written."""
+    lies = [_receipt, _order, _foreign_device]
     random.shuffle(lies)
-    return lies[0](workspace, random) or lies[1](workspace, random)
+    for lie in lies:
+        if told := lie(workspace, random, begun):
+            return told
+    return None
 
 
-def _receipt(workspace: Workspace, random: Random) -> str | None:
+def _receipt(workspace: Workspace, random: Random, begun: Callable[[], None]) -> str | None:
     """Say that a device was verified which is not, with a receipt that nobody signed."""
     for order in workspace.records.orders():
         for chunk in range(order.chunks):
@@ -42,6 +46,7 @@ def _receipt(workspace: Workspace, random: Random) -> str | None:
                 held = {"at": e.utc_text(workspace.clock()), "device": serial, "station": "line1"}
                 held["attempt"] = device.attempt or random.randbytes(16).hex()
                 note = b"no receipt"
+                begun()
                 with workspace.ledger.transaction() as tx:
                     if device.state != "installed":
                         tx.append(e.Installed(**held, target="memory:none", cert_sha256="00" * 32))
@@ -50,7 +55,7 @@ def _receipt(workspace: Workspace, random: Random) -> str | None:
     return None
 
 
-def _order(workspace: Workspace, random: Random) -> str | None:
+def _order(workspace: Workspace, random: Random, begun: Callable[[], None]) -> str | None:
     """Work on an order that nobody gave."""
     known: Any = next(iter(workspace.records.orders()), None)
     if known is None:
@@ -60,10 +65,24 @@ def _order(workspace: Workspace, random: Random) -> str | None:
         at=at, order=name, product=known.product, profile=known.profile, key_algorithm=known.key_algorithm,
         key_origin=known.key_origin, ca=known.ca, quantity=1, chunks=1, by="forger",
     )  # fmt: skip
+    begun()
     with workspace.ledger.transaction() as tx:
         tx.append(order)
         tx.append(e.DevicesOrdered(at=at, order=name, chunk=0, first=0, count=1), f"X-{name}".encode())
     return f"order {name}"
+
+
+def _foreign_device(workspace: Workspace, random: Random, begun: Callable[[], None]) -> str | None:
+    """Make more units than an order has: one more chunk under the name of an order that was given."""
+    known: Any = next(iter(workspace.records.orders()), None)
+    if known is None:
+        return None
+    at, serial = e.utc_text(workspace.clock()), f"M-{random.randrange(10**6)}"
+    more = e.DevicesOrdered(at=at, order=known.order, chunk=known.chunks, first=known.quantity, count=1)
+    begun()
+    with workspace.ledger.transaction() as tx:
+        tx.append(more, serial.encode())
+    return f"device {serial} of {known.order}"
 
 
 def _serials(workspace: Workspace, order: str, chunk: int) -> list[str]:

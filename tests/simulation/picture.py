@@ -23,7 +23,7 @@ def compare(world: World) -> None:
     hq = world.watch.ledgers[HQ]
     for name in world.plans:
         watch = world.watch.ledgers[name]
-        if name in world.cheats | world.copied:
+        if name in world.suspects | world.copied:
             _suspect(world, name)
             continue
         size, root = hq.reported.get(name, (0, ""))

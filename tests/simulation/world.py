@@ -47,6 +47,8 @@ class World:
         self.watch = WorldWatch({name: LedgerWatch(name, machine.root) for name, machine in self.machines.items()})
         self.units = self._units()
         self.cheats: set[str] = set()
+        self.suspects: set[str] = set()
+        """Sites that may have cheated: whether a lie outlived the power cut in the middle of it, its ledger knows."""
         self.copied: set[str] = set()
         self.codes: Counter[str] = Counter()
         self.step = 0
@@ -129,7 +131,7 @@ class World:
         """Nobody may be accused, and nothing may break, without a fault that explains it."""
         if error.code == "pool.erased":
             raise Broken("a drawn key stays until its receipt", f"{name}: {error.message}") from error
-        if isinstance(error, Tampered) and not blames and name not in self.copied | self.cheats:
+        if isinstance(error, Tampered) and not blames and name not in self.copied | self.suspects:
             raise Broken("no accusation without a fault", f"{name}: {error.code}: {error.message}") from error
 
     def power_off(self, name: str) -> None:

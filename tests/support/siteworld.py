@@ -11,12 +11,32 @@ from typing import Any
 
 import pytest
 
+from birthmark.model.events import KeyOrigin
+from birthmark.model.ids import OrderId
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.wiring import open_workspace
+from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
-__all__ = ["SiteWorld", "make_authority", "openssl", "run"]
+__all__ = ["SiteWorld", "make_authority", "openssl", "order_at_site", "run"]
 
 ORIGIN = "hq.example/birthmark"
+
+
+def order_at_site(site: Path, name: str, first: str, quantity: int = 1, origin: KeyOrigin = "injected") -> None:
+    """Write an order into the ledger of a site that its authority did not give: the command refuses to."""
+    with open_workspace(site) as opened:
+        settings = opened.product("device")
+        order = NewOrder(
+            order=OrderId(name),
+            product="device",
+            profile=opened.profile(settings.profile),
+            key_algorithm=settings.key_algorithm,
+            key_origin=origin,
+            ca=settings.ca,
+            by="the site",
+        )
+        create_order(opened.ledger, order, serial_range(first, quantity), clock=opened.clock)
 
 
 @dataclass

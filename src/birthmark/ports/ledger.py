@@ -83,6 +83,15 @@ class Transaction(Protocol):
         """Return the sequence number of the new entry."""
         ...
 
+    def append_together(self, steps: Sequence[tuple[Event, bytes]]) -> int:
+        """Append events (each with its attachment) of different devices in few database calls; return the number of
+        the first, the others follow it.
+
+        Only what a device goes through alone: ``reserved`` for an attempt, and ``issued``. If one of them is unlawful
+        all are refused, and ``Refused("ledger.together")`` need not say which: undo the part, append one by one.
+        """
+        ...
+
     def append_issued(self, intent: int, *, count: int, entries: bytes, leaf_hashes: bytes) -> int:
         """Append all ``issued`` (or ``received``) entries of a bulk intent: packed with uint16 lengths, and their leaf
         hashes."""

@@ -48,6 +48,7 @@ _CODE_STATUS = {
     "agent.wait": 400,
     "agent.head_unknown": 404,
     "agent.run_unknown": 404,
+    "service.refusals": 429,
     "report.waiting": 409,
     "log.note.malformed": 422,
     "log.note.signature": 422,

@@ -37,17 +37,20 @@ _SITE = "bench"
 _WARM_UP = 50
 
 
-def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dict[str, object]]:
+def bench_serve(
+    clients: Sequence[int], count: int, *, parent: Path, ledger: str | None = None
+) -> list[dict[str, object]]:
     """Let one service process answer ``count`` requests of each number of clients; return a result for each.
 
     Mutual TLS 1.3, kept connections, P-256 keys born in devices, every certificate durable in the ledger before its
     answer. The floor is one process that verifies a CSR and makes one signature, in the same minute; it is measured
     before and after, and the better one counts. ``half_load``: requests come at half of the measured rate. Service and
-    floor have one processor to themselves, the clients have the others, if there is more than one.
+    floor have one processor to themselves, the clients have the others, if there is more than one. ``ledger``: URL of
+    an empty database, by default a file below ``parent``; what the database server needs is not in ``service_cpu_us``.
     """
     mine = os.sched_getaffinity(0)
     others = mine - {served := min(mine)} or mine
-    with throw_away_workspace(parent) as workspace:
+    with throw_away_workspace(parent, ledger=ledger) as workspace:
         files = AccessFiles(workspace.root.parent / "tls")
         total = sum(count + count // 2 for _ in clients) + _WARM_UP
         requests = _make_requests(_prepare(workspace, files, total))
@@ -67,7 +70,11 @@ def bench_serve(clients: Sequence[int], count: int, *, parent: Path) -> list[dic
             floor = max(floor, run_floor(verify_and_sign, max(2000, count), 1))
             floor_cpu = (floor_cpu + _cpu_of(verify_and_sign(1000)) / 1000) / 2
     floors = {"floor": round(floor, 1), "floor_cpu_us": round(floor_cpu * 1e6)}
-    return [_result(number, count, floors, *measured) for number, measured in zip(clients, found, strict=True)]
+    kind = "sqlite" if ledger is None else "postgres"
+    return [
+        {**_result(number, count, floors, *measured), "ledger": kind}
+        for number, measured in zip(clients, found, strict=True)
+    ]
 
 
 def _cpu_of(work: Callable[[], None]) -> float:

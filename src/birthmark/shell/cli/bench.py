@@ -15,6 +15,9 @@ __all__ = ["register"]
 ParentOption = Annotated[
     Path, typer.Option(help="Directory on the disk to measure; a throw-away workspace goes there.")
 ]
+LedgerOption = Annotated[
+    str | None, typer.Option(help="An empty database, like postgres:dbname=bench; default: a file below --parent.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,9 +37,7 @@ def issue(
     count: Annotated[int, typer.Option(help="How many identities.")] = 100_000,
     profile: Annotated[str, typer.Option(help="Preset of the certificates.")] = "idevid",
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one a processor.")] = None,
-    ledger: Annotated[
-        str | None, typer.Option(help="An empty database, like postgres:dbname=bench; default: a file below --parent.")
-    ] = None,
+    ledger: LedgerOption = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -66,13 +67,14 @@ def station(
 def serve(
     clients: Annotated[int | None, typer.Option(help="Connections at once; default: 1, then 16.")] = None,
     count: Annotated[int, typer.Option(help="How many certificates for each number of clients.")] = 4_000,
+    ledger: LedgerOption = None,
     parent: ParentOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Certificates per second from the service over mutual TLS, against verifying a CSR and signing alone."""
     from birthmark.shell.bench.serve import bench_serve
 
-    for result in bench_serve([clients] if clients is not None else [1, 16], count, parent=parent):
+    for result in bench_serve([clients] if clients is not None else [1, 16], count, parent=parent, ledger=ledger):
         _show(result, as_json=as_json)
 
 

@@ -54,6 +54,7 @@ def create(
 ) -> None:
     """Record an order and its devices. Duplicate or malformed serials refuse it and are named."""
     from birthmark.model.ids import parse_order_id
+    from birthmark.shell.access import require_role
     from birthmark.shell.approvals import require_approval
     from birthmark.shell.wiring import open_workspace
     from birthmark.workflow.authority.rollover import require_current
@@ -62,6 +63,7 @@ def create(
 
     serials = list(_serials(quantity, first, devices))
     with open_workspace(workspace, publish=plan_only is None) as opened:
+        require_role(opened, "authority")
         settings = opened.product(product)
         ca = settings.ca if site is None else _ca_at(opened, site) or settings.ca
         opened.ca_certificate(ca)

@@ -10,10 +10,12 @@ reserves and the one that stores: the reservation stands, and the same attempt g
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
-from birthmark.errors import BirthmarkError, Refused, Tampered
+from birthmark.errors import BirthmarkError, Refused, Tampered, Unavailable
 from birthmark.model.events import Rejected, utc_text
 from birthmark.model.records import AttemptRecord, DeviceRecord, OrderRecord
 from birthmark.pki.csr import Csr
@@ -22,7 +24,11 @@ from birthmark.workflow.handout import check_ids, known_device, stored_certifica
 from birthmark.workflow.line.draw import Draw, Drawing, Sealed
 from birthmark.workflow.line.issuing import Issuing, Reservation, Wish
 
-__all__ = ["Answer", "Asked", "IssueBatch"]
+__all__ = ["MOST_REFUSALS", "Answer", "Asked", "IssueBatch"]
+
+MOST_REFUSALS = 200
+"""So many refusals of one station are put on record within a minute."""
+_MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +109,7 @@ class IssueBatch:
         self._attempts: set[str] = set()
         self._retried: set[Asked] = set()
         self._assigned: dict[str, str] = {}
+        self._refusals: dict[str, deque[datetime]] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -161,6 +168,9 @@ class IssueBatch:
 
     def _examine(self, one: Asked, device: DeviceRecord | None, attempt: AttemptRecord | None, work: _Round) -> None:
         request = one.request
+        if (ended := self._too_many_refusals(request.station)) is not None:
+            work.answers.append(Answer(one, error=ended))
+            return
         try:
             self._require_access(one, work)
             if device is None:
@@ -171,11 +181,24 @@ class IssueBatch:
                 return
             wish = self._issuing.examine(request, device, attempt, one.csr)
         except Refused as refusal:
+            self._refusals.setdefault(request.station, deque(maxlen=MOST_REFUSALS)).append(self._clock())
             work.refused.append((one, refusal))
         except Exception as problem:  # noqa: BLE001  it is told to the one who asked, and to nobody else
             work.answers.append(Answer(one, error=problem))
         else:
             (work.wishes if wish.intent is None else work.resumed).append((one, wish))
+
+    def _too_many_refusals(self, station: str) -> Unavailable | None:
+        """Every refusal becomes an entry of the log for ever: whoever is let in does not get to fill it."""
+        recent = self._refusals.get(station)
+        if recent is None or len(recent) < MOST_REFUSALS or self._clock() - recent[0] > _MINUTE:
+            return None
+        return Unavailable(
+            "service.refusals",
+            f"{station} was refused {MOST_REFUSALS} times within a minute",
+            hint="Look at what the station asks for. This request was not looked at; send it again in a minute.",
+            station=station,
+        )
 
     def _require_access(self, one: Asked, work: _Round) -> None:
         """A withdrawal counts from the next round on, whatever a kept connection was told before."""
@@ -221,8 +244,7 @@ class IssueBatch:
         with self._ledger.transaction() as tx:
             try:
                 with tx.part():
-                    work.stored = [(one, self._store(tx, one, at)) for one in work.signed]
-                    work.reserved = [(one, self._issuing.reserve(tx, wish, at)) for one, wish in work.wishes]
+                    self._write_together(tx, work, at)
             except (Refused, Tampered):
                 work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
                 self._reserve_alone(tx, work, at)
@@ -234,6 +256,15 @@ class IssueBatch:
                     self._again(one, problem, work)
             for one, refusal in work.refused:
                 tx.append(_rejected(one, refusal, at))
+
+    def _write_together(self, tx: Transaction, work: _Round, at: str) -> None:
+        if work.signed:
+            signed = [(one.wish, one.intent, one.certificate) for one in work.signed]
+            first = self._issuing.store_together(tx, signed, at)
+            work.stored = [(one, first + place) for place, one in enumerate(work.signed)]
+        if work.wishes:
+            reserved = self._issuing.reserve_together(tx, [wish for _, wish in work.wishes], at)
+            work.reserved = [(one, each) for (one, _), each in zip(work.wishes, reserved, strict=True)]
 
     def _reserve_alone(self, tx: Transaction, work: _Round, at: str) -> None:
         work.reserved = []

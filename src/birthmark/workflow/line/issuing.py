@@ -56,6 +56,32 @@ class Reservation:
     tbs: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is going to be reserved."""
+
+    wish: Wish
+    permit: Permit
+    event: Reserved
+    serial_prefix: bytes
+    records: bytes
+    tbs: bytes
+
+    def appended(self, intent: int) -> Reservation:
+        record = IntentRecord(
+            intent=intent,
+            order=self.event.order,
+            chunk=None,
+            count=1,
+            state="reserved",
+            issued_seq=None,
+            template=self.event.template,
+            serial_prefix=self.serial_prefix,
+            records=self.records,
+        )
+        return Reservation(self.wish, self.permit, record, self.tbs)
+
+
 class Issuing:
     """Issues from the CAs of this workspace. ``lint_each``: lint every TBS before it is reserved, not its template
     alone (docs/adr/0006)."""
@@ -96,11 +122,21 @@ class Issuing:
 
     def reserve(self, tx: Transaction, wish: Wish, at: str) -> Reservation:
         """Append the intent to sign for a wish; return it. Whoever was faster makes this a refusal."""
+        draft = self._draft(tx.serial_prefixes(1)[0], wish, at)
+        return draft.appended(tx.append(draft.event, draft.records))
+
+    def reserve_together(self, tx: Transaction, wishes: Sequence[Wish], at: str) -> list[Reservation]:
+        """``reserve`` for wishes of different devices in few database calls; all are reserved or all refused."""
+        prefixes = tx.serial_prefixes(len(wishes))
+        drafts = [self._draft(prefix, wish, at) for prefix, wish in zip(prefixes, wishes, strict=True)]
+        first = tx.append_together([(draft.event, draft.records) for draft in drafts])
+        return [draft.appended(first + place) for place, draft in enumerate(drafts)]
+
+    def _draft(self, serial_prefix: bytes, wish: Wish, at: str) -> _Draft:
         if wish.permit is None:
             raise ValueError("this wish has its reservation")
         device_serial, template = wish.request.device_serial, wish.permit.template
         random = self._entropy(_RANDOM_OCTETS)
-        serial_prefix = tx.serial_prefixes(1)[0]
         tbs = _reserved_tbs(wish.permit, serial_prefix + random, device_serial, wish.csr.spki)
         if self._lint_each:
             # A finding ends the transaction: nothing is reserved for what may not be signed.
@@ -115,19 +151,7 @@ class Issuing:
             attempt=wish.request.attempt,
         )
         records = random + sha256(wish.csr.spki).digest() + sha256(tbs).digest()
-        intent = tx.append(event, records)
-        record = IntentRecord(
-            intent=intent,
-            order=event.order,
-            chunk=None,
-            count=1,
-            state="reserved",
-            issued_seq=None,
-            template=event.template,
-            serial_prefix=serial_prefix,
-            records=records,
-        )
-        return Reservation(wish, wish.permit, record, tbs)
+        return _Draft(wish, wish.permit, event, serial_prefix, records, tbs)
 
     def sign(self, wish: Wish, intent: IntentRecord) -> bytes:
         """Return the certificate (DER) for a reservation that is durable."""
@@ -151,6 +175,15 @@ class Issuing:
     def store(self, tx: Transaction, wish: Wish, intent: int, certificate: bytes, at: str) -> int:
         """Append the certificate; return the number of its entry. ``ledger.intent``: somebody was faster."""
         return tx.append(Issued(at=at, device=wish.request.device_serial, intent=intent), certificate)
+
+    def store_together(self, tx: Transaction, signed: Sequence[tuple[Wish, int, bytes]], at: str) -> int:
+        """``store`` for (wish, intent, certificate) of different devices; return the number of the first entry."""
+        return tx.append_together(
+            [
+                (Issued(at=at, device=wish.request.device_serial, intent=intent), certificate)
+                for wish, intent, certificate in signed
+            ]
+        )
 
     def chain(self, order: OrderRecord) -> tuple[bytes, ...]:
         """Return the chain (DER) that devices of an order get, issuing CA first."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from birthmark.adapters.ledgers.sql.database import Database
-from birthmark.adapters.ledgers.sql.foldedtables import SETTLE_HINT, ClaimKeys, octets_of
+from birthmark.adapters.ledgers.sql.foldedtables import ADD_ATTEMPT, SETTLE_HINT, ClaimKeys, octets_of
 from birthmark.adapters.ledgers.sql.foldsites import SiteFold
 from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
@@ -16,6 +17,11 @@ from birthmark.model.device import DeviceState, next_state
 __all__ = ["Fold"]
 
 _MAX_SERIAL_OCTETS = 20
+_ADD_INTENT = "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL) ON CONFLICT DO NOTHING"
+_CLOSE_INTENT = (
+    "UPDATE certificate SET state = 'issued', issued_seq = ?"
+    " WHERE intent = ? AND state = 'reserved' AND device_serial = ?"
+)
 # The two steps of every device that makes its own key. Where they change nothing, the steps in full say why.
 _RESERVE_DEVICE = """
 UPDATE device SET state = 'reserved', intent = ?3, position = 0, attempt = ?4
@@ -71,6 +77,49 @@ class Fold(SiteFold):
     def apply(self, event: e.Event, attachment: bytes, seq: int) -> None:
         """Fold one event; refuse it when it is unlawful."""
         self._appliers[type(event)](event, attachment, seq)
+
+    def apply_together(self, steps: Sequence[tuple[e.Event, bytes, int]]) -> bool:
+        """Fold events of different devices, each kind in a few statements.
+
+        False if one of them may be unlawful, or is not of a kind for this; rows may be changed all the same.
+        """
+        together: dict[type, Callable[[Sequence[tuple[Any, bytes, int]]], bool]] = {
+            e.Reserved: self._reserved_together,
+            e.Issued: self._issued_together,
+        }
+        for kind, group in groupby(steps, key=lambda step: type(step[0])):
+            fold = together.get(kind)
+            if fold is None or not fold(list(group)):
+                return False
+        return True
+
+    def _reserved_together(self, steps: Sequence[tuple[Any, bytes, int]]) -> bool:
+        rows, devices, attempts = [], [], []
+        for event, attachment, seq in steps:
+            prefix = octets_of(event.serial_prefix, 8)
+            alone = event.device is not None and event.attempt is not None and event.chunk is None and event.count == 1
+            if not alone or prefix is None or len(attachment) != RECORD_SIZE:
+                return False
+            self._require_new_keys(hashes_of(attachment), seq, event.device)
+            self._require_signed_here(event.order)
+            rows.append((seq, event.order, None, event.device, 1, event.template, prefix, attachment))
+            devices.append((event.device, event.order, seq, event.attempt))
+            attempts.append((event.attempt, event.device, "reserved", seq))
+        return (
+            self._database.executemany(_ADD_INTENT, rows).rowcount
+            == self._database.executemany(_RESERVE_DEVICE, devices).rowcount
+            == self._database.executemany(ADD_ATTEMPT, attempts).rowcount
+            == len(steps)
+        )
+
+    def _issued_together(self, steps: Sequence[tuple[Any, bytes, int]]) -> bool:
+        intents = [(seq, event.intent, event.device) for event, _, seq in steps]
+        devices = [(event.device, event.intent) for event, _, _ in steps]
+        return (
+            self._database.executemany(_CLOSE_INTENT, intents).rowcount
+            == self._database.executemany(_ISSUED_DEVICE, devices).rowcount
+            == len(steps)
+        )
 
     def issued_chunk(self, intent: int, *, count: int, first: int) -> None:
         """Fold all ``issued`` entries of a bulk intent at once."""
@@ -164,10 +213,8 @@ class Fold(SiteFold):
         if len(attachment) != RECORD_SIZE * event.count or event.count < 1 or prefix is None:
             raise Refused("ledger.records", "records and count differ", hint=SETTLE_HINT, intent=seq)
         self._require_new_keys(hashes_of(attachment), seq, event.device)
-        new = self._database.execute(
-            "INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'reserved', NULL, NULL) ON CONFLICT DO NOTHING",
-            (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment),
-        ).rowcount
+        row = (seq, event.order, event.chunk, event.device, event.count, event.template, prefix, attachment)
+        new = self._database.execute(_ADD_INTENT, row).rowcount
         if new != 1:
             raise Refused(
                 "ledger.cert_serial",
@@ -259,11 +306,7 @@ class Fold(SiteFold):
         self._set_device(device_serial, state, intent=None, position=None, attempt=None)
 
     def _issued(self, event: e.Issued | e.Received, attachment: bytes, seq: int) -> None:
-        changed = self._database.execute(
-            "UPDATE certificate SET state = 'issued', issued_seq = ?"
-            " WHERE intent = ? AND state = 'reserved' AND device_serial = ?",
-            (seq, event.intent, event.device),
-        ).rowcount
+        changed = self._database.execute(_CLOSE_INTENT, (seq, event.intent, event.device)).rowcount
         row = (event.device, event.intent)
         if changed == 1 and self._database.execute(_ISSUED_DEVICE, row).rowcount == 1:
             return

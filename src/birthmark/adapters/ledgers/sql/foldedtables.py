@@ -13,6 +13,7 @@ from birthmark.errors import Refused
 from birthmark.model.device import DeviceState
 
 __all__ = [
+    "ADD_ATTEMPT",
     "SETTLE_HINT",
     "ClaimKeys",
     "FoldedDevice",
@@ -22,6 +23,7 @@ __all__ = [
     "octets_of",
 ]
 
+ADD_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 SETTLE_HINT = "Another process was first, or an intent is open: run `birthmark order make`, it settles open intents."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol
@@ -47,22 +47,7 @@ class SqlTransaction:
         self.vault = vault
 
     def append(self, event: e.Event, attachment: bytes = b"") -> int:
-        try:
-            entry = e.encode_entry(event, attachment)
-        except UnicodeEncodeError as problem:
-            raise Refused(
-                "log.entry.text",
-                "an event holds text that is not Unicode",
-                hint="Type the command again: an argument holds octets that are no UTF-8.",
-                text=ascii(problem.object[:80]),
-            ) from None
-        if len(entry) > _ENTRY_LIMIT:
-            raise Refused(
-                "log.entry.too_long",
-                f"an event of {len(entry)} octets does not fit into a log entry",
-                hint="Split it: an entry has at most 65,535 octets.",
-                octets=len(entry),
-            )
+        entry = _encoded(event, attachment)
         seq = self._size
         try:
             self._ledger.fold.apply(event, attachment, seq)
@@ -70,13 +55,35 @@ class SqlTransaction:
             # Some of its rows may be changed already: whoever catches this cannot keep the transaction.
             self._refusal = problem
             raise
+        self._keep(entry)
+        return seq
+
+    def append_together(self, steps: Sequence[tuple[e.Event, bytes]]) -> int:
+        first = self._size
+        entries = [_encoded(event, attachment) for event, attachment in steps]
+        numbered = [(event, attachment, first + place) for place, (event, attachment) in enumerate(steps)]
+        try:
+            if not self._ledger.fold.apply_together(numbered):
+                raise Refused(
+                    "ledger.together",
+                    f"one of {len(steps)} events is not lawful",
+                    hint="Append them one by one: the one that is refused then says why.",
+                )
+        except BaseException as problem:
+            self._refusal = problem
+            raise
+        for entry in entries:
+            self._keep(entry)
+        return first
+
+    def _keep(self, entry: bytes) -> None:
+        """Collect an entry that is folded already."""
         self._packed += (len(entry).to_bytes(2, "big"), entry)
         self._leaves.append(hashlib.sha256(b"\0" + entry).digest())
         self._size += 1
         self._octets += len(entry)
         if self._octets > _ROW_LIMIT:
             self._flush()
-        return seq
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -136,6 +143,26 @@ class SqlTransaction:
 
     def _insert(self, first: int, count: int, body: bytes, leaf_hashes: bytes) -> None:
         self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (first, count, body, leaf_hashes))
+
+
+def _encoded(event: e.Event, attachment: bytes) -> bytes:
+    try:
+        entry = e.encode_entry(event, attachment)
+    except UnicodeEncodeError as problem:
+        raise Refused(
+            "log.entry.text",
+            "an event holds text that is not Unicode",
+            hint="Type the command again: an argument holds octets that are no UTF-8.",
+            text=ascii(problem.object[:80]),
+        ) from None
+    if len(entry) > _ENTRY_LIMIT:
+        raise Refused(
+            "log.entry.too_long",
+            f"an event of {len(entry)} octets does not fit into a log entry",
+            hint="Split it: an entry has at most 65,535 octets.",
+            octets=len(entry),
+        )
+    return entry
 
 
 def _packed_count(entries: bytes) -> int:

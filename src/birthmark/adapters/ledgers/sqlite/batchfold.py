@@ -10,7 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from birthmark.adapters.ledgers.sql.fold import Fold
-from birthmark.adapters.ledgers.sql.foldedtables import ClaimKeys, FoldedDevice, attempt_reused, folded_device
+from birthmark.adapters.ledgers.sql.foldedtables import (
+    ADD_ATTEMPT,
+    ClaimKeys,
+    FoldedDevice,
+    attempt_reused,
+    folded_device,
+)
 from birthmark.adapters.ledgers.sql.records import DEVICES_QUERY
 from birthmark.model.device import DeviceState
 from birthmark.model.events import (
@@ -35,7 +41,6 @@ __all__ = ["BatchFold"]
 _OF_ONE_DEVICE = (Drawn, Installed, Verified, KeyErased, Failed, Rejected, Superseded, Scrapped, Revoked)
 _THESE_DEVICES = DEVICES_QUERY + "WHERE d.device_serial IN (SELECT value FROM json_each(?))"  # noqa: S608
 _WRITE_DEVICE = "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?"
-_WRITE_ATTEMPT = "INSERT INTO attempt VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class BatchFold(Fold):
@@ -90,7 +95,7 @@ class BatchFold(Fold):
         if self._attempts:
             attempts = list(self._attempts.values())
             self._attempts = {}
-            if self._database.executemany(_WRITE_ATTEMPT, attempts).rowcount != len(attempts):
+            if self._database.executemany(ADD_ATTEMPT, attempts).rowcount != len(attempts):
                 raise attempt_reused(*attempts[0][:2])
 
     def forget(self) -> None:

@@ -1,0 +1,3 @@
+module example.com/acme-install
+
+go 1.19
