@@ -16,13 +16,14 @@ from textual.widgets import Digits, Input, Static
 
 from birthmark.errors import BirthmarkError
 from birthmark.shell.line import Line, LineRun, Outcome, Progress
+from birthmark.shell.lineview.bigword import big
 from birthmark.shell.lineview.shift import Shift, Unit, verdict_of
 from birthmark.wire.label import parse_label
 
 __all__ = ["LineView"]
 
 _POLL_S = 0.1
-_WORDS = ("WAIT", "BUSY", "PASS", "FAIL", "AGAIN", "STOP")
+_WORDS = ("READY", "BUSY", "PASS", "FAIL", "AGAIN", "MEND", "STOP")
 _STEP_WORDS = {"ok": "✔", "failed": "✘", "start": "…"}
 
 
@@ -36,19 +37,21 @@ class LineView(App[int]):
     Screen { layout: vertical; background: $background; }
     #head { height: 1; padding: 0 1; background: $panel; }
     #scan { margin: 1 2 0 2; }
-    #verdict { height: 9; margin: 1 2; align: center middle; content-align: center middle; border: heavy $panel; }
-    #word { width: 100%; height: 3; text-align: center; content-align: center middle; text-style: bold; }
-    #serial, #reason, #todo { width: 100%; text-align: center; }
+    #verdict { height: 13; margin: 1 2; align: center middle; background: $panel; }
+    #word { width: 100%; height: 6; text-align: center; text-style: bold; }
+    #serial { width: 100%; text-align: center; text-style: bold; }
+    #reason, #todo { width: 100%; text-align: center; }
     #todo { text-style: bold; }
-    .PASS { background: #0b6b2e; color: white; border: heavy #14a048; }
-    .FAIL { background: #9b1c1c; color: white; border: heavy #e02424; }
-    .STOP { background: #6b0f6b; color: white; border: heavy #c026d3; }
-    .AGAIN { background: #8a5a00; color: white; border: heavy #d98e04; }
-    .BUSY { background: #1e3a5f; color: white; border: heavy #3b82f6; }
+    #verdict.PASS { background: #0b6b2e; color: white; }
+    #verdict.FAIL { background: #9b1c1c; color: white; }
+    #verdict.STOP { background: #6b0f6b; color: white; }
+    #verdict.AGAIN, #verdict.MEND { background: #8a5a00; color: white; }
+    #verdict.BUSY { background: #1e3a5f; color: white; }
     #below { height: 1fr; margin: 0 2; }
-    #steps, #units { width: 1fr; height: 100%; padding: 0 1; }
-    #numbers { width: 34; height: 100%; }
-    #numbers Digits { width: 100%; text-align: right; }
+    #steps { width: 28; height: 100%; padding: 0 1; }
+    #units { width: 1fr; height: 100%; padding: 0 1; }
+    #numbers { width: 38; height: 100%; }
+    #numbers Digits { width: 22; text-align: right; }
     """
 
     def __init__(self, line: Line, target: str, *, handshake: bool = False) -> None:
@@ -65,7 +68,7 @@ class LineView(App[int]):
     def compose(self) -> ComposeResult:
         yield Static(id="head")
         yield Input(placeholder="Scan the serial of the next device", id="scan")
-        with Vertical(id="verdict", classes="WAIT"):
+        with Vertical(id="verdict", classes="READY"):
             yield Static(id="word")
             yield Static(id="serial")
             yield Static(id="reason")
@@ -74,12 +77,11 @@ class LineView(App[int]):
             yield Static(id="steps")
             yield Static(id="units")
             with Vertical(id="numbers"):
-                yield Static("passed", id="passed_word")
                 yield Digits("0", id="passed")
                 yield Static(id="counts")
 
     def on_mount(self) -> None:
-        self._show("WAIT", "", "", "Scan a device.")
+        self._show("READY", "", "", "Scan a device.")
         self._numbers()
         self.query_one("#scan", Input).focus()
         self.set_interval(_POLL_S, self._look)
@@ -131,14 +133,14 @@ class LineView(App[int]):
         self._show(unit.word, unit.device_serial, reason + code, todo)
         self._show_steps()
         self._numbers()
-        if unit.word in ("FAIL", "STOP"):
+        if unit.word != "PASS":
             self.bell()
 
     def _show(self, word: str, serial: str, reason: str, todo: str) -> None:
         verdict = self.query_one("#verdict")
         for known in _WORDS:
             verdict.set_class(known == word, known)
-        for name, text in (("word", word), ("serial", serial), ("reason", reason), ("todo", f"→ {todo}")):
+        for name, text in (("word", big(word)), ("serial", serial), ("reason", reason), ("todo", f"→ {todo}")):
             # Text, never markup: a scanned serial or a device's message draws nothing on this screen.
             self.query_one(f"#{name}", Static).update(Text(text))
 
@@ -160,7 +162,8 @@ class LineView(App[int]):
         self.query_one("#passed", Digits).update(str(shift.passed))
         share = "–" if shift.share is None else f"{100 * shift.share:.1f} %"
         worst = [f"{count:>5}  {code}" for code, count in shift.codes.most_common(4)]
-        counts = [f"failed {shift.failed:>6}", f"yield  {share:>8}", f"rate   {shift.rate():>6.0f}/h", "", *worst]
+        rate = "–" if (found := shift.rate()) is None else f"{found:.0f}/h"
+        counts = ["passed", "", f"failed {shift.failed:>15}", f"yield  {share:>15}", f"rate   {rate:>15}", "", *worst]
         self.query_one("#counts", Static).update(Text("\n".join(counts)))
-        marks = [f"{unit.word:<6}{unit.device_serial:<20.20}{unit.seconds:>7.1f} s" for unit in shift.units]
+        marks = [f"{unit.word:<6}{unit.device_serial:<18.18}{unit.seconds:>6.1f} s" for unit in shift.units]
         self.query_one("#units", Static).update(Text("\n".join(marks)))

@@ -6,12 +6,19 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from birthmark.errors import BirthmarkError
+from birthmark.errors import BirthmarkError, Misconfigured, StationFault, Tampered, Unavailable
 from birthmark.workflow.line.stationpost import Outcome
 
 __all__ = ["Shift", "Unit", "verdict_of"]
 
 _KEPT = 8
+_WORDS: dict[type[BirthmarkError], str] = {
+    Unavailable: "AGAIN",
+    StationFault: "MEND",
+    Misconfigured: "MEND",
+    Tampered: "STOP",
+}
+_SOONEST_S = 60.0
 _WINDOW_S = 900.0
 """The rate is that of the last quarter of an hour: what the place does now, lunch left out."""
 
@@ -28,9 +35,13 @@ class Unit:
 
 
 def verdict_of(device_serial: str, seconds: float, outcome: Outcome | None, error: BirthmarkError | None) -> Unit:
-    """Return what is shown of a unit: PASS, FAIL (the device), or STOP (the station, or a finding of tampering)."""
+    """Return what is shown of a unit.
+
+    PASS; FAIL: this device; AGAIN: nothing was decided, the same scan goes on; MEND: the place, not the device; STOP: a
+    proof does not match, nobody goes on before it is understood.
+    """
     if error is not None:
-        word = {"StationFault": "STOP", "Tampered": "STOP", "Unavailable": "AGAIN"}.get(type(error).__name__, "FAIL")
+        word = _WORDS.get(type(error), "FAIL")
         return Unit(device_serial, word, (error.message, error.hint), error.code, seconds)
     if outcome is None:
         raise ValueError("an outcome or an error")
@@ -74,13 +85,13 @@ class Shift:
         done = self.passed + self.failed
         return self.passed / done if done else None
 
-    def rate(self) -> float:
-        """Units that passed, an hour, over the last quarter of an hour."""
+    def rate(self) -> float | None:
+        """Units that passed, an hour, over the last quarter of an hour; None in the first minute."""
         now = self._monotonic()
         while self._ends and now - self._ends[0] > _WINDOW_S:
             self._ends.popleft()
         window = min(_WINDOW_S, now - self._began)
-        return 3600 * len(self._ends) / window if window > 0 else 0.0
+        return 3600 * len(self._ends) / window if window >= _SOONEST_S else None
 
     def elapsed_s(self) -> float:
         """How long this shift has lasted."""
