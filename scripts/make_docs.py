@@ -118,6 +118,7 @@ def settings_page() -> str:
         ("[authority]", config.AuthoritySettings),
         ("[cas.NAME]", config.CaSettings),
         ("[stations.NAME]", config.StationSettings),
+        ("[stations.NAME.mes]", config.MesSettings),
         ("[products.NAME]", config.ProductSettings),
         ("settings.d/*.toml", config.SettingsPart),
     ]

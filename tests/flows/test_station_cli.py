@@ -111,6 +111,23 @@ def test_key_born_in_a_token_is_proven_by_a_connection_from_the_token(
     assert PIN not in json.dumps([lines, again])
 
 
+def test_a_failed_device_ends_with_one_line_of_one_form(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = provision(capsys, "TH-0001", target="files:nowhere/{device_serial}")
+    ended = lines[-1]
+    assert (code, ended["exit_code"], ended["step"], ended["status"]) == (5, 5, "provision", "failed")
+    assert (ended["device_serial"], ended["error"], ended["retry_safe"]) == (
+        "TH-0001",
+        "target.directory.missing",
+        False,
+    )
+    assert {"ts", "ms", "family", "hint", "facts", "message"} <= set(ended)
+    (place / "serials.txt").write_text("TH-0001\n")
+    run = ["station", "run", "--devices", "serials.txt", "--target", "files:nowhere/{device_serial}"]
+    code, told = called(capsys, *run)
+    (same,) = [line for line in told if line["step"] == "provision"]
+    assert (code, set(same)) == (5, set(ended))
+
+
 def test_pooled_key_is_not_put_into_a_token(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "AuthoritySettings",
     "CaSettings",
     "LedgerSettings",
+    "MesSettings",
     "ServeSettings",
     "SettingsPart",
     "SiteSettings",
@@ -89,11 +90,22 @@ class LedgerSettings(_Settings, frozen=True):
     password: _Text | None = None
 
 
+class MesSettings(_Settings, frozen=True):
+    """The factory's own system. Programs and their arguments: ``route_check`` is asked before a device is begun,
+    ``result`` told after; each gets one JSON object on stdin and has ``timeout_s`` seconds.
+    """
+
+    route_check: tuple[_Text, ...] = ()
+    result: tuple[_Text, ...] = ()
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+
+
 class StationSettings(_Settings, frozen=True):
     """A station of this site: the key that signs its receipts and its journal file.
 
     ``tls_certificate`` (chain), ``tls_key``: PEM files of its client certificate; ``tls_secret``: reference to the
     key's passphrase. ``deadline_s``: after so many seconds nothing more is done to a device that is not done.
+    ``mes``: hooks to the factory's own system.
     """
 
     key: _Text
@@ -102,6 +114,7 @@ class StationSettings(_Settings, frozen=True):
     tls_key: _Text | None = None
     tls_secret: _Text | None = None
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 120.0
+    mes: MesSettings | None = None
 
 
 class ServeSettings(_Settings, frozen=True):

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Tampered
+from birthmark.model.events import Rejected, utc_text
 from birthmark.model.ids import parse_device_serial
 from birthmark.shell.headruns import DeviceRuns
 from birthmark.shell.linehandshake import LineHandshakes
 from birthmark.shell.lineyield import HeadResult, Yield, not_to_be_shipped
+from birthmark.shell.mes import Mes
 from birthmark.shell.places import PlaceLocks, place_of
 from birthmark.shell.sources import source_of
 from birthmark.workflow.line.fence import DeadlineFence
@@ -52,6 +54,7 @@ class StationHeads:
         self._handshakes = LineHandshakes(workspace, post)
         self._places = PlaceLocks(workspace.root / "journal" / "places.lock")
         self._runs = DeviceRuns()
+        self._mes = Mes(workspace.settings.stations[post.name].mes, station=post.name, directory=workspace.root)
         self._busy: set[str] = set()
         self._lock = threading.Lock()
 
@@ -63,34 +66,103 @@ class StationHeads:
         attempt: str | None = None,
         handshake: bool = False,
         progress: Callable[[Progress], None] = lambda progress: None,
+        fence: DeadlineFence | None = None,
     ) -> Outcome:
         """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
 
-        Raises what ``workflow.line.station.provision`` does, ``Refused("device.in_progress")`` when another head of
-        this station has the device, and ``Unavailable``: ``station.target.busy``, and ``station.deadline`` when the
+        ``fence``: the right to act that the caller can take away; without one, that of ``fence()``. Raises what
+        ``workflow.line.station.provision`` does, ``Refused("device.in_progress")`` when another head of this station
+        has the device, ``mes.*``, and ``Unavailable``: ``station.target.busy``, and ``station.deadline`` when the
         device is not done in time, even if it never answers.
         """
+        held = fence or self.fence()
+
+        def act(target: Target, expanded: str) -> Outcome:
+            request = ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial))
+            try:
+                self._check_route(device_serial, target_uri)
+                outcome = self._provision(request, target, held, handshake, progress)
+            except BirthmarkError as problem:
+                self._tell_failure(device_serial, problem)
+                raise
+            self._mes.passed(outcome)
+            return outcome
+
+        return self._at_device(device_serial, target_uri, held, act)
+
+    def verify(
+        self,
+        device_serial: str,
+        target_uri: str,
+        *,
+        handshake: bool = False,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Prove again that a verified device holds its identity. Nothing is made and nothing is written to it.
+
+        ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
+        """
+        fence = self.fence()
+
+        def act(target: Target, expanded: str) -> Outcome:
+            request = ProvisionRequest(device_serial, expanded, proves_only=True)
+            return self._provision(request, target, fence, handshake, progress)
+
+        return self._at_device(device_serial, target_uri, fence, act)
+
+    def _provision(
+        self,
+        request: ProvisionRequest,
+        target: Target,
+        fence: DeadlineFence,
+        handshake: bool,
+        progress: Callable[[Progress], None],
+    ) -> Outcome:
+        return provision(
+            self.post,
+            request,
+            target=target,
+            source=self.source,
+            fence=fence,
+            handshake=(lambda: self._handshakes.connect(request.device_serial, request.target)) if handshake else None,
+            progress=progress,
+        )
+
+    def _at_device(
+        self, device_serial: str, target_uri: str, fence: DeadlineFence, act: Callable[[Target, str], Outcome]
+    ) -> Outcome:
+        """Do something at one device, alone with it and at its place, for as long as ``fence`` holds."""
         from birthmark.adapters.targets.uri import expand_target_uri
 
         expanded = expand_target_uri(target_uri, device_serial)
-        fence = self.fence()
 
         def work() -> Outcome:
             with self._alone(device_serial):
                 target = self._open_target(expanded, device_serial)
                 with self._places.alone(place_of(target, expanded)):
-                    return provision(
-                        self.post,
-                        ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial)),
-                        target=target,
-                        source=self.source,
-                        fence=fence,
-                        handshake=(lambda: self._handshakes.connect(device_serial, expanded)) if handshake else None,
-                        progress=progress,
-                    )
+                    return act(target, expanded)
 
         with not_to_be_shipped():
             return self._runs.run(device_serial, fence, work)
+
+    def _check_route(self, device_serial: str, target_uri: str) -> None:
+        """Ask the factory's own system; its refusal goes on record as every other."""
+        try:
+            self._mes.check(device_serial, target_uri)
+        except Refused as refusal:
+            event = Rejected(
+                at=utc_text(self.post.clock()), station=self.post.name, code=refusal.code, device=device_serial
+            )
+            with self.post.ledger.transaction() as tx:
+                tx.append(event)
+            raise
+
+    def _tell_failure(self, device_serial: str, problem: BirthmarkError) -> None:
+        """Tell the factory's own system; the fault of the device is what counts, even if that cannot be told."""
+        try:
+            self._mes.failed(device_serial, problem)
+        except StationFault as second:
+            raise problem from second
 
     def identify(self, target_uri: str) -> str:
         """Return the device serial that the device itself says; nothing is written to it.
@@ -125,28 +197,22 @@ class StationHeads:
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Outcome:
         """Bind a preloaded identity to a device or adopt a foreign one; raises what ``workflow.line.bind`` does."""
-        from birthmark.adapters.targets.uri import expand_target_uri
         from birthmark.workflow.line.bind import BindRequest, take_over
 
-        expanded = expand_target_uri(target_uri, device_serial)
         fence = self.fence()
 
-        def work() -> Outcome:
-            with self._alone(device_serial):
-                target = self._open_target(expanded, device_serial)
-                with self._places.alone(place_of(target, expanded)):
-                    return take_over(
-                        self.post,
-                        self._workspace.records,
-                        BindRequest(device_serial, expanded, attempt, identity, self._residency(device_serial)),
-                        origin=origin,
-                        target=target,
-                        fence=fence,
-                        progress=progress,
-                    )
+        def act(target: Target, expanded: str) -> Outcome:
+            return take_over(
+                self.post,
+                self._workspace.records,
+                BindRequest(device_serial, expanded, attempt, identity, self._residency(device_serial)),
+                origin=origin,
+                target=target,
+                fence=fence,
+                progress=progress,
+            )
 
-        with not_to_be_shipped():
-            return self._runs.run(device_serial, fence, work)
+        return self._at_device(device_serial, target_uri, fence, act)
 
     def run(
         self,
@@ -201,10 +267,11 @@ class StationHeads:
         self._runs.give_up()
         self._handshakes.close()
 
-    def fence(self) -> DeadlineFence:
-        """Return the right to act on the next device, from now until the deadline of this station."""
+    def fence(self, seconds: float | None = None) -> DeadlineFence:
+        """Return the right to act on the next device, from now until the deadline of this station, or earlier."""
+        allowed = self._deadline_s if seconds is None else min(seconds, self._deadline_s)
         token = self.post.entropy(_TOKEN_OCTETS).hex()
-        return DeadlineFence(token, seconds=self._deadline_s, monotonic=self.post.monotonic, lock=threading.Lock())
+        return DeadlineFence(token, seconds=allowed, monotonic=self.post.monotonic, lock=threading.Lock())
 
     def _residency(self, device_serial: str) -> Residency:
         device = self.post.records.device(device_serial)

@@ -32,6 +32,8 @@ NOUNS: dict[str, str] = {
     "bundle": "bundle",
     "serve": "serve",
     "station": "station",
+    "line": "lineview",
+    "agent": "agent",
     "label": "label",
     "image": "image",
     "device": "device",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from birthmark.errors import Misconfigured
+from birthmark.errors import BirthmarkError, Misconfigured
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import visible
 
@@ -87,7 +88,7 @@ def provision(
     ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
-) -> None:
+) -> int:
     """Give one device its identity, read it back and prove it. The same command again is always safe."""
     from birthmark.shell.heads import open_heads
     from birthmark.shell.lineyield import not_to_be_shipped
@@ -97,18 +98,26 @@ def provision(
     show = _step_line if as_json else _step_text
     if rehearse or rehearse_on is not None:
         _rehearse(device_serial, target, rehearse_on, deadline, handshake, workspace, show, as_json=as_json)
-        return
-    with (
-        not_to_be_shipped(),
-        open_workspace(workspace) as opened,
-        open_heads(opened, station, deadline_s=deadline) as heads,
-    ):
-        asked = device_serial or heads.identify(target)
-        outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
+        return 0
+    began = time.monotonic()
+    try:
+        with (
+            not_to_be_shipped(),
+            open_workspace(workspace) as opened,
+            open_heads(opened, station, deadline_s=deadline) as heads,
+        ):
+            asked = device_serial or heads.identify(target)
+            outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
+    except BirthmarkError as problem:
+        if not as_json:
+            raise
+        _failed_line(device_serial or "", problem, round((time.monotonic() - began) * 1000, 3))
+        return problem.exit_code
     if as_json:
         _outcome_line(outcome)
     else:
         print(_outcome_text(outcome), flush=True)
+    return 0
 
 
 def bind(
@@ -323,15 +332,13 @@ def _result_line(result: HeadResult) -> None:
     if result.outcome is not None:
         _outcome_line(result.outcome)
     elif result.error is not None:
-        _line(
-            {
-                "device_serial": result.device_serial,
-                "step": "provision",
-                "status": "failed",
-                "ms": result.ms,
-                **result.error.document(),
-            }
-        )
+        _failed_line(result.device_serial, result.error, result.ms)
+
+
+def _failed_line(device_serial: str, error: BirthmarkError, ms: float) -> None:
+    """A device ends with one line of one form, whichever command it was and whatever went wrong."""
+    ended = {"device_serial": device_serial, "step": "provision", "status": "failed", "ms": ms}
+    _line({**ended, "exit_code": error.exit_code, **error.document()})
 
 
 def _result_text(result: HeadResult) -> None:

@@ -22,6 +22,7 @@ from birthmark.ports import Attestation, CountsRepeats, Credential, CredentialRe
 from birthmark.wire.receipt import Handshake, challenge_of
 from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
 from birthmark.workflow.line.attempt import JournalledAttempt
+from birthmark.workflow.line.attempts import not_verified
 from birthmark.workflow.line.fence import StationFence
 from birthmark.workflow.line.readback import check_evidence, check_handshake, check_probe
 from birthmark.workflow.line.residency import NONCE_OCTETS, attested, require_residency, spki_of_request
@@ -98,6 +99,8 @@ class _Run:
             check_probe(probe, self._serial)
             if device.state is DeviceState.VERIFIED:
                 return self._already(device, order)
+            if self._request.proves_only:
+                raise not_verified(self._serial, str(device.state))
             self._require_open(device, order, probe)
             self._attempt.begin(device, self._post.records, self._post.entropy)
         except (Refused, DeviceFault) as fault:

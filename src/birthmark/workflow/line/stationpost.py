@@ -47,6 +47,8 @@ class ProvisionRequest:
     target: str
     attempt: str | None = None
     residency: Residency = "any"
+    proves_only: bool = False
+    """Prove a verified device again or refuse it (``device.not_verified``); nothing is made or written."""
 
 
 @dataclass(frozen=True, slots=True)
