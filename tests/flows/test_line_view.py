@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from birthmark.errors import DeviceFault, StationFault, Tampered, Unavailable
 from birthmark.shell.bench.place import make_workspace
@@ -45,9 +45,10 @@ def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def scan(pilot: Pilot[int], text: str, *, times: int = 1) -> None:
     view = pilot.app
     assert isinstance(view, LineView)
+    field = view.query_one("#scan", Input)
     for _ in range(times):
-        view.query_one("#scan").value = text  # type: ignore[attr-defined]
-        await pilot.press("enter")
+        field.value = text
+        await field.action_submit()
     for _ in range(300):
         await pilot.pause(0.05)
         if view._run_now is None:

@@ -18,7 +18,7 @@ from cryptography import x509
 from birthmark.errors import StationFault, Unavailable
 from birthmark.integrations.openhtf import ProvisionPlug, provision_phase, verify_phase
 from birthmark.line import Line, open_line
-from birthmark.workflow.line import station
+from birthmark.workflow.line.verdict import Verdicts
 from support.skinworld import TARGET, events, late_device, make_bench
 
 # OpenHTF throws an exception into the thread that it gives up, and lets it die of it.
@@ -125,7 +125,7 @@ def test_a_trace_that_cannot_be_stored_never_passes(place: Path, line: Line, mon
         raise OSError("the database of the line is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(station._Run, "_record", full)
+        patch.setattr(Verdicts, "verified", full)
         record = execute("TH-0001", provision_phase(ProvisionPlug.at(line, TARGET)))
     assert (record.outcome.name, record.outcome_details[0].code) == ("ERROR", "storage.full")
     test = htf.Test(provision_phase(ProvisionPlug.at(line, TARGET)))
@@ -139,7 +139,7 @@ def test_a_late_device_gets_nothing_after_the_phase_gave_up(place: Path, line: L
     with late_device("TH-0003") as late:
         began = time.monotonic()
         record = execute("TH-0003", provision_phase(plug, timeout_s=0.3))
-        assert (record.outcome.name, record.outcome_details[0].code) == ("ERROR", "station.undecided")
+        assert (record.outcome.name, record.outcome_details[0].code) == ("ERROR", "station.deadline")
         assert time.monotonic() - began < 6
         attempt = line.attempt_for("TH-0003")
         late.answer()
@@ -203,7 +203,7 @@ def test_teardown_takes_the_right_away_and_does_not_wait(place: Path, line: Line
         assert time.monotonic() - began < 0.1
         late.answer()
         working.join(20)
-    assert told in (["station.fenced"], ["station.undecided"])
+    assert told in (["station.fenced"], ["station.deadline"])
     assert list((place / "out/TH-0006").iterdir()) == []
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from birthmark import __version__
 from birthmark.adapters.ledgers.grouped import GroupedLedger
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Tampered
+from birthmark.model.device import DeviceState
 from birthmark.model.events import Rejected, utc_text
 from birthmark.model.ids import parse_device_serial
 from birthmark.shell.headruns import DeviceRuns
@@ -20,6 +21,8 @@ from birthmark.shell.lineyield import HeadResult, Yield, not_to_be_shipped
 from birthmark.shell.mes import Mes
 from birthmark.shell.places import PlaceLocks, place_of
 from birthmark.shell.sources import source_of
+from birthmark.workflow.handout import known_device
+from birthmark.workflow.line.attempts import not_verified
 from birthmark.workflow.line.fence import DeadlineFence
 from birthmark.workflow.line.residency import Residency
 from birthmark.workflow.line.station import Outcome, Progress, ProvisionRequest, StationPost, provision
@@ -102,9 +105,13 @@ class StationHeads:
 
         ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
         """
+        device = known_device(self.post.records, device_serial)
+        if device.state is not DeviceState.VERIFIED:
+            raise not_verified(device_serial, str(device.state))
         fence = self.fence()
 
         def act(target: Target, expanded: str) -> Outcome:
+            # The state may change before the engine looks at it.
             request = ProvisionRequest(device_serial, expanded, proves_only=True)
             return self._provision(request, target, fence, handshake, progress)
 
