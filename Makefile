@@ -9,7 +9,7 @@ PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go gol
   build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
   mtools dosfstools e2fsprogs squashfs-tools mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils chromium curl
 
-.PHONY: install system tools demo demo-factories test faults line-faults lint docs matrix bench lock clean simulate
+.PHONY: install system tools demo demo-factories demo-line test faults line-faults lint docs matrix bench lock clean simulate
 
 install: system $(READY)
 
@@ -32,6 +32,9 @@ demo: install
 
 demo-factories: install
 	@$(BIN)/birthmark demo-factories
+
+demo-line: install
+	@$(BIN)/python scripts/demo_line.py
 
 # One worker a processor; whoever is idle takes over tests of others.
 test: install tools lint
@@ -76,4 +79,4 @@ lock:
 	  --no-emit-index-url --no-header --quiet -o $${each%.in}.lock; done
 
 clean:
-	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories
+	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories demo-line
