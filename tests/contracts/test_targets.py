@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered, Unavailable
 from birthmark.pki.algorithms import algorithm_of, spki_of
-from birthmark.ports import Attests, Credential, Evidence
+from birthmark.ports import Attests, Credential, Evidence, Occupies
 from birthmark.wire.jwtproof import jwt_holds
 from support.devicepki import credential_for, pool_credential
 from support.fences import OPEN, OVER, CuttingFence, OpenFence, PowerCut
@@ -229,6 +229,18 @@ def test_a_fence_that_is_over_lets_nothing_happen_to_the_device(device: Device) 
     assert device.snapshot() == before
     device.open().install(credential, OPEN)
     assert_proves(device, credential)
+
+
+def test_two_devices_are_never_in_one_place(fresh: Fresh, record_property: Note) -> None:
+    """Heads stay apart by places: a place that two devices share would let only one head work."""
+    device = fresh()
+    first, second = device.open(), fresh().open()
+    if not isinstance(first, Occupies) or not isinstance(second, Occupies):
+        record_property("law", "its path")
+        return
+    if device.one_place:
+        record_property("law", "one place")
+    assert (first.place == second.place) is device.one_place
 
 
 def test_power_cut_before_each_act_ends_the_same_way(fresh: Fresh) -> None:

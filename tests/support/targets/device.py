@@ -38,6 +38,8 @@ class Device:
     evidence: Literal["signature", "digest", "jwt"] = "signature"
     attests: bool = False
     replaces: bool = True
+    one_place: bool = False
+    """Every device of this kind stands in the same place of a station, one after the other."""
     chain_kept: int | None = None
     """How many certificates of the chain the device keeps; None: all of them."""
     lies: Mapping[str, Callable[[], None]] = field(default_factory=lambda: MappingProxyType({}))

@@ -56,7 +56,7 @@ def tpm_token_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
         pkcs11_module(TPM_MODULE).stop()
         return Pkcs11Target(uri, secrets=lambda _: Secret(PIN.encode()), base=Path())
 
-    return Device(open=opened, snapshot=token.objects, makes_key=True, identity=SERIAL)
+    return Device(open=opened, snapshot=token.objects, makes_key=True, identity=SERIAL, one_place=True)
 
 
 DEVICES: dict[str, Callable[[Path, pytest.MonkeyPatch], Device]] = {

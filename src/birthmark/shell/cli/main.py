@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = build_app(chosen)(argv, standalone_mode=False)
     except BirthmarkError as problem:
-        _tell(problem, as_json="--json" in argv)
+        with suppress(OSError):  # the exit code tells it as well, where nobody can be told
+            _tell(problem, as_json="--json" in argv)
         return problem.exit_code
     except OSError as problem:
-        _tell(_os_failure(problem), as_json=False)
+        with suppress(OSError):
+            _tell(_os_failure(problem), as_json=False)
         return StationFault.exit_code
     except KeyboardInterrupt:
         outcome = _INTERRUPTED

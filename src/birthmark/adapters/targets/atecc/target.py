@@ -64,12 +64,20 @@ class AteccTarget:
         self._name = uri.partition("?")[0]
         self._slot = int(slot)
         self._place = _place_of(parsed, base)
+        bus = parsed.options.get("bus", "i2c:1")
+        at = base / bus.partition(":")[2] if bus.startswith(("emulator:", "rehearsal:")) else bus
+        self._where = f"atecc:{at}:{parsed.options.get('address', '').upper()}"
         self._layout = _layout_of(parsed, base)
         self._lower = choice(parsed, "serial", ("upper", "lower")) == "lower"
         lock, config = choice(parsed, "lock", ("none", "slot", "all")), choice(parsed, "config", ("kept", "birthmark"))
         if config == "birthmark" and lock != "all":
             raise bad_option(parsed, "config", "config=birthmark goes with lock=all.")
         self._locks = Locks(lock, fitting=config == "birthmark", key_slot=self._slot, data_slots=self._layout.slots)
+
+    @property
+    def place(self) -> str:
+        """The chip on its bus: one slot is no place of its own."""
+        return self._where
 
     def probe(self) -> Probe:
         with self._opened() as (link, serial):

@@ -47,6 +47,11 @@ class ExecTarget:
         self._reference = parsed.options.get("secret")
         self._secrets = secrets
 
+    @property
+    def place(self) -> str:
+        """The program with its arguments: only they say which fixture it is."""
+        return shlex.join(["exec:", *self._command])
+
     def probe(self) -> Probe:
         found = self._ask(Probed, None, "probe")
         return Probe(found.identity, found.certificate, makes_key=found.makes_key, can_sign=found.can_sign)

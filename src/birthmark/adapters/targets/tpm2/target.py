@@ -48,6 +48,7 @@ class Tpm2Target:
         parsed = parse_target_uri(uri, scheme="tpm2", options=_OPTIONS)
         self._name = uri
         self._handle = _number(parsed, decoded(uri, parsed.path), _HANDLES)
+        self._where = f"tpm2:{parsed.options.get('tcti', '')}"
         self._address = parse_address(parsed.options.get("tcti", "device:/dev/tpmrm0"))
         self._nv = _number(parsed, parsed.options.get("nv", _FIRST_INDEX), _INDEXES)
         self._identity = choice(parsed, "identity", ("nv", "ek"))
@@ -56,6 +57,11 @@ class Tpm2Target:
         self._patience = _seconds(parsed)
         roots = parsed.options.get("ek-roots")
         self._roots = None if roots is None else read_ek_roots(base / roots)
+
+    @property
+    def place(self) -> str:
+        """The TPM: one handle is no place of its own."""
+        return self._where
 
     def probe(self) -> Probe:
         """Return as the identity what the NV index says, or the SHA-256 of the endorsement key (``identity=ek``)."""
