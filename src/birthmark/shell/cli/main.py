@@ -34,6 +34,7 @@ NOUNS: dict[str, str] = {
     "label": "label",
     "image": "image",
     "device": "device",
+    "export": "export",
     "ledger": "ledger",
     "audit": "audit",
     "witness": "witness",
