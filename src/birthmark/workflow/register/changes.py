@@ -91,13 +91,6 @@ class ChangeFeed:
                     yield from self._of(seq, *e.decode_entry(entry))
             progress(count)
 
-    def is_current(self, line: ChangeLine) -> bool:
-        """Say whether the identity that a ``verified`` line tells is the device's still."""
-        device = self.records.device(line.device_serial)
-        if device is None or device.state is not DeviceState.VERIFIED:
-            return False
-        return sha256(self.certificate_of(device)).hexdigest() == line.cert_sha256
-
     def _of(self, seq: int, event: e.Event, attachment: bytes) -> Iterator[ChangeLine]:
         match event:
             case e.Verified():
