@@ -38,6 +38,7 @@ NOUNS: dict[str, str] = {
     "label": "label",
     "image": "image",
     "device": "device",
+    "export": "export",
     "ledger": "ledger",
     "audit": "audit",
     "witness": "witness",
