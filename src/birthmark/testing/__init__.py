@@ -1,0 +1,1 @@
+"""Parts of birthmark for other people's tests."""
