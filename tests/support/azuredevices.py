@@ -20,7 +20,7 @@ for device in devices:
         server_verification_cert=Path(root).read_text(),
     )
     try:
-        result = client.register(timeout=20)
+        result = client.register()
         state = result.registration_state
         said = {"status": result.status, "hub": state.assigned_hub, "device": state.device_id, "sub": state.sub_status}
     except Exception as problem:  # noqa: BLE001  what the client says is the result
