@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Iterator
@@ -197,3 +198,16 @@ def test_bulk_query_etags_limits_and_faults_are_as_documented(factory: Factory) 
         )
         status, _, headers = call(dps, "GET", "/enrollments/d1")
         assert (status, headers["retry-after"]) == (429, "8")
+
+
+@pytest.mark.parametrize("sent", [b"\x10\xff\xff\xff\xff\x01", b"\x30\x02\x00\x09", b"\x10\x04\x00\x04MQ"])
+def test_what_is_not_mqtt_is_cut_off_and_the_next_client_is_served(sent: bytes) -> None:
+    with EmulatedDps(mqtt_port=0) as dps:
+        trust = ssl.create_default_context(cadata=dps.root_pem)
+        plain = socket.create_connection((dps.host, dps.mqtt_port), timeout=5)
+        with trust.wrap_socket(plain, server_hostname=dps.host) as stream:
+            stream.sendall(sent)
+            assert stream.recv(16) == b""
+        assert call(dps, "POST", "/enrollments/query", {"query": "SELECT * FROM enrollments"})[1] == []
+        status = call(dps, "GET", "/enrollments/x", Authorization="SharedAccessSignature " + "a=b&" * 20)[0]
+        assert status == 400

@@ -120,7 +120,7 @@ class EmulatedDps:
             try:
                 await stream.open()
                 await serve(stream)
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError, ValueError):  # ValueError: a certificate or text nobody can read
                 pass
             finally:
                 stream.close()
@@ -152,6 +152,8 @@ class EmulatedDps:
             answer = work()
         except Problem as problem:
             answer = problem.answer()
+        except ValueError:
+            answer = Problem(400001, "The request cannot be read.").answer()
         return None if not control and self.faults.loses_answer() else answer
 
     def _register(self, call: MqttCall) -> Answer:
