@@ -42,6 +42,7 @@ NOUNS: dict[str, str] = {
     "ledger": "ledger",
     "audit": "audit",
     "witness": "witness",
+    "emulate": "emulate",
     "bench": "bench",
     "demo": "demo",
     "demo-factories": "demofactories",

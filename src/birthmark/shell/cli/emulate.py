@@ -1,0 +1,51 @@
+"""``birthmark emulate``: clouds on this machine, for tests."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this noun."""
+    emulate = typer.Typer(help="Clouds on this machine, for tests.", no_args_is_help=True)
+    emulate.callback()(_group)
+    emulate.command("dps")(dps)
+    app.add_typer(emulate, name="emulate")
+
+
+def _group() -> None:
+    """Clouds on this machine, for tests."""
+
+
+def dps(
+    directory: Annotated[Path, typer.Option(help="Where root.pem and connection.txt (0600) are written.")] = Path(
+        "emulated-dps"
+    ),
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    https_port: Annotated[int, typer.Option(help="Port of HTTPS; 0 takes a free one.")] = 0,
+    mqtt_port: Annotated[int, typer.Option(help="Port of MQTT; Microsoft's clients know only 8883.")] = 8883,
+    id_scope: Annotated[str, typer.Option(help="The ID scope that devices name.")] = "0ne00000000",
+) -> None:
+    """Run a local Azure Device Provisioning Service until SIGTERM or Ctrl-C; it keeps everything in memory."""
+    from birthmark.adapters.durable import write_durably
+    from birthmark.adapters.extras import require_extra
+
+    require_extra("emulate", "OpenSSL")
+    require_extra("emulate", "h11")
+    from birthmark.testing.dps import EmulatedDps
+
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with EmulatedDps(host=host, https_port=https_port, mqtt_port=mqtt_port, id_scope=id_scope) as running:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_durably(directory / "root.pem", running.root_pem.encode(), mode=0o644)
+        secret = f"{running.connection_string}\nmanagement_token={running.management_token}\n"
+        write_durably(directory / "connection.txt", secret.encode(), mode=0o600)
+        print(f"https {host}:{running.https_port}  mqtt {host}:{running.mqtt_port}  files {directory}", flush=True)
+        signal.sigwait(signals)

@@ -1,0 +1,7 @@
+"""A local Azure Device Provisioning Service for tests (docs/testing-dps.md)."""
+
+from birthmark.testing.dps.faults import FaultPlan
+from birthmark.testing.dps.limits import DpsLimits
+from birthmark.testing.dps.server import EmulatedDps
+
+__all__ = ["DpsLimits", "EmulatedDps", "FaultPlan"]

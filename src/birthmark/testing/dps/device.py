@@ -1,0 +1,136 @@
+"""The device API without a transport: register, poll, look up. HTTPS and MQTT are two skins of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from birthmark.testing.dps.answers import Answer, Problem, json_object, utc_now
+from birthmark.testing.dps.attestation import find_enrollment
+from birthmark.testing.dps.certs import certificate_info
+from birthmark.testing.dps.enrollments import Enrollment
+from birthmark.testing.dps.limits import Gate
+from birthmark.testing.dps.store import Operation, Registration, Store
+
+__all__ = ["DeviceApi", "registration_document"]
+
+_API_VERSIONS = ("2018-11-01", "2019-01-15", "2019-03-31", "2021-06-01", "2021-10-01")
+
+
+class DeviceApi:
+    """``assigning_s``: how long a registration takes; 0 assigns in the first answer."""
+
+    def __init__(
+        self, store: Store, gate: Gate, id_scope: str, assigning_s: float, monotonic: Callable[[], float]
+    ) -> None:
+        self._store, self._gate, self._scope = store, gate, id_scope
+        self._assigning_s, self._clock = assigning_s, monotonic
+
+    def check(self, id_scope: str, api_version: str | None) -> None:
+        """Refuse a foreign scope and an unknown version of the API."""
+        if api_version not in _API_VERSIONS:
+            raise Problem(400008, "The api-version is not supported.")
+        if id_scope != self._scope:
+            raise Problem(401002, "Unauthorized")
+
+    def register(self, registration_id: str, chain: Sequence[bytes], body: bytes) -> Answer:
+        """Begin or do a registration: 202 ``assigning`` or 200 with the state."""
+        self._gate.registration()
+        document = json_object(body)
+        if "tpm" in document:
+            raise Problem(401000, "The TPM challenge is not part of this emulator.")
+        if "csr" in document:
+            raise Problem(400009, "Certificate issuance is not part of this api-version.")
+        if str(document.get("registrationId", registration_id)).lower() != registration_id.lower():
+            raise Problem(400002, "The registrationId is not that of the path.")
+        enrollment = find_enrollment(self._store, registration_id, chain)
+        if not enrollment.enabled:
+            return Answer(200, self._disabled(registration_id))
+        self._assign(enrollment, registration_id, chain[0], document.get("payload"))
+        operation = Operation(_operation_id(), registration_id, self._clock() + self._assigning_s)
+        self._store.begin(operation)
+        return self._state(operation)
+
+    def operation(self, registration_id: str, operation_id: str, chain: Sequence[bytes]) -> Answer:
+        """Answer a poll: 202 as long as it is under way, then 200."""
+        self._gate.poll(registration_id.lower())
+        enrollment = find_enrollment(self._store, registration_id, chain)
+        operation = self._store.operations.get(operation_id)
+        if operation is None or operation.registration_id.lower() != registration_id.lower():
+            raise Problem(404202, "Operation not found.")
+        if not enrollment.enabled:
+            return Answer(200, self._disabled(registration_id))
+        return self._state(operation)
+
+    def lookup(self, registration_id: str, chain: Sequence[bytes], body: bytes) -> Answer:
+        """Answer the state of a registration."""
+        self._gate.poll(registration_id.lower())
+        if body and "csr" in json_object(body):
+            raise Problem(400009, "A status lookup takes no certificate request.")
+        find_enrollment(self._store, registration_id, chain)
+        return Answer(200, registration_document(self._store.registrations.need(registration_id)))
+
+    def _state(self, operation: Operation) -> Answer:
+        wait = operation.ready - self._clock()
+        if wait > 0:
+            path = f"/{self._scope}/registrations/{operation.registration_id}/operations/{operation.operation_id}"
+            headers = {"retry-after": str(max(1, round(wait))), "location": path}
+            return Answer(202, {"operationId": operation.operation_id, "status": "assigning"}, headers)
+        state = registration_document(self._store.registrations.need(operation.registration_id))
+        return Answer(200, {"operationId": operation.operation_id, "status": "assigned", "registrationState": state})
+
+    def _disabled(self, registration_id: str) -> dict[str, Any]:
+        state = {"registrationId": registration_id, "status": "disabled", "lastUpdatedDateTimeUtc": utc_now()}
+        return {"operationId": _operation_id(), "status": "disabled", "registrationState": state}
+
+    def _assign(self, enrollment: Enrollment, registration_id: str, leaf: bytes, payload: Any) -> None:
+        old = self._store.registrations.get(registration_id)
+        hub, substatus = _choose(enrollment, registration_id), "initialAssignment"
+        if old is not None:
+            if enrollment.update_hub:
+                substatus = "deviceDataMigrated" if enrollment.migrate_data else "deviceDataReset"
+            else:
+                hub, substatus = old.hub, "reprovisionedToInitialAssignment"
+        record = Registration(
+            registration_id if old is None else old.registration_id,
+            str(enrollment.extra.get("deviceId") or registration_id),
+            hub,
+            substatus,
+            leaf,
+            enrollment.id if enrollment.kind == "group" else None,
+            utc_now() if old is None else old.created,
+            payload,
+        )
+        self._store.registrations.put(registration_id, record)
+
+
+def _choose(enrollment: Enrollment, registration_id: str) -> str:
+    """Return the hub; only the policy ``hashed`` spreads devices over several."""
+    if enrollment.allocation != "hashed":
+        return enrollment.hubs[0]
+    number = int.from_bytes(sha256(registration_id.lower().encode()).digest()[:8], "big")
+    return enrollment.hubs[number % len(enrollment.hubs)]
+
+
+def _operation_id() -> str:
+    return f"4.{uuid.uuid4().hex[:16]}.{uuid.uuid4()}"
+
+
+def registration_document(row: Registration) -> dict[str, Any]:
+    """Return ``DeviceRegistrationState`` / ``DeviceRegistrationResult`` of the API."""
+    x509: dict[str, Any] = {"certificateInfo": certificate_info(row.certificate)}
+    if row.group is not None:
+        x509["enrollmentGroupId"] = row.group
+    return {
+        "x509": x509,
+        "registrationId": row.registration_id,
+        "createdDateTimeUtc": row.created,
+        "assignedHub": row.hub,
+        "deviceId": row.device_id,
+        "status": "assigned",
+        "substatus": row.substatus,
+        "lastUpdatedDateTimeUtc": row.updated,
+        "etag": row.etag,
+    }

@@ -1,0 +1,130 @@
+"""What one emulated service holds, in memory: enrolments, CA certificates, registrations, operations."""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from birthmark.testing.dps.answers import Problem, utc_now
+from birthmark.testing.dps.enrollments import Enrollment
+
+__all__ = ["CaRecord", "Operation", "Registration", "Store", "Table"]
+
+_T = TypeVar("_T")
+_OPERATIONS_KEPT = 100_000
+
+
+class Table(Generic[_T]):
+    """Records by a name in which case does not count, with an upper bound."""
+
+    def __init__(self, what: str, most: int, etag: Callable[[_T], str]) -> None:
+        self._rows: dict[str, _T] = {}
+        self._what, self._most, self._etag = what, most, etag
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, name: str) -> _T | None:
+        """Return the record or None."""
+        return self._rows.get(name.lower())
+
+    def need(self, name: str) -> _T:
+        """Return the record or raise ``Problem(404201)``."""
+        row = self.get(name)
+        if row is None:
+            raise Problem(404201, f"{self._what} not found.")
+        return row
+
+    def expect(self, name: str, if_match: str | None) -> None:
+        """Raise ``Problem(412001)`` unless ``if_match`` (None: not asked for) is ``*`` or the record's etag."""
+        row = self.get(name)
+        if if_match is None or (row is not None and if_match in ("*", self._etag(row))):
+            return
+        if row is not None and if_match.strip('"') == self._etag(row).strip('"'):
+            return
+        raise Problem(412001, "Precondition failed: the etag does not match.")
+
+    def put(self, name: str, row: _T) -> None:
+        """Add or replace; a full table is ``Problem(400007)``."""
+        if name.lower() not in self._rows and len(self._rows) >= self._most:
+            raise Problem(400007, f"Quota exceeded: {self._what}, {self._most} at most.")
+        self._rows[name.lower()] = row
+
+    def delete(self, name: str) -> None:
+        """Remove the record or raise ``Problem(404201)``."""
+        self.need(name)
+        del self._rows[name.lower()]
+
+    def page(
+        self, after: str, count: int, keep: Callable[[_T], bool] = lambda row: True
+    ) -> tuple[list[_T], str | None]:
+        """Return up to ``count`` records behind the name ``after``, by name, and the name to go on from."""
+        names = sorted(name for name, row in self._rows.items() if name > after and keep(row))
+        chosen = names[:count]
+        return [self._rows[name] for name in chosen], chosen[-1] if len(names) > count else None
+
+    def all(self) -> list[_T]:
+        """Return every record, in order of arrival."""
+        return list(self._rows.values())
+
+
+@dataclass(slots=True)
+class CaRecord:
+    """A CA certificate (DER). ``code``: its verification code, once asked for."""
+
+    name: str
+    certificate: bytes
+    verified: bool = False
+    code: str | None = None
+    created: str = field(default_factory=utc_now)
+    updated: str = field(default_factory=utc_now)
+    etag: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def touch(self) -> None:
+        """Give it a new etag."""
+        self.updated, self.etag = utc_now(), uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Where a device was assigned. ``certificate``: the one it showed (DER)."""
+
+    registration_id: str
+    device_id: str
+    hub: str
+    substatus: str
+    certificate: bytes
+    group: str | None
+    created: str
+    payload: Any = None
+    updated: str = field(default_factory=utc_now)
+    etag: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One registration under way: ``ready`` is when it is assigned, on the monotonic clock."""
+
+    operation_id: str
+    registration_id: str
+    ready: float
+
+
+class Store:
+    """Everything; one per emulator."""
+
+    def __init__(self, enrollments: int, groups: int, certificates: int, registrations: int) -> None:
+        self.individual: Table[Enrollment] = Table("Enrollment", enrollments, lambda row: row.etag)
+        self.groups: Table[Enrollment] = Table("Enrollment group", groups, lambda row: row.etag)
+        self.certificates: Table[CaRecord] = Table("Certificate", certificates, lambda row: row.etag)
+        self.registrations: Table[Registration] = Table("Registration", registrations, lambda row: row.etag)
+        self.operations: OrderedDict[str, Operation] = OrderedDict()
+
+    def begin(self, operation: Operation) -> None:
+        """Keep an operation; the oldest ones are forgotten."""
+        self.operations[operation.operation_id] = operation
+        if len(self.operations) > _OPERATIONS_KEPT:
+            self.operations.popitem(last=False)
