@@ -1,4 +1,4 @@
-"""Microsoft's own clients against the emulated Device Provisioning Service, with certificates of a test's issuing CA."""
+"""Microsoft's own clients against the emulated Device Provisioning Service, with certificates of a test CA."""
 
 from __future__ import annotations
 

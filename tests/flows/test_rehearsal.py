@@ -151,3 +151,34 @@ def test_a_stand_in_that_is_the_real_device_in_other_words_is_refused(
 def test_a_rehearsal_does_not_open_the_device_to_ask_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["station", "provision", "--identify", "--target", "files:out/TH-0001", "--rehearse", "--json"])
     assert (code, json.loads(capsys.readouterr().out)["error"]) == (2, "rehearsal.device")
+
+
+ESP_LOCKED = "esp:out/{device_serial}?key=ecdsa&chip=esp32h2&efuse=efuse.bin&flash=flash.bin"
+
+
+def test_the_locked_path_of_an_esp_chip_is_tried_on_virtual_fuses(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything_real(place)
+    code, told = rehearsed(capsys, "TH-0001", ESP_LOCKED)
+    assert (code, told["status"]) == (0, "pass"), told
+    assert told["rehearsed"]["would_not_undo"] == ["burn the key of key=ecdsa into the fuses efuse.bin of TH-0001"]
+    assert everything_real(place) == before
+
+
+def test_the_locked_path_of_a_secure_element_is_tried_on_an_emulated_chip(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chip = "0123A1B2C3D4E5F6EE"
+    (place / "chips.txt").write_text(f"{chip}\n")
+    order = ["order", "create", "chips", "--product", "device", "--devices", "chips.txt", "--key-origin", "device"]
+    assert main([*order, "--json"]) == 0
+    target = "atecc:0?bus=i2c:1&templates=templates&lock=all&config=birthmark"
+    before = everything_real(place)
+    code, told = rehearsed(capsys, chip, target)
+    assert (code, told["status"]) == (0, "pass"), told
+    assert "lock the data zone" in told["rehearsed"]["would_not_undo"]
+    assert everything_real(place) == before
+    assert not (place / "templates").exists()
+    code, told = rehearsed(capsys, chip, "atecc:0?bus=i2c:1&templates=templates")
+    assert (code, told["error"]) == (3, "rehearsal.impossible")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.devicename import DEVICE_NAME_FILE, device_name
+from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
 from birthmark.adapters.targets.layouts import LAYOUTS, P12_FILE, P12Profile
 from birthmark.adapters.targets.proof import device_csr, sign_proof
+from birthmark.adapters.targets.standins import named_directory, stand_in_uri
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.adapters.targets.windowsform import PFX_FILE, SCRIPT_FILE, WindowsForm
 from birthmark.errors import Refused
@@ -51,15 +51,12 @@ class FilesTarget:
     def rehearsal(cls, uri: str, *, device_serial: str, directory: str) -> Rehearsal:
         """``Rehearses``: a directory that holds ``device-id``, with the same options."""
         parsed = parse_target_uri(uri, scheme="files", options=_OPTIONS)
-        stand_in = Path(directory) / "device"
-        stand_in.mkdir(mode=0o755)
-        (stand_in / DEVICE_NAME_FILE).write_text(f"{device_serial}\n")
-        query = uri.partition("?")[2]
+        stand_in = named_directory(directory, device_serial)
         layout = choice(parsed, "layout", (*LAYOUTS, "p12", "windows"))
         others = {"p12": (P12_FILE,), "windows": (SCRIPT_FILE, PFX_FILE)}
         names = LAYOUTS[layout].files if layout in LAYOUTS else others[layout]
         return Rehearsal(
-            target=f"files:{quote(str(stand_in))}" + (f"?{query}" if query else ""),
+            target=stand_in_uri(parsed, str(stand_in), {}),
             writes=tuple(f"write {Path(decoded(uri, parsed.path)) / name}" for name in names),
         )
 

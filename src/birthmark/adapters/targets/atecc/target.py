@@ -36,11 +36,12 @@ from birthmark.adapters.targets.atecc.templates import TemplateDirectory
 from birthmark.adapters.targets.atecc.zone import Zone
 from birthmark.adapters.targets.identity import certificates_of, mismatch, refuse_key
 from birthmark.adapters.targets.proof import device_csr, sign_proof
+from birthmark.adapters.targets.standins import stand_in_uri
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
 from birthmark.pki.algorithms import spki_of
 from birthmark.pki.certread import UNREADABLE
-from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
+from birthmark.ports import Credential, Evidence, Fence, Probe, Rehearsal, SecretsHandler
 
 __all__ = ["AteccTarget"]
 
@@ -73,6 +74,26 @@ class AteccTarget:
         if config == "birthmark" and lock != "all":
             raise bad_option(parsed, "config", "config=birthmark goes with lock=all.")
         self._locks = Locks(lock, fitting=config == "birthmark", key_slot=self._slot, data_slots=self._layout.slots)
+
+    @classmethod
+    def rehearsal(cls, uri: str, *, device_serial: str, directory: str) -> Rehearsal:
+        """``Rehearses``: an emulated chip as it comes from the factory, nothing locked."""
+        parsed = parse_target_uri(uri, scheme="atecc", options=_OPTIONS)
+        if choice(parsed, "lock", ("none", "slot", "all")) != "all":
+            raise Refused(
+                "rehearsal.impossible",
+                "without lock=all this target needs a chip that was locked before, and no stand-in is",
+                hint="Rehearse with lock=all, or name an emulated chip with --rehearse-on.",
+                target=ascii(uri.partition("?")[0][:200]),
+            )
+        changes: dict[str, str | None] = {"bus": f"rehearsal:{directory}/{device_serial}.json", "address": None}
+        if "templates" in parsed.options:
+            changes["templates"] = f"{directory}/templates"
+        return Rehearsal(
+            target=stand_in_uri(parsed, parsed.path, changes),
+            writes=(f"make a key in slot {parsed.path}", "write certificates and their record into the data slots"),
+            irreversible=("lock the configuration zone", "lock the data zone", "lock the slots of the identity"),
+        )
 
     @property
     def place(self) -> str:

@@ -21,9 +21,10 @@ from birthmark.adapters.targets.esp.nvskeys import KEYS_OCTETS
 from birthmark.adapters.targets.esp.securecert import PARTITION_OCTETS, SECURE_CERT_MARKS
 from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, require_key
 from birthmark.adapters.targets.proof import sign_proof
+from birthmark.adapters.targets.standins import named_directory, stand_in_uri
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
-from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
+from birthmark.ports import Credential, Evidence, Fence, Probe, Rehearsal, SecretsHandler
 
 __all__ = ["EspTarget", "file_option", "flash_offset"]
 
@@ -46,6 +47,8 @@ _OF_LOCKS = ("chip", "efuse-block", "read-protect")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,9}")
 _ENCODINGS = {"pem": Encoding.PEM, "der": Encoding.DER}
+_ERASED_OCTETS = 4 << 20
+"""The flash of a stand-in: four mebibytes, the smallest that modules come with."""
 _SECURE_CERT_OFFSET, _NVS_SIZE, _SMALLEST_NVS, _LARGEST_NVS = 0xD000, 0x6000, 0x3000, 0x100000
 
 
@@ -67,6 +70,22 @@ class EspTarget:
         if self._by_mac and self._fuses is None:
             raise bad_option(parsed, "identity", "The MAC address is read from the fuses: add efuse=FILE.")
         self._place = _place(parsed, self._directory, self._fuses)
+
+    @classmethod
+    def rehearsal(cls, uri: str, *, device_serial: str, directory: str) -> Rehearsal:
+        """``Rehearses``: a directory with an erased flash image and fuses as they leave the factory."""
+        parsed = parse_target_uri(uri, scheme="esp", options=_OPTIONS)
+        made = named_directory(directory, device_serial)
+        flash, efuse, locked = parsed.options.get("flash"), parsed.options.get("efuse"), parsed.options.get("key")
+        if flash is not None:
+            (made / flash).write_bytes(b"\xff" * _ERASED_OCTETS)
+        burnt = f"burn the key of key={locked} into the fuses {efuse} of {device_serial}"
+        return Rehearsal(
+            # A chip from the factory has a MAC address; these fuses are blank.
+            target=stand_in_uri(parsed, str(made), {"identity": None}),
+            writes=(f"write the identity into {flash or 'a partition'} in {decoded(uri, parsed.path)}",),
+            irreversible=() if locked is None else (burnt,),
+        )
 
     def probe(self) -> Probe:
         """Return ``device-id``, the name of the directory or the MAC address in the fuses as the identity."""
