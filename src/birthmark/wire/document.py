@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,7 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from birthmark.errors import Tampered
 from birthmark.tlog.note import open_note, parse_vkey, sign_note
 
-__all__ = ["Base64", "Digest", "DocumentPart", "Moment", "Text", "document_text", "open_document", "sign_document"]
+__all__ = [
+    "Base64",
+    "Digest",
+    "DocumentPart",
+    "Moment",
+    "Text",
+    "document_kind",
+    "document_text",
+    "open_document",
+    "sign_document",
+]
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Moment = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")]
@@ -30,9 +39,16 @@ _D = TypeVar("_D", bound=DocumentPart)
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-@cache
-def _decoder(kind: type[_D]) -> msgspec.json.Decoder[_D]:
-    return msgspec.json.Decoder(kind)
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+
+
+def document_kind(kind: type[_D]) -> type[_D]:
+    """Class decorator of every document: learn at import how it is read.
+
+    msgspec does not bear two threads that are both the first to read a type: the process ends.
+    """
+    _decoders[kind] = msgspec.json.Decoder(kind)
+    return kind
 
 
 def sign_document(document: DocumentPart, key: Ed25519PrivateKey, name: str) -> bytes:
@@ -63,7 +79,7 @@ def open_document(data: bytes, vkey: str, kind: type[_D]) -> _D:
             cause=problem.code,
         ) from None
     try:
-        document: _D = _decoder(kind).decode(text)
+        document: _D = _decoders[kind].decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise _malformed(kind, str(problem)) from None
     if _encoder.encode(document).decode() + "\n" != text:

@@ -8,7 +8,15 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.model.siteevents import SiteMode
-from birthmark.wire.document import Digest, DocumentPart, Moment, Text, open_document, sign_document
+from birthmark.wire.document import (
+    Digest,
+    DocumentPart,
+    Moment,
+    Text,
+    document_kind,
+    open_document,
+    sign_document,
+)
 
 __all__ = ["BundleId", "Count", "Manifest", "Name", "open_manifest", "sign_manifest"]
 
@@ -17,6 +25,7 @@ BundleId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
+@document_kind
 class Manifest(DocumentPart, frozen=True, kw_only=True):
     """What a bundle is. ``devices``: identities in it (pool), or that may be made of it (other modes)."""
 

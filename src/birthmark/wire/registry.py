@@ -13,7 +13,15 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.errors import Misconfigured
-from birthmark.wire.document import Digest, DocumentPart, Moment, Text, open_document, sign_document
+from birthmark.wire.document import (
+    Digest,
+    DocumentPart,
+    Moment,
+    Text,
+    document_kind,
+    open_document,
+    sign_document,
+)
 
 __all__ = [
     "ChangeKind",
@@ -90,6 +98,7 @@ class ExportedFile(DocumentPart, frozen=True, kw_only=True):
     sha256: Digest
 
 
+@document_kind
 class ExportManifest(DocumentPart, frozen=True, kw_only=True):
     """What an export holds: the changes that entries ``first`` to ``size - 1`` of the log ``origin`` made.
 

@@ -16,7 +16,15 @@ from birthmark.errors import Tampered
 from birthmark.tlog.merkle import Frontier
 from birthmark.tlog.note import MAX_NOTE_OCTETS
 from birthmark.tlog.tiles import decode_entries
-from birthmark.wire.document import Digest, DocumentPart, Moment, Text, open_document, sign_document
+from birthmark.wire.document import (
+    Digest,
+    DocumentPart,
+    Moment,
+    Text,
+    document_kind,
+    open_document,
+    sign_document,
+)
 from birthmark.wire.frames import FrameWriter, read_frames, read_whole_frames
 
 __all__ = [
@@ -53,6 +61,7 @@ class ReportHeader(DocumentPart, frozen=True, kw_only=True):
             raise _malformed(problem.message) from None
 
 
+@document_kind
 class Acknowledgement(DocumentPart, frozen=True, kw_only=True):
     """The authority verified the head of ``size`` entries with ``root`` of the site's log ``origin``."""
 

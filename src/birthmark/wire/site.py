@@ -13,7 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.errors import Tampered
 from birthmark.model.siteevents import SiteMode
-from birthmark.wire.document import Base64, DocumentPart, Moment, Text, document_text, open_document, sign_document
+from birthmark.wire.document import (
+    Base64,
+    DocumentPart,
+    Moment,
+    Text,
+    document_kind,
+    document_text,
+    open_document,
+    sign_document,
+)
 
 __all__ = [
     "Grant",
@@ -50,6 +59,7 @@ class RequestedCa(DocumentPart, frozen=True, kw_only=True):
     key_scheme: Text
 
 
+@document_kind
 class SiteRequest(DocumentPart, frozen=True, kw_only=True):
     """A site asks to work for an authority. ``vault``: public half of its vault key; ``origin``, ``vkey``: its log."""
 
@@ -95,6 +105,7 @@ class GrantedProduct(DocumentPart, frozen=True, kw_only=True):
     values: dict[str, str]
 
 
+@document_kind
 class Grant(DocumentPart, frozen=True, kw_only=True):
     """The terms of a site. ``authority``, ``vkey``: the authority's log; ``url``: its service, None when offline."""
 
@@ -116,6 +127,9 @@ class Grant(DocumentPart, frozen=True, kw_only=True):
 
 class _Claim(msgspec.Struct, frozen=True):
     vkey: str
+
+
+_claims = msgspec.json.Decoder(_Claim)
 
 
 def sign_request(request: SiteRequest, log_key: Ed25519PrivateKey) -> bytes:
@@ -144,7 +158,7 @@ def open_grant(data: bytes, vkey: str | None) -> Grant:
 
 def _claimed(data: bytes) -> str:
     try:
-        return msgspec.json.decode(document_text(data), type=_Claim).vkey
+        return _claims.decode(document_text(data)).vkey
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise Tampered(
             "document.malformed",

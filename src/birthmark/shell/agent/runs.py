@@ -28,6 +28,10 @@ __all__ = ["Runs"]
 _DECIDES = (Refused, DeviceFault, Tampered)
 _STEPS = 64
 
+# Made at import: msgspec does not bear two threads that are both the first to read a type.
+_runs_shown = msgspec.json.Decoder(RunShown)
+_runs_asked = msgspec.json.Decoder(RunAsked)
+
 
 @dataclass(eq=False)
 class _Live:
@@ -210,8 +214,8 @@ class Runs:
 
     def _shown(self, stored: StoredRun, live: _Live | None) -> RunShown:
         if live is None and stored.answer is not None:
-            return msgspec.json.decode(stored.answer, type=RunShown)
-        asked = msgspec.json.decode(stored.request, type=RunAsked)
+            return _runs_shown.decode(stored.answer)
+        asked = _runs_asked.decode(stored.request)
         return RunShown(
             id=stored.id,
             state="undecided" if live is None else "running",
