@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import psycopg
@@ -63,13 +64,21 @@ class PostgresServer:
         return f"host={self.directory} user={self.user} dbname=postgres"
 
     def query(self, query: str) -> list[tuple[object, ...]]:
-        with psycopg.connect(self.root, autocommit=True) as connection:
-            cursor = connection.execute(query)  # type: ignore[call-overload]
-            return cursor.fetchall() if cursor.description else []
+        """Ask it; a server that is just recovering from what a test did to it is asked again."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                with psycopg.connect(self.root, autocommit=True) as connection:
+                    cursor = connection.execute(query)  # type: ignore[call-overload]
+                    return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def conninfo(self) -> str:
         schema = f"test_{next(_numbers)}"
-        self.query(f"CREATE SCHEMA {schema}")
+        self.query(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         return f"{self.root} options=-csearch_path={schema}"
 
     def remove(self) -> None:

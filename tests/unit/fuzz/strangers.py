@@ -52,6 +52,7 @@ from birthmark.wire import (
     manifest,
     microchip,
     receipt,
+    registry,
     report,
     service,
 )
@@ -134,9 +135,14 @@ def _wire(story: Story) -> Iterator[Stranger]:
     yield Stranger("wire.site.open_grant.claimed", lambda data: site_papers.open_grant(data, None), (grant,), bad)
     yield Stranger("wire.manifest.open_manifest", lambda data: manifest.open_manifest(data, hq), (told,), bad)
     yield Stranger("wire.report.open_acknowledgement", lambda data: report.open_acknowledgement(data, hq), (ack,), bad)
+    exported = registry.sign_export_manifest(_exported("evil.example/log"), evil)
+    yield Stranger(
+        "wire.registry.open_export_manifest", lambda data: registry.open_export_manifest(data, own), (exported,), bad
+    )
     signed: tuple[tuple[str, Any, bytes], ...] = (
         ("request", site_papers.SiteRequest, request), ("grant", site_papers.Grant, grant),
         ("manifest", manifest.Manifest, told), ("ack", report.Acknowledgement, ack),
+        ("export", registry.ExportManifest, exported),
     )  # fmt: skip
     for name, kind, seed in signed:
         parse = by_evil(lambda data, kind=kind: document.open_document(data, own, kind))
@@ -157,6 +163,8 @@ def _wire(story: Story) -> Iterator[Stranger]:
     yield Stranger("wire.approval.signature_lines", approval.signature_lines, (plan, grant), ())
     yield Stranger("wire.approval.plan_text", approval.plan_text, (plan,), (Tampered,))
     sealed = story.read("lot.bundle")
+    cursor = f"birthmark-cursor/1:12:{'ab' * 32}".encode()
+    yield Stranger("wire.registry.parse_cursor", _text(registry.parse_cursor), (cursor,), (Refused, Misconfigured))
     scanned = label.label_of("TH-0001", b"certificate").text.encode()
     yield Stranger("wire.label.parse_label", _text(label.parse_label), (scanned,), (Refused,))
     delta = imagedelta.encode_delta(
@@ -478,6 +486,14 @@ def _p12(story: Story) -> bytes:
     certificate = x509.load_pem_x509_certificates(story.read("dut/TH-0001/device.crt"))[0]
     key = load_pem_private_key(story.read("dut/TH-0001/device.key"), None)
     return layouts.encode_p12("TH-0001", key, certificate, (), b"pass")
+
+
+def _exported(origin: str) -> registry.ExportManifest:
+    file = registry.ExportedFile(name="devices.jsonl", octets=12, sha256="ab" * 32)
+    return registry.ExportManifest(
+        origin=origin, since=None, next=f"birthmark-cursor/1:12:{'ab' * 32}", first=0, size=12, changes=1, verified=1,
+        files=(file,), created_at="2026-11-25T21:00:00.000Z",
+    )  # fmt: skip
 
 
 def _identity(story: Story) -> Identity:

@@ -110,6 +110,8 @@ class LineView(App[int]):
 
     def _look(self) -> None:
         """Show the steps of the device under way, and its end."""
+        if not self.query("#head"):
+            return  # the screen is being taken down
         run = self._run_now
         if run is None:
             self._numbers()
