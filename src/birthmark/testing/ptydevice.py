@@ -9,6 +9,7 @@ import select
 import threading
 import time
 import tty
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -32,7 +33,7 @@ class Noise:
 NO_NOISE = Noise()
 
 
-class PtyDevice:
+class PtyDevice(ABC):
     """Runs a device in a thread from ``start`` until ``close``; ``port`` is the path to give to a target.
 
     A device is a subclass that implements ``received``: it is called with octets as they come, in order, from one
@@ -50,9 +51,9 @@ class PtyDevice:
         self._wake_read, self._wake = os.pipe()
         self._thread = threading.Thread(target=self._run, name=f"device on {self.port}", daemon=True)
 
+    @abstractmethod
     def received(self, data: bytes) -> None:
         """Take octets that the station sent."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Begin to answer."""

@@ -95,7 +95,10 @@ def run(*command: str) -> str:
 
 
 class FaultyTokenKey(ec.EllipticCurvePrivateKey):
-    """A token that shows one key and signs with another object."""
+    """A token that shows one key and signs with another object.
+
+    What would take the key out of it, or do anything else with it, a token does not offer: ``NotImplementedError``.
+    """
 
     def __init__(self, shown: ec.EllipticCurvePrivateKey, used: ec.EllipticCurvePrivateKey) -> None:
         self._shown, self._used = shown, used

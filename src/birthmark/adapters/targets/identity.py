@@ -22,6 +22,7 @@ __all__ = [
     "certificates_of",
     "mismatch",
     "pkcs8_of",
+    "read_pem_certificates",
     "refuse_key",
     "require_key",
 ]
@@ -62,6 +63,15 @@ def certificates_of(credential: Credential, *, chain: str) -> Certificates:
     except (*UNREADABLE, UnsupportedAlgorithm):
         raise _malformed(credential) from None
     return Certificates(device, issuers, spki)
+
+
+def read_pem_certificates(content: bytes) -> tuple[bytes, ...]:
+    """Return the certificates (DER) that a device shows as PEM, its own first; none if they cannot be read."""
+    try:
+        found = x509.load_pem_x509_certificates(content)
+    except UNREADABLE:
+        return ()
+    return tuple(one.public_bytes(Encoding.DER) for one in found)
 
 
 def require_key(credential: Credential, certificates: Certificates) -> Any:

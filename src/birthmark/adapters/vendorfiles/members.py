@@ -39,7 +39,7 @@ _DAMAGED = (
     lzma.LZMAError,
     struct.error,
 )
-"""What ``zipfile`` raises for archives that are none."""
+"""What ``zipfile`` raises for archives that are none; ``NotImplementedError`` for ways of packing it does not know."""
 
 Member = tuple[str, bytes]
 

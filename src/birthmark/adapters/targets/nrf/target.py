@@ -12,7 +12,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.identity import certificates_of, mismatch, refuse_key
+from birthmark.adapters.targets.identity import (
+    certificates_of,
+    mismatch,
+    read_pem_certificates,
+    refuse_key,
+)
 from birthmark.adapters.targets.links.budget import RetryBudget, garbled
 from birthmark.adapters.targets.links.options import (
     SERIAL_OPTIONS,
@@ -222,11 +227,7 @@ class NrfTarget:
         stored = modem.read(self._tag, CERTIFICATE)
         if stored is None or not stored.is_whole():
             return ()
-        try:
-            found = x509.load_pem_x509_certificates(stored.content.encode())
-        except UNREADABLE:
-            return ()
-        return tuple(one.public_bytes(Encoding.DER) for one in found)
+        return read_pem_certificates(stored.content.encode())
 
     @contextmanager
     def _modem(self, fence: Fence | None) -> Iterator[Modem]:

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.identity import certificates_of, pkcs8_of
+from birthmark.adapters.targets.identity import (
+    certificates_of,
+    pkcs8_of,
+    read_pem_certificates,
+)
 from birthmark.adapters.targets.links.budget import RetryBudget
 from birthmark.adapters.targets.links.options import (
     SERIAL_OPTIONS,
@@ -25,7 +28,6 @@ from birthmark.adapters.targets.links.talk import Talk
 from birthmark.adapters.targets.uri import choice, decoded, parse_target_uri
 from birthmark.adapters.targets.zephyr.credshell import CredShell
 from birthmark.errors import DeviceFault, Refused
-from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["ZephyrTarget"]
@@ -117,11 +119,7 @@ class ZephyrTarget:
         content = shell.read(self._tag, _CERTIFICATE)
         if not content or shell.digest_of(self._tag, _CERTIFICATE) != sha256(content + b"\0").digest():
             return ()
-        try:
-            found = x509.load_pem_x509_certificates(content)
-        except UNREADABLE:
-            return ()
-        return tuple(one.public_bytes(Encoding.DER) for one in found)
+        return read_pem_certificates(content)
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[CredShell]:
