@@ -322,10 +322,10 @@ def _outcome_line(outcome: Outcome, step: str = "provision", **more: object) -> 
 
 def _outcome_text(outcome: Outcome) -> str:
     word = "PASS" if outcome.outcome == "pass" else "PASS (already had its identity)"
-    proof = "shows the digest of its key" if outcome.evidence == "digest" else "signed our challenge"
+    proof = "the digest of its key fits" if outcome.evidence == "digest" else "the key in it signed our challenge"
     seen = "" if outcome.handshake is None else f", connected with {outcome.handshake.tls_version}"
     noise = f"; {outcome.link_repeats} repeats on a noisy link" if outcome.link_repeats else ""
-    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; the device {proof}{seen}{noise}"
+    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; {proof}{seen}{noise}"
 
 
 def _result_line(result: HeadResult) -> None:

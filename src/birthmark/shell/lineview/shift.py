@@ -45,8 +45,8 @@ def verdict_of(device_serial: str, seconds: float, outcome: Outcome | None, erro
         return Unit(device_serial, word, (error.message, error.hint), error.code, seconds)
     if outcome is None:
         raise ValueError("an outcome or an error")
-    how = "shows the digest of its key" if outcome.evidence == "digest" else "signed our challenge"
-    again = "it had its identity already and " if outcome.outcome == "already" else "the device "
+    how = "the digest of its key fits" if outcome.evidence == "digest" else "the key in it signed our challenge"
+    again = "it had its identity already; " if outcome.outcome == "already" else ""
     return Unit(device_serial, "PASS", (f"{again}{how}", "Take it out; scan the next one."), None, seconds)
 
 
