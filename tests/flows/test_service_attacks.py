@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
@@ -380,6 +382,37 @@ def test_withdrawn_station_gets_nothing_on_a_connection_that_is_open(tmp_path: P
     world = build_world(tmp_path / "world")
     with world.running() as running:
         _withdraw_while_connected(world, running)
+
+
+def test_a_refusal_before_the_body_has_come_leaves_the_connection_whole(world: World, running: Running) -> None:
+    """Headers and body in two packets: who is refused at the door by its certificate alone can go on asking."""
+    plain = socket.create_connection(("127.0.0.1", running.port))
+    plain.settimeout(20)
+    with world.tls("withdrawn").wrap_socket(plain, server_hostname="127.0.0.1") as client:
+        for _ in range(5):
+            client.sendall(b"POST /v1/credentials HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n")
+            time.sleep(0.1)
+            client.sendall(b'{"attempt": "none"} ')
+            answer = _whole_answer(client)
+            assert answer.startswith(b"HTTP/1.1 403"), answer
+            assert b"service.access.withdrawn" in answer
+        client.sendall(b"POST /v1/credentials HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n")
+        client.sendall(b"x" * 200_000)
+        answer = _whole_answer(client)
+        assert answer.startswith(b"HTTP/1.1 403"), answer
+        assert b"connection: close" in answer
+
+
+def _whole_answer(client: ssl.SSLSocket) -> bytes:
+    """Return head and body of one answer; what came so far if the connection ends."""
+    answer = b""
+    while part := client.recv(65536):
+        answer += part
+        head, found, body = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        if found and length is not None and len(body) >= int(length[1]):
+            break
+    return answer
 
 
 def _withdraw_while_connected(world: World, running: Running) -> None:

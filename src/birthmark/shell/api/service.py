@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from birthmark.errors import BirthmarkError, Refused
 from birthmark.model.siteevents import Role
@@ -19,7 +19,7 @@ from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Caller, Callers
 from birthmark.shell.api.observing import Metrics, RequestLog
 from birthmark.shell.wiring import Workspace
-from birthmark.wire.service import ReportOutcomeName
+from birthmark.wire.service import MAX_REQUEST_OCTETS, ReportOutcomeName
 from birthmark.wire.vault import VaultRecipient
 
 __all__ = [
@@ -86,6 +86,27 @@ class Offer:
     """Whether the caller is looked up for each request; not where the workflow does it."""
 
 
+class _Incoming:
+    """What a request brings. An answer before the whole body has come ends the connection, under the next request."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def rest(self, limit: int) -> bool:
+        """Read on what nobody keeps, at most ``limit`` octets and as long as a request may take; say whether that was
+        all of it."""
+        octets = 0
+        while not self._is_whole and octets <= limit:
+            octets += len((await self()).get("body", b""))
+        return self._is_whole
+
+
 class Endpoint:
     """An ASGI application for one route: who may call it, what handles it, and the record of it."""
 
@@ -99,7 +120,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. A defect becomes a 500 that says nothing of itself."""
         began = time.perf_counter()
-        request = Request(scope, receive)
+        body = _Incoming(receive)
+        request = Request(scope, body)
         caller: Caller | None = None
         code: str | None = None
         try:
@@ -110,6 +132,9 @@ class Endpoint:
         except BirthmarkError as error:
             code = error.code
             response = error_response(error)
+            if not await body.rest(MAX_REQUEST_OCTETS):
+                # The rest is not waited for: whoever sends it has to know that this connection ends.
+                response.headers["connection"] = "close"
         except ClientDisconnect:
             return
         seconds = time.perf_counter() - began
