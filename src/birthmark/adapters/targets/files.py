@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -62,8 +61,8 @@ class FilesTarget:
 
     @property
     def place(self) -> str:
-        """The directory itself, however it was named."""
-        return f"files:{os.path.realpath(self._directory.path)}"
+        """The directory: files and images of one device are one device."""
+        return self._directory.place
 
     def probe(self) -> Probe:
         """Return the content of ``device-id``, or else the name of the directory, as the identity."""

@@ -87,6 +87,11 @@ class EspTarget:
             irreversible=() if locked is None else (burnt,),
         )
 
+    @property
+    def place(self) -> str:
+        """The directory that stands for the device."""
+        return self._directory.place
+
     def probe(self) -> Probe:
         """Return ``device-id``, the name of the directory or the MAC address in the fuses as the identity."""
         self._directory.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class ImageTarget:
         self._form = form_of(parsed)
         whole = choice(parsed, "write", ("delta", "full")) == "full"
         self._output: Output = WholeOutput(self._path) if whole else DeltaOutput(self._path, self._store)
+
+    @property
+    def place(self) -> str:
+        """The file that is written."""
+        return f"file:{os.path.realpath(self._path)}"
 
     def probe(self) -> Probe:
         """Return the device that the image is made for.

@@ -51,6 +51,11 @@ class MatterTarget:
         self._directory = Directory(base / decoded(uri, parsed.path), largest=LARGEST_FLASH)
         self._form = matter_form(parsed, self._directory)
 
+    @property
+    def place(self) -> str:
+        """The directory that stands for the device."""
+        return self._directory.place
+
     def probe(self) -> Probe:
         """Return ``device-id``, or else the name of the directory, as the identity."""
         self._directory.check()

@@ -27,6 +27,7 @@ from birthmark.adapters.targets.links.options import (
     open_port,
     retries,
 )
+from birthmark.adapters.targets.links.port import port_place
 from birthmark.adapters.targets.links.session import same_device
 from birthmark.adapters.targets.links.talk import Talk
 from birthmark.adapters.targets.nrf.anchors import IdentityKeys, attestation
@@ -77,6 +78,11 @@ class NrfTarget:
         self._anchors = None if anchors is None else IdentityKeys(base / anchors)
         self._map = IdentityMap(parsed, base)
         self._identity: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The port at which the device stands."""
+        return port_place(self._path)
 
     @property
     def link_repeats(self) -> int:

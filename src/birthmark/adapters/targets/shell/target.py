@@ -34,6 +34,7 @@ from birthmark.adapters.targets.links.options import (
     open_port,
     retries,
 )
+from birthmark.adapters.targets.links.port import port_place
 from birthmark.adapters.targets.links.session import same_device
 from birthmark.adapters.targets.links.shells import LineShell, Shell
 from birthmark.adapters.targets.links.sshchild import SshShell
@@ -296,6 +297,11 @@ class SerialTarget(_ShellTarget):
         super().__init__(parsed, base)
         self._path = decoded(uri, parsed.path)
 
+    @property
+    def place(self) -> str:
+        """The port at which the device stands."""
+        return port_place(self._path)
+
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:
         port = open_port(self._uri, self._path)
@@ -323,7 +329,13 @@ class SshTarget(_ShellTarget):
                 hint="See docs/targets/shell.md for the form of this target.",
                 target=ascii(uri[:200]),
             )
+        self._where = f"ssh:{match[2].lower()}:{match[3] or '22'}:{self._directory}"
         self._command = self._ssh(parsed, base, user=match[1], host=match[2].strip("[]"), port=match[3] or "22")
+
+    @property
+    def place(self) -> str:
+        """The directory on the machine, whoever logs in there."""
+        return self._where
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:

@@ -23,6 +23,7 @@ from birthmark.adapters.targets.links.options import (
     open_port,
     retries,
 )
+from birthmark.adapters.targets.links.port import port_place
 from birthmark.adapters.targets.links.session import same_device
 from birthmark.adapters.targets.links.talk import Talk
 from birthmark.adapters.targets.uri import choice, decoded, parse_target_uri
@@ -55,6 +56,11 @@ class ZephyrTarget:
         self._chain = choice(parsed, "chain", ("issuing", "full"))
         self._map = IdentityMap(parsed, base)
         self._identity: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The port at which the device stands."""
+        return port_place(self._path)
 
     @property
     def link_repeats(self) -> int:
