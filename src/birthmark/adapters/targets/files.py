@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
-from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, key_not_made
 from birthmark.adapters.targets.layouts import LAYOUTS, P12_FILE, P12Profile
 from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.adapters.targets.standins import named_directory, stand_in_uri
@@ -73,12 +73,7 @@ class FilesTarget:
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not isinstance(self._form, KeyFileForm) or not self._born:
-            raise Refused(
-                "target.key.not_made",
-                f"{self._name} takes a key that was made before",
-                hint="Add key=born to the target, or use an order whose keys are injected.",
-                target=self._name,
-            )
+            raise key_not_made(self._name, hint="Add key=born to the target, or use an order whose keys are injected.")
         chosen = algorithm_named(algorithm)
         self._directory.check()
         key = self._form.waiting_key()

@@ -19,6 +19,7 @@ from birthmark.adapters.targets.identity import (
     CHAIN_LENGTHS,
     Certificates,
     certificates_of,
+    key_not_made,
     mismatch,
     pkcs8_of,
     refuse_key,
@@ -121,12 +122,7 @@ class _ShellTarget(ABC):
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not self._born:
-            raise Refused(
-                "target.key.not_made",
-                f"{self._name} takes a key that was made before",
-                hint="Add key=born to the target, or use an order whose keys are injected.",
-                target=self._name,
-            )
+            raise key_not_made(self._name, hint="Add key=born to the target, or use an order whose keys are injected.")
         if algorithm not in scripts.ALGORITHMS:
             raise Refused(
                 "target.key.algorithm",
