@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     emulate = typer.Typer(help="Clouds on this machine, for tests.", no_args_is_help=True)
     emulate.callback()(_group)
     emulate.command("dps")(dps)
+    emulate.command("aws")(aws)
     app.add_typer(emulate, name="emulate")
 
 
@@ -48,4 +49,28 @@ def dps(
         secret = f"{running.connection_string}\nmanagement_token={running.management_token}\n"
         write_durably(directory / "connection.txt", secret.encode(), mode=0o600)
         print(f"https {host}:{running.https_port}  mqtt {host}:{running.mqtt_port}  files {directory}", flush=True)
+        signal.sigwait(signals)
+
+
+def aws(
+    directory: Annotated[Path, typer.Option(help="Where connection.txt (0600) is written.")] = Path("emulated-aws"),
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the endpoint that SDKs are given; 0 takes a free one.")] = 0,
+    region: Annotated[str, typer.Option(help="The region whose devices connect.")] = "us-east-1",
+) -> None:
+    """Run a local AWS IoT until SIGTERM or Ctrl-C; it keeps everything in memory."""
+    from birthmark.adapters.durable import write_durably
+    from birthmark.adapters.extras import require_extra
+
+    for package in ("OpenSSL", "h11", "moto", "flask", "boto3"):
+        require_extra("emulate", package)
+    from birthmark.testing.aws import EmulatedAws
+
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with EmulatedAws(host=host, port=port, region=region) as running:
+        directory.mkdir(parents=True, exist_ok=True)
+        told = f"endpoint_url={running.url}\nregion={region}\ncontrol_token={running.control_token}\n"
+        write_durably(directory / "connection.txt", told.encode(), mode=0o600)
+        print(f"endpoint {running.url}  files {directory}", flush=True)
         signal.sigwait(signals)
