@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from birthmark.testing.dps.answers import Problem, utc_now
 from birthmark.testing.dps.certs import certificate_info, read_certificate, thumbprint
+from birthmark.testing.dps.symmetrickeys import read_symmetric_keys
 
 __all__ = ["Enrollment", "Kind", "read_enrollment", "valid_id"]
 
@@ -24,12 +25,20 @@ _STATUSES = ("enabled", "disabled")
 _ALLOCATIONS = ("hashed", "geoLatency", "static")
 _KEYS = {"individual": "registrationId", "group": "enrollmentGroupId"}
 _SLOTS = ("primary", "secondary")
-_KEPT = ("deviceId", "iotHubHostName", "initialTwin", "capabilities", "optionalDeviceInformation")
+_KEPT = (
+    "deviceId",
+    "iotHubHostName",
+    "initialTwin",
+    "capabilities",
+    "optionalDeviceInformation",
+    "credentialPolicyName",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """One enrolment. ``certificates``: slot → DER; ``references``: slot → name of a CA; ``tpm``: its keys as sent."""
+    """One enrolment. ``certificates``: slot → DER; ``references``: slot → name of a CA; ``tpm``: its keys as sent;
+    ``symmetric``: slot → key (base64)."""
 
     kind: Kind
     id: str
@@ -43,6 +52,7 @@ class Enrollment:
     certificates: Mapping[str, bytes] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
     tpm: Mapping[str, str] = field(default_factory=dict)
+    symmetric: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     etag: str = field(default_factory=lambda: f'"{uuid.uuid4().hex}"')
     updated: str = field(default_factory=utc_now)
@@ -66,8 +76,11 @@ class Enrollment:
         """Return the attestation mechanism; ``secrets`` shows the TPM's keys as well."""
         if self.attestation == "symmetricKey":
             return {"type": "symmetricKey"}
+        """Return the attestation mechanism; ``secrets`` shows keys of TPMs and devices as well."""
         if self.attestation == "tpm":
             return {"type": "tpm", "tpm": dict(self.tpm) if secrets else {}}
+        if self.attestation == "symmetricKey":
+            return {"type": "symmetricKey", "symmetricKey": dict(self.symmetric) if secrets else {}}
         if self.references:
             return {"type": "x509", "x509": {"caReferences": dict(self.references)}}
         members = {
@@ -119,6 +132,8 @@ def _attestation(kind: Kind, document: dict[str, Any], old: Enrollment | None) -
         return {"tpm": _tpm(_object(document, "tpm"), old)}
     if document.get("type") == "symmetricKey" and kind == "individual":
         return {}  # its keys are made by the service; no device of this emulator comes in by one
+    if document.get("type") == "symmetricKey":
+        return {"symmetric": read_symmetric_keys(_object(document, "symmetricKey"), old.symmetric if old else {})}
     if document.get("type") != "x509":
         raise Problem(400005, "The attestation type is not supported for this enrolment.")
     x509 = _object(document, "x509")

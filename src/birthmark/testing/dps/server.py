@@ -8,16 +8,17 @@ import hmac
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from urllib.parse import quote
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object
 from birthmark.testing.dps.certs import ServerIdentity
-from birthmark.testing.dps.device import DeviceApi
+from birthmark.testing.dps.device import DeviceApi, Shown
 from birthmark.testing.dps.faults import FaultPlan, Faults
 from birthmark.testing.dps.http import Request, serve_http
+from birthmark.testing.dps.issuance import DeviceRegistry
 from birthmark.testing.dps.limits import DpsLimits, Gate
 from birthmark.testing.dps.management import ManagementApi
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
@@ -35,6 +36,7 @@ class EmulatedDps:
 
     Port 0 takes a free one; ``mqtt_port`` is 8883 by default since Microsoft's clients know no other. ``hosts`` are
     the names in the server's certificate; clients trust ``root_pem``.
+    ``credential_policies``: name → days of the certificates that the device registry issues.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class EmulatedDps:
         assigning_s: float = 1.0,
         limits: DpsLimits | None = None,
         faults: FaultPlan | None = None,
+        credential_policies: Mapping[str, int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or DpsLimits()
@@ -60,7 +63,8 @@ class EmulatedDps:
         store = Store(limits.enrollments, limits.groups, limits.certificates, limits.registrations)
         self.faults = Faults(faults or FaultPlan())
         self._gate = Gate(limits, monotonic)
-        self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic)
+        self.registry = DeviceRegistry({"default": 30} if credential_policies is None else credential_policies)
+        self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic, self.registry)
         self._service = ServiceApi(store, self.faults, tuple(hubs))
         self._management = ManagementApi(store)
         self._open: set[asyncio.Task[None]] = set()
@@ -158,9 +162,10 @@ class EmulatedDps:
 
     def _register(self, call: MqttCall) -> Answer:
         self._device.check(call.id_scope, call.api_version)
+        shown = Shown(call.chain, call.token)
         if call.operation_id is None:
-            return self._device.register(call.registration_id, call.chain, call.body)
-        return self._device.operation(call.registration_id, call.operation_id, call.chain)
+            return self._device.register(call.registration_id, shown, call.body, call.api_version)
+        return self._device.operation(call.registration_id, call.operation_id, shown)
 
     def _route(self, request: Request) -> Answer:
         path = request.path
@@ -181,14 +186,16 @@ class EmulatedDps:
                 self._gate.operation()
                 return self._service.answer(request)
             case method, (scope, "registrations", registration_id, *rest):
-                self._device.check(scope, request.query.get("api-version"))
+                version = request.query.get("api-version", "")
+                self._device.check(scope, version)
+                shown = Shown(request.chain, request.headers.get("authorization", ""))
                 match method, rest:
                     case "PUT", ["register"]:
-                        return self._device.register(registration_id, request.chain, request.body)
+                        return self._device.register(registration_id, shown, request.body, version)
                     case "GET", ["operations", operation_id]:
-                        return self._device.operation(registration_id, operation_id, request.chain)
+                        return self._device.operation(registration_id, operation_id, shown)
                     case "POST", []:
-                        return self._device.lookup(registration_id, request.chain, request.body)
+                        return self._device.lookup(registration_id, shown, request.body)
         raise Problem(404001, "Resource not found.")
 
     def _bearer(self, request: Request) -> None:

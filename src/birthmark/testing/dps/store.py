@@ -90,7 +90,7 @@ class CaRecord:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Where a device was assigned. ``certificate``: the one it showed (DER)."""
+    """Where a device was assigned. ``certificate``: the one it showed (DER), empty if it showed a token."""
 
     registration_id: str
     device_id: str
@@ -106,11 +106,15 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One registration under way: ``ready`` is when it is assigned, on the monotonic clock."""
+    """One registration under way: ``ready`` is when it is assigned, on the monotonic clock.
+
+    ``issued``: the certificate that was asked for and its chain (DER).
+    """
 
     operation_id: str
     registration_id: str
     ready: float
+    issued: tuple[bytes, ...] = ()
 
 
 class Store:
