@@ -1,0 +1,3 @@
+"""Azure Device Provisioning Service."""
+
+__all__: list[str] = []
