@@ -241,6 +241,8 @@ class _TokenStream:
         told = _said(self._directory / "said.txt")
         if "PKI verification of server certificate failed" in told:
             raise _untrusted(self._server, "GnuTLS does not trust its certificate")
+        if "Could not connect" in said or "Cannot resolve" in said:
+            raise ConnectionRefusedError(said[:300])
         if self._process.returncode:
             raise ConnectionResetError(said[:300] or "the server ended the connection")
 

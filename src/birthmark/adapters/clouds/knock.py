@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from birthmark.adapters.clouds.said import shown
-from birthmark.errors import Refused, Unavailable
+from birthmark.errors import BirthmarkError, Refused, Unavailable
 from birthmark.pki.certread import UNREADABLE
 from birthmark.ports import Fence
 from birthmark.ports.admission import DeviceTls
@@ -45,7 +45,7 @@ class Knock:
         end = time.monotonic() + min(self._most_s, self._fence.remaining())
         return lambda: min(end - time.monotonic(), self._fence.remaining())
 
-    def wait(self, seconds: float, why: Unavailable) -> None:
+    def wait(self, seconds: float, why: BirthmarkError) -> None:
         """Wait so long before the next try; raise ``why`` at once where the deadline comes first."""
         if seconds + _LAST_WORD_S >= self._fence.remaining():
             raise why
