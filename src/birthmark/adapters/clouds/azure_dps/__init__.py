@@ -1,3 +1,5 @@
-"""Azure Device Provisioning Service."""
+"""Azure IoT Hub Device Provisioning Service as a cloud that is told of devices (docs/clouds/azure-dps.md)."""
 
-__all__: list[str] = []
+from birthmark.adapters.clouds.azure_dps.cloud import AzureDpsCloud
+
+__all__ = ["AzureDpsCloud"]
