@@ -27,6 +27,7 @@ __all__ = [
     "PROOF_PREFIX",
     "RECEIPT_FORMAT",
     "AttestationPart",
+    "CloudPart",
     "Handshake",
     "Receipt",
     "Step",
@@ -76,11 +77,28 @@ class AttestationPart(_Part, frozen=True, kw_only=True):
     statement: Annotated[str, msgspec.Meta(max_length=22_000)]
 
 
+class CloudPart(_Part, frozen=True, kw_only=True):
+    """A cloud let this device in. ``service``: kind of the cloud; ``host``, ``scope``: where the device knocked.
+
+    ``assigned_to``, ``device_name``: where it belongs from now on, and its name there. ``key``: whose key made the
+    connection, the ``device``'s or the copy that the ``station`` held until it was installed.
+    """
+
+    service: _Text
+    host: _Text
+    scope: Annotated[str, msgspec.Meta(max_length=1024)]
+    assigned_to: _Text
+    device_name: _Text
+    key: Literal["device", "station"]
+    at: _Moment
+
+
 class Receipt(_Part, frozen=True, kw_only=True):
     """The statement. ``signature``: standard base64, of the token for ``jwt``; null where ``evidence`` is ``digest``.
 
     ``challenge`` is ``challenge_of`` the other members; ``key_digest`` is SHA-256 of the private key (PKCS#8 DER) that
-    the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested.
+    the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested, ``cloud``
+    where the device was not let into one.
     """
 
     format: Literal["birthmark-receipt/1"] = "birthmark-receipt/1"
@@ -103,6 +121,7 @@ class Receipt(_Part, frozen=True, kw_only=True):
     software: _Text
     handshake: Handshake | None
     attestation: AttestationPart | msgspec.UnsetType = msgspec.UNSET
+    cloud: CloudPart | msgspec.UnsetType = msgspec.UNSET
 
 
 _encoder = msgspec.json.Encoder(order="sorted")

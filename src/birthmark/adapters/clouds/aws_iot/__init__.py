@@ -1,0 +1,3 @@
+"""AWS IoT Core."""
+
+__all__: list[str] = []

@@ -1,0 +1,200 @@
+"""Two hundred devices of a line, and Microsoft's own client in each of them: who is let in, and who is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
+from birthmark.adapters.devicetls import FileIdentity
+from birthmark.errors import Refused
+from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.cli.main import main
+from birthmark.shell.heads import open_heads
+from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.testing.dps import EmulatedDps
+from support.dpsservice import dps_call, x509_enrolment
+from support.fences import OPEN
+from support.mosquitto import HOST, Gate, broker, gate
+from support.vendortools import run_tool
+
+CLIENT = Path(__file__).resolve().parents[1] / "support" / "azuredevices.py"
+DEVICES, FIRST = 200, "TH-0001"
+SERIALS = [f"TH-{number:04d}" for number in range(1, DEVICES + 1)]
+BY_GROUP, ALONE = SERIALS[: DEVICES // 2], SERIALS[DEVICES // 2 :]
+BLOCKED, DISABLED = ALONE[0], ALONE[1]
+HUB = "hub.azure-devices.net"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose line has made all devices; their files are what the devices hold."""
+    place = tmp_path_factory.mktemp("line")
+    make_workspace(place / "fab")
+    here = ["-C", str(place / "fab"), "--json"]
+    ordered = ["order", "create", "lot1", "--product", "device", "--quantity", str(DEVICES), "--first", FIRST]
+    assert main([*ordered, *here]) == 0
+    assert main(["order", "make", "lot1", "--processes", "1", *here]) == 0
+    for serial in SERIALS:
+        (place / "out" / serial).mkdir(parents=True)
+    with open_workspace(place / "fab") as workspace, open_heads(workspace) as heads:
+        done = heads.run(SERIALS, f"files:{place}/out/{{device_serial}}", heads=4)
+    assert (done.passed, done.codes) == (DEVICES, {})
+    return place
+
+
+@pytest.fixture(scope="module")
+def dps() -> Iterator[EmulatedDps]:
+    host = f"127.16.{os.getpid() % 200 + 20}.7"  # the client's port is fixed: parallel tests take an address each
+    with EmulatedDps(host=host, assigning_s=0) as running:
+        yield running
+
+
+def pem(place: Path, serial: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificates((place / "out" / serial / "device.crt").read_bytes())[0]
+
+
+def register_all(place: Path, dps: EmulatedDps, devices: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Let each device register itself with the client of Microsoft; name → what the client said."""
+    root, listed = place / "service-root.pem", place / "devices.txt"
+    root.write_text(dps.root_pem)
+    listed.write_text("".join(f"{name}={at}/device.crt={at}/device.key\n" for name, at in devices.items()))
+    printed = run_tool("azure", "python", CLIENT, dps.host, dps.id_scope, root, f"@{listed}")
+    said = [json.loads(line) for line in printed.splitlines() if line.startswith('{"name"')]
+    return {one["name"]: one for one in said}
+
+
+def made_up(directory: Path, name: str, issuer: x509.Certificate, issuer_key: Any, *, ended: bool = False) -> Path:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder(issuer.subject, subject, key.public_key(), x509.random_serial_number())
+    leaf = (
+        builder.not_valid_before(now - timedelta(hours=3))
+        .not_valid_after(now - timedelta(hours=1) if ended else now + timedelta(days=1))
+        .sign(issuer_key, hashes.SHA256())
+    )
+    directory.mkdir()
+    with os.fdopen(os.open(directory / "device.key", os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (directory / "device.crt").write_bytes(leaf.public_bytes(Encoding.PEM) + issuer.public_bytes(Encoding.PEM))
+    return directory
+
+
+def issuing_ca(workspace: Workspace) -> tuple[x509.Certificate, Any]:
+    ca = workspace.product("device").ca
+    return x509.load_der_x509_certificate(workspace.chain(ca)[0]), workspace.private_key(workspace.ca_key_uri(ca))
+
+
+def tell_the_cloud(place: Path, dps: EmulatedDps, issuing: x509.Certificate) -> None:
+    """Half of the devices are known by their CA, the others each by itself; two of these are not to be let in."""
+    assert dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))[0] == 200
+    for start in range(0, len(ALONE), 10):
+        members = [
+            x509_enrolment(
+                "clientCertificates",
+                pem(place, serial),
+                registrationId=serial,
+                deviceId=f"unit-{serial}",
+                provisioningStatus="disabled" if serial in (BLOCKED, DISABLED) else "enabled",
+            )
+            for serial in ALONE[start : start + 10]
+        ]
+        answer = dps_call(dps, "POST", "/enrollments", {"mode": "create", "enrollments": members})
+        assert answer[1] == {"isSuccessful": True, "errors": []}
+
+
+def test_microsofts_client_registers_what_the_line_made(place: Path, dps: EmulatedDps) -> None:
+    assert main(["device", "scrap", BLOCKED, "--reason", "stolen", "-C", str(place / "fab"), "--json"]) == 0
+    with open_workspace(place / "fab") as workspace:
+        issuing, issuing_key = issuing_ca(workspace)
+        ended = made_up(place / "ended", "TH-ENDED", issuing, issuing_key, ended=True)
+    tell_the_cloud(place, dps, issuing)
+    stranger_key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    stranger = (
+        x509.CertificateBuilder(issuing.subject, issuing.subject, stranger_key.public_key(), 7)
+        .not_valid_before(now - timedelta(hours=3))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(stranger_key, hashes.SHA256())
+    )
+    foreign = made_up(place / "foreign", "TH-FOREIGN", stranger, stranger_key)
+    devices = {serial: place / "out" / serial for serial in SERIALS}
+    said = register_all(place, dps, {**devices, "TH-ENDED": ended, "TH-FOREIGN": foreign})
+    let_in = {name: one for name, one in said.items() if "error" not in one}
+    assert set(let_in) == set(SERIALS) - {BLOCKED, DISABLED}
+    assert {(one["status"], one["hub"], one["sub"]) for one in let_in.values()} == {
+        ("assigned", HUB, "initialAssignment")
+    }
+    assert all(let_in[serial]["device"] == serial for serial in BY_GROUP)
+    assert all(let_in[serial]["device"] == f"unit-{serial}" for serial in ALONE[2:])
+    assert "disabled" in said[BLOCKED]["error"]
+    assert "disabled" in said[DISABLED]["error"]
+    assert "401" in said["TH-FOREIGN"]["error"]
+    assert "401" in said["TH-ENDED"]["error"]
+    known = dps_call(dps, "POST", "/registrations/line/query")[1]
+    assert sorted(one["registrationId"] for one in known) == BY_GROUP
+    for refused, code, answer in (
+        (ended, "cloud.admit.refused", "401002"),
+        (foreign, "cloud.admit.refused", "401002"),
+        (devices[BLOCKED], "cloud.admit.disabled", "disabled"),
+        (devices[DISABLED], "cloud.admit.disabled", "disabled"),
+    ):
+        trust = str(place / "service-root.pem")
+        cloud = AzureDpsDevices(id_scope=dps.id_scope, host=dps.host, port=dps.https_port, trust=trust)
+        with pytest.raises(Refused) as caught:
+            cloud.admit(FileIdentity(refused / "device.crt", refused / "device.key"), OPEN)
+        assert (caught.value.code, caught.value.facts["answer"]) == (code, answer)
+
+
+def connected(at: Path, name: str, server: Gate, trust: Path) -> str:
+    """Connect as a device by paho, publish once with acknowledgement; return "" or what went wrong."""
+    context = ssl.create_default_context(cafile=str(trust))
+    context.load_cert_chain(at / "device.crt", at / "device.key")
+    context.set_alpn_protocols(["x-amzn-mqtt-ca"])
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name)
+    client.tls_set_context(context)
+    try:
+        client.connect(HOST, server.port)
+        told = client.publish(f"devices/{name}/up", b"here", qos=1)
+        client.loop_start()
+        told.wait_for_publish(5)
+        return "" if told.is_published() else "no acknowledgement"
+    except (OSError, ssl.SSLError, RuntimeError) as problem:
+        return str(problem) or type(problem).__name__
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_the_same_devices_connect_to_a_broker_by_paho(place: Path, tmp_path: Path) -> None:
+    for ca in ("issuing", "root"):
+        assert main(["ca", "crl", ca, "-C", str(place / "fab"), "--json"]) == 0
+    lists = b"".join(
+        x509.load_der_x509_crl(found.read_bytes()).public_bytes(Encoding.PEM)
+        for found in sorted((place / "fab").glob("**/*.crl"))
+    )
+    with open_workspace(place / "fab") as workspace:
+        cas = workspace.chain(workspace.product("device").ca)
+    with broker(tmp_path / "b", cas, crl=lists) as running, gate(running.port) as server, ThreadPoolExecutor(8) as pool:
+        tried = pool.map(lambda name: connected(place / "out" / name, name, server, running.trust), SERIALS)
+        said = dict(zip(SERIALS, tried, strict=True))
+        assert {name for name, wrong in said.items() if wrong} == {BLOCKED}
+        assert set(server.hellos) == {(HOST, ("x-amzn-mqtt-ca",))}
+        log = running.log.read_text()
+    assert sum(f"u'{name}')" in log for name in SERIALS) == DEVICES - 1
+    assert log.count("certificate verify failed") == 1
