@@ -174,14 +174,6 @@ class CloudSettings(_Settings, frozen=True):
     uri: _Text
     cas: tuple[_Name, ...] | None = None
     products: tuple[_Name, ...] | None = None
-    """A cloud that is told of devices. ``uri``: its URI; secrets in it are references.
-
-    ``cas``, ``products``: it is told of devices of these CAs and products only; of all without them.
-    """
-
-    uri: _Text
-    cas: tuple[_Name, ...] = ()
-    products: tuple[_Name, ...] = ()
 
 
 class SiteSettings(_Settings, frozen=True):
