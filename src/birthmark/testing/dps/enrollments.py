@@ -73,9 +73,6 @@ class Enrollment:
         }
 
     def mechanism(self, *, secrets: bool) -> dict[str, Any]:
-        """Return the attestation mechanism; ``secrets`` shows the TPM's keys as well."""
-        if self.attestation == "symmetricKey":
-            return {"type": "symmetricKey"}
         """Return the attestation mechanism; ``secrets`` shows keys of TPMs and devices as well."""
         if self.attestation == "tpm":
             return {"type": "tpm", "tpm": dict(self.tpm) if secrets else {}}
@@ -130,8 +127,6 @@ def read_enrollment(
 def _attestation(kind: Kind, document: dict[str, Any], old: Enrollment | None) -> dict[str, Any]:
     if document.get("type") == "tpm" and kind == "individual":
         return {"tpm": _tpm(_object(document, "tpm"), old)}
-    if document.get("type") == "symmetricKey" and kind == "individual":
-        return {}  # its keys are made by the service; no device of this emulator comes in by one
     if document.get("type") == "symmetricKey":
         return {"symmetric": read_symmetric_keys(_object(document, "symmetricKey"), old.symmetric if old else {})}
     if document.get("type") != "x509":
