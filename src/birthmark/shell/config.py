@@ -166,14 +166,14 @@ class VendorSettings(_Settings, frozen=True):
 
 
 class CloudSettings(_Settings, frozen=True):
-    """A cloud that is told of devices. ``uri``: its URI; secrets in it are references.
+    """A cloud or registry that is told of devices. ``uri``: cloud URI; a secret in it is a reference.
 
-    ``cas``, ``products``: it is told of devices of these CAs and products only; of all without them.
+    ``cas``, ``products``: only devices of orders that name one of these CAs, and of these products; default: all.
     """
 
     uri: _Text
-    cas: tuple[_Name, ...] = ()
-    products: tuple[_Name, ...] = ()
+    cas: tuple[_Name, ...] | None = None
+    products: tuple[_Name, ...] | None = None
 
 
 class SiteSettings(_Settings, frozen=True):
