@@ -8,7 +8,9 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -19,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.devicetls import FileIdentity
 from birthmark.errors import Refused
+from birthmark.model.events import Admitted, utc_text
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.heads import open_heads
@@ -221,9 +225,34 @@ def test_the_command_shows_a_device_to_its_cloud_without_any_right_there(
     assert done["cloud"] == {"service": "azure-dps", "assigned_to": HUB, "device_name": LAST, "key": "device"}
     assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "azure", *here]) == 0
     steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["step"] for one in steps] == ["probe", "prove", "verify", "cloud", "verify"]
+    assert [one["step"] for one in steps] == ["probe", "prove", "verify", "cloud", "record", "verify"]
     assert (steps[-1]["status"], steps[-1]["cloud"]["device_name"]) == ("already", SERIALS[0])
+    assert main(["device", "show", SERIALS[0], "--history", "-C", str(place / "fab"), "--json"]) == 0
+    history = json.loads(capsys.readouterr().out)["history"]
+    assert [one["type"] for one in history if "cloud" in one] == ["admitted"]
+    assert history[-1]["cloud"]["assigned_to"] == HUB
+    report = verify_workspace(place / "fab", processes=1)
+    assert (report.errors, report.counts["receipts"]) == (0, DEVICES + 2)
     assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "shelf", *here]) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "cloud.admit.impossible"
     assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "other", *here]) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "settings.cloud"
+
+
+def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path) -> None:
+    copytree(place / "fab", tmp_path / "fab")
+    with open_workspace(tmp_path / "fab") as workspace:
+        known = workspace.records.device(SERIALS[1])
+        event = Admitted(
+            at=utc_text(workspace.clock()),
+            device=SERIALS[1],
+            station=next(iter(workspace.settings.stations)),
+            attempt=known.attempt,
+            evidence="signature",
+            service="azure-dps",
+            receipt_sha256=sha256(b"receipt").hexdigest(),
+        )
+        with workspace.ledger.transaction() as tx:
+            tx.append(event, b"receipt")
+    report = verify_workspace(tmp_path / "fab", processes=1)
+    assert [one.code for one in report.findings] == ["audit.receipt.signature"]
