@@ -25,7 +25,7 @@ from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.devicetls import FileIdentity
 from birthmark.errors import Refused
-from birthmark.model.events import Admitted, utc_text
+from birthmark.model.events import Admitted, Verified, decode_entry, utc_text
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.heads import open_heads
@@ -239,10 +239,14 @@ def test_the_command_shows_a_device_to_its_cloud_without_any_right_there(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "settings.cloud"
 
 
-def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made_of", "code"), [("nothing", "signature"), ("its own receipt", "names")])
+def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path, made_of: str, code: str) -> None:
     copytree(place / "fab", tmp_path / "fab")
     with open_workspace(tmp_path / "fab") as workspace:
         known = workspace.records.device(SERIALS[1])
+        entries = (decode_entry(entry) for _, entry in workspace.ledger.entries(0, workspace.ledger.head().size))
+        own = next(note for event, note in entries if isinstance(event, Verified) and event.device == SERIALS[1])
+        receipt = b"receipt" if made_of == "nothing" else own
         event = Admitted(
             at=utc_text(workspace.clock()),
             device=SERIALS[1],
@@ -250,9 +254,9 @@ def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path) -
             attempt=known.attempt,
             evidence="signature",
             service="azure-dps",
-            receipt_sha256=sha256(b"receipt").hexdigest(),
+            receipt_sha256=sha256(receipt).hexdigest(),
         )
         with workspace.ledger.transaction() as tx:
-            tx.append(event, b"receipt")
+            tx.append(event, receipt)
     report = verify_workspace(tmp_path / "fab", processes=1)
-    assert [one.code for one in report.findings] == ["audit.receipt.signature"]
+    assert [one.code for one in report.findings] == [f"audit.receipt.{code}"]

@@ -200,6 +200,7 @@ class _Lives:
             receipt_sha256=document["receipt_sha256"],
             vkey=self.vkeys.get(document["station"]),
             certificate=self._certificate(life),
+            service=document.get("service"),
         )
         fault = receipt_fault(receipt, case)
         if fault is not None:

@@ -251,6 +251,7 @@ class Settlement:
             key_origin=None if order is None else order.key_origin,
             vkey=self._own.station_vkey(event.station),
             certificate=self._certificate_of(event.device, earlier),
+            service=event.service if isinstance(event, Admitted) else None,
         )
 
     def _lines(
