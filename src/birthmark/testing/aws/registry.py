@@ -27,9 +27,13 @@ def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
 
 
 class Certificate(FakeCertificate):
-    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``ends``: when a claim is worth nothing more."""
+    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``ends``: when a claim is worth nothing more.
+
+    ``reason``: why it could not be provisioned when its device first connected.
+    """
 
     ends: datetime | None = None
+    reason: str = ""
 
     def __init__(self, pem: str, status: str, registry: IoTBackend, ca_id: str | None, mode: str) -> None:
         super().__init__(pem, status, registry.account_id, registry.region_name, ca_id)
