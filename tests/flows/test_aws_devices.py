@@ -15,10 +15,10 @@ import paho.mqtt.client as paho
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from paho.mqtt.enums import CallbackAPIVersion
 
 from birthmark.testing.aws import EmulatedAws
 from support.awsworld import ROLE, authority, certificate, client, device_files, pem, proof, request
+from support.pahodevice import connected, run, subscribed
 from support.stationworld import Factory, build_factory
 from support.vendortools import run_tool
 
@@ -117,7 +117,7 @@ def device(factory: Factory, directory: Path, name: str, *, ended: bool = False,
 
 
 def leaf_of(place: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificates((place / "chain.pem").read_bytes())[0]
+    return x509.load_pem_x509_certificates((place / "device.crt").read_bytes())[0]
 
 
 def id_of(place: Path) -> str:
@@ -139,7 +139,7 @@ def sdk(
 ) -> dict[str, dict[str, Any]]:
     root = place / "server-root.pem"
     root.write_text(aws.root_pem)
-    told = [f"{one.name}={one / 'chain.pem'}={one / 'key.pem'}" for one in devices]
+    told = [f"{one.name}={one / 'device.crt'}={one / 'device.key'}" for one in devices]
     printed = run_tool("aws", "python", CLIENT, kind, work, root, aws.endpoint, str(port), alpn, *told)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"name"')]
     return {one["name"]: one for one in lines}
@@ -175,43 +175,15 @@ def test_amazons_clients_get_in_with_active_certificates_alone(
 
 
 def mqtt(
-    aws: EmulatedAws, place: Path, port: int, *, name: str | None = "localhost", alpn: str | None = None
-) -> paho.Client:
-    """paho, connected or not: ``is_connected`` says."""
-    context = ssl.create_default_context(cadata=aws.root_pem)
-    context.check_hostname = False
-    context.load_cert_chain(place / "chain.pem", place / "key.pem")
-    if alpn:
-        context.set_alpn_protocols([alpn])
-    made = paho.Client(CallbackAPIVersion.VERSION2, client_id=place.name, reconnect_on_failure=False)
-    made.tls_set_context(context)
-    heard: list[tuple[str, bytes]] = []
-    made.user_data_set(heard)
-    made.on_message = lambda _client, held, message: held.append((message.topic, message.payload))
-    host = name or aws.host
-    try:
-        made.connect(host, port)
-    except OSError:
-        return made
-    run(made, lambda: made.is_connected())
+    aws: EmulatedAws, place: Path, port: int, *, host: str = "localhost", alpn: str | None = None
+) -> paho.Client | None:
+    return connected(place, place.name, aws.root_pem, host, port, alpn=alpn)
+
+
+def online(aws: EmulatedAws, place: Path) -> paho.Client:
+    made = mqtt(aws, place, aws.mqtt_port)
+    assert made is not None
     return made
-
-
-def run(made: paho.Client, until: Any, times: int = 100) -> bool:
-    for _ in range(times):
-        if until():
-            return True
-        if made.loop(0.05) != paho.MQTT_ERR_SUCCESS:
-            return bool(until())
-    return bool(until())
-
-
-def subscribe(made: paho.Client, topic: str) -> None:
-    done: list[int] = []
-    made.on_subscribe = lambda _client, _data, _mid, reasons, _properties: done.extend(one.value for one in reasons)
-    made.subscribe(topic, 1)
-    assert run(made, lambda: done)
-    assert done[0] < 0x80
 
 
 def test_a_certificate_without_a_ca_needs_the_servers_name(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
@@ -219,11 +191,11 @@ def test_a_certificate_without_a_ca_needs_the_servers_name(factory: Factory, aws
     alone, known = device(factory, tmp_path, "alone"), device(factory, tmp_path, "known")
     register(aws, alone, alone=True)
     register(aws, known)
-    assert mqtt(aws, alone, aws.mqtt_port).is_connected()
-    assert not mqtt(aws, alone, aws.mqtt_port, name=None).is_connected()
-    assert mqtt(aws, known, aws.mqtt_port, name=None).is_connected()
-    assert mqtt(aws, known, aws.alpn_port, alpn=ALPN).is_connected()
-    assert not mqtt(aws, known, aws.alpn_port, alpn="mqtt").is_connected()
+    assert mqtt(aws, alone, aws.mqtt_port)
+    assert not mqtt(aws, alone, aws.mqtt_port, host=aws.host)
+    assert mqtt(aws, known, aws.mqtt_port, host=aws.host)
+    assert mqtt(aws, known, aws.alpn_port, alpn=ALPN)
+    assert not mqtt(aws, known, aws.alpn_port, alpn="mqtt")
 
 
 def test_a_policy_is_what_a_device_may_do_and_a_certificate_ends_it(
@@ -233,23 +205,19 @@ def test_a_policy_is_what_a_device_may_do_and_a_certificate_ends_it(
     good, bare = device(factory, tmp_path, "good"), device(factory, tmp_path, "bare")
     register(aws, good)
     client(aws).register_certificate(certificatePem=pem(leaf_of(bare)), status="ACTIVE")
-    assert not mqtt(aws, bare, aws.mqtt_port).is_connected()
-    made = mqtt(aws, good, aws.mqtt_port)
-    subscribe(made, "things/good/+")
+    assert not mqtt(aws, bare, aws.mqtt_port)
+    made = online(aws, good)
+    assert subscribed(made, "things/good/+")
     made.publish("things/good/a", b"1", 1)
     assert run(made, made.user_data_get)
-    refused: list[int] = []
-    made.on_subscribe = lambda _client, _data, _mid, reasons, _properties: refused.extend(one.value for one in reasons)
-    made.subscribe("things/#", 1)
-    assert run(made, lambda: refused)
-    assert refused == [0x80]
+    assert not subscribed(made, "things/#")
     made.publish("things/other/a", b"1")
     assert run(made, lambda: not made.is_connected())
-    made = mqtt(aws, good, aws.mqtt_port)
+    made = online(aws, good)
     client(aws).update_certificate(certificateId=id_of(good), newStatus="INACTIVE")
     made.publish("things/good/a", b"1")
     assert run(made, lambda: not made.is_connected())
-    assert not mqtt(aws, good, aws.mqtt_port).is_connected()
+    assert not mqtt(aws, good, aws.mqtt_port)
 
 
 def test_a_device_of_a_known_ca_is_provisioned_when_it_first_connects(
@@ -260,7 +228,7 @@ def test_a_device_of_a_known_ca_is_provisioned_when_it_first_connects(
         aws, factory, allowAutoRegistration=True, registrationConfig={"templateBody": JITP, "roleArn": ROLE}
     )
     unit = device(factory, tmp_path, "unit-7", ORGANIZATION_NAME="Example")
-    assert not mqtt(aws, unit, aws.mqtt_port).is_connected()
+    assert not mqtt(aws, unit, aws.mqtt_port)
     shown = iot.describe_certificate(certificateId=id_of(unit))["certificateDescription"]
     assert (shown["status"], shown["caCertificateId"]) == ("ACTIVE", ca_id)
     assert iot.describe_thing(thingName="unit-7")["attributes"] == {"maker": "Example"}
@@ -268,7 +236,7 @@ def test_a_device_of_a_known_ca_is_provisioned_when_it_first_connects(
     assert sdk(aws, tmp_path, "crt", "echo", aws.mqtt_port, "-", unit)["unit-7"]["heard"] == "hello unit-7"
     lacking = device(factory, tmp_path, "unit-8")  # the template asks for what its subject does not say
     for _ in range(2):
-        assert not mqtt(aws, lacking, aws.mqtt_port).is_connected()
+        assert not mqtt(aws, lacking, aws.mqtt_port)
     shown = iot.describe_certificate(certificateId=id_of(lacking))["certificateDescription"]
     assert shown["status"] == "PENDING_ACTIVATION"
     with pytest.raises(iot.exceptions.ResourceNotFoundException):
@@ -284,10 +252,10 @@ def test_without_a_template_an_event_tells_of_the_certificate(
     listener = device(factory, tmp_path, "listener")
     register(aws, listener)
     iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(listener)}")
-    made = mqtt(aws, listener, aws.mqtt_port)
-    subscribe(made, "$aws/events/certificates/registered/#")
+    made = online(aws, listener)
+    assert subscribed(made, "$aws/events/certificates/registered/#")
     unit = device(factory, tmp_path, "unit-9")
-    assert not mqtt(aws, unit, aws.mqtt_port).is_connected()
+    assert not mqtt(aws, unit, aws.mqtt_port)
     heard = made.user_data_get()
     assert run(made, lambda: heard)
     topic, event = heard[0][0], json.loads(heard[0][1])
@@ -296,7 +264,7 @@ def test_without_a_template_an_event_tells_of_the_certificate(
     assert event["awsAccountId"] == "123456789012"
     iot.update_ca_certificate(certificateId=ca_id, newAutoRegistrationStatus="DISABLE")
     other = device(factory, tmp_path, "unit-10")
-    assert not mqtt(aws, other, aws.mqtt_port).is_connected()
+    assert not mqtt(aws, other, aws.mqtt_port)
     with pytest.raises(iot.exceptions.ResourceNotFoundException):
         iot.describe_certificate(certificateId=id_of(other))
 
@@ -339,9 +307,9 @@ def test_fleet_provisioning_speaks_cbor_names_what_is_wrong_and_forgets_after_an
     moment = [0.0]
     with EmulatedAws(monotonic=lambda: moment[0]) as aws:
         client(aws).create_policy(policyName="devices", policyDocument=POLICY)
-        made = mqtt(aws, claim(aws, tmp_path), aws.mqtt_port)
-        subscribe(made, "$aws/certificates/#")
-        subscribe(made, "$aws/provisioning-templates/#")
+        made = online(aws, claim(aws, tmp_path))
+        assert subscribed(made, "$aws/certificates/#")
+        assert subscribed(made, "$aws/provisioning-templates/#")
         asked = {"certificateSigningRequest": request("u")[0]}
         kind, own = ask(made, "$aws/certificates/create-from-csr/cbor", asked, "cbor")
         assert (kind, len(own["certificateId"])) == ("accepted", 64)
@@ -374,9 +342,9 @@ def test_what_is_not_mqtt_is_cut_off(factory: Factory, aws: EmulatedAws, tmp_pat
     good = device(factory, tmp_path, "good")
     register(aws, good)
     context = ssl.create_default_context(cadata=aws.root_pem)
-    context.load_cert_chain(good / "chain.pem", good / "key.pem")
+    context.load_cert_chain(good / "device.crt", good / "device.key")
     plain = socket.create_connection((aws.host, aws.mqtt_port), timeout=5)
     with context.wrap_socket(plain, server_hostname="localhost") as stream:
         stream.sendall(sent)
         assert stream.recv(16) == b""
-    assert mqtt(aws, good, aws.mqtt_port).is_connected()
+    assert mqtt(aws, good, aws.mqtt_port)
