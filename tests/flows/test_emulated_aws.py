@@ -190,6 +190,53 @@ def test_things_are_created_twice_only_if_they_are_the_same(aws: EmulatedAws) ->
         iot.attach_policy(policyName="none", target="arn:aws:iot:us-east-1:123456789012:cert/00")
 
 
+def test_what_hangs_together_is_told_page_by_page(aws: EmulatedAws) -> None:
+    iot = client(aws)
+    iot.create_thing_type(thingTypeName="gateway")
+    iot.create_thing_group(thingGroupName="line-1")
+    for number in range(7):
+        kind = {"thingTypeName": "gateway"} if number % 2 else {}
+        colour = {"attributes": {"colour": f"red-{number % 3}"}}
+        iot.create_thing(thingName=f"unit-{number}", attributePayload=colour, **kind)
+        iot.add_thing_to_thing_group(thingGroupName="line-1", thingName=f"unit-{number}")
+
+    def names(**asked: Any) -> list[str]:
+        paged = iot.get_paginator("list_things").paginate(PaginationConfig={"PageSize": 2}, **asked)
+        return [one["thingName"] for page in paged for one in page["things"]]
+
+    assert names() == [f"unit-{number}" for number in range(7)]
+    assert names(thingTypeName="gateway") == ["unit-1", "unit-3", "unit-5"]
+    assert names(attributeName="colour", attributeValue="red-1") == ["unit-1", "unit-4"]
+    assert len(names(attributeName="colour", attributeValue="red", usePrefixAttributeValue=True)) == 7
+    with pytest.raises(iot.exceptions.InvalidRequestException):
+        iot.list_things(attributeValue="red-1")
+    iot.delete_thing(thingName="unit-3")
+    grouped = iot.get_paginator("list_things_in_thing_group").paginate(
+        thingGroupName="line-1", PaginationConfig={"PageSize": 4}
+    )
+    assert [len(page["things"]) for page in grouped] == [4, 2]
+    csr, _ = request("unit-1")
+    arn = iot.create_certificate_from_csr(certificateSigningRequest=csr)["certificateArn"]
+    for number in range(11):
+        iot.create_policy(policyName=f"p{number}", policyDocument=POLICY)
+    for number in range(10):
+        iot.attach_policy(policyName=f"p{number}", target=arn)
+    with pytest.raises(iot.exceptions.LimitExceededException):
+        iot.attach_policy(policyName="p10", target=arn)
+    held = iot.get_paginator("list_attached_policies").paginate(target=arn, PaginationConfig={"PageSize": 4})
+    assert [len(page["policies"]) for page in held] == [4, 4, 2]
+    iot.attach_thing_principal(thingName="unit-1", principal=arn)
+    with pytest.raises(iot.exceptions.ClientError, match="attached"):
+        iot.delete_thing(thingName="unit-1")
+    iot.detach_thing_principal(thingName="unit-1", principal=arn)
+    assert iot.list_thing_principals(thingName="unit-1")["principals"] == []
+    with pytest.raises(iot.exceptions.DeleteConflictException):
+        iot.delete_certificate(certificateId=arn.rpartition("/")[2])
+    iot.delete_certificate(certificateId=arn.rpartition("/")[2], forceDelete=True)
+    with pytest.raises(iot.exceptions.ResourceNotFoundException):
+        iot.attach_thing_principal(thingName="unit-1", principal=arn)
+
+
 def registered(iot: Any, factory: Factory, name: str, **more: str) -> dict[str, Any]:
     ca, key = authority(factory)
     leaf = pem(certificate(name, ca, key)[0])
