@@ -31,7 +31,7 @@ from birthmark.ports.admission import TlsServer
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
 from support.devicepki import pool_credential
-from support.mosquitto import HOST, Broker, broker, gate
+from support.mqttbroker import HOST, Broker, broker, gate
 from support.softhsm import MODULE, PIN, SoftHsm
 from support.stationworld import BORN, POOLED, Line, build_factory
 

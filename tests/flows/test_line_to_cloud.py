@@ -33,7 +33,7 @@ from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
 from support.dpsservice import dps_call, x509_enrolment
 from support.fences import OPEN
-from support.mosquitto import HOST, Gate, broker, gate
+from support.mqttbroker import HOST, Gate, broker, gate
 from support.vendortools import run_tool
 
 CLIENT = Path(__file__).resolve().parents[1] / "support" / "azuredevices.py"
