@@ -1,3 +1,5 @@
-"""AWS IoT Core."""
+"""AWS IoT as a cloud that is told of devices (docs/clouds/aws-iot.md)."""
 
-__all__: list[str] = []
+from birthmark.adapters.clouds.aws_iot.cloud import AwsIotCloud
+
+__all__ = ["AwsIotCloud"]
