@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.devicetls import FileIdentity, HeldIdentity
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, StationFault, Unavailable
 from birthmark.model.device import DeviceState
+from birthmark.model.events import Admitted, utc_text
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
 from support.dpsservice import dps_call, x509_enrolment
-from support.stationworld import BORN, POOLED, Factory, Line, build_factory
+from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
 
 @pytest.fixture
@@ -78,6 +80,21 @@ def test_the_receipt_says_where_the_device_was_let_in(line: Line, dps: EmulatedD
     again = line.provision(POOLED[0], admit=lambda held: cloud.admit(files_of(line.factory, POOLED[0]), fence()))
     assert again.outcome == "already"
     assert again.admitted.admission.device_name == POOLED[0]
+    said = open_receipt(again.receipt, line.vkey())
+    assert (said.attempt, said.cloud.device_name) == (again.attempt, POOLED[0])
+    told = events_of(line.ledger, POOLED[0])[-1]
+    assert isinstance(told, Admitted)
+    assert (told.service, told.receipt_sha256) == ("azure-dps", sha256(again.receipt).hexdigest())
+
+
+def test_only_a_verified_device_was_ever_admitted_on_record(line: Line) -> None:
+    line.provision(POOLED[0])
+    told = {"at": utc_text(line.clock()), "station": line.station, "service": "azure-dps", "receipt_sha256": "00" * 32}
+    known = line.records.device(POOLED[0])
+    for device_serial, attempt in ((POOLED[1], "a-0000001"), (POOLED[0], "a-0000001"), ("SN-NONE", known.attempt)):
+        event = Admitted(device=device_serial, attempt=attempt, evidence="signature", **told)
+        with pytest.raises(Refused), line.ledger.transaction() as tx:
+            tx.append(event, b"receipt")
 
 
 def test_the_station_may_knock_with_the_key_it_still_holds(line: Line, dps: EmulatedDps, tmp_path: Path) -> None:

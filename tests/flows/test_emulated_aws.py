@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from cryptography import x509
@@ -20,6 +27,7 @@ from birthmark.testing.aws import EmulatedAws, FaultPlan
 from support.awsworld import ROLE, authority, certificate, client, pem, proof, request
 from support.stationworld import Factory, build_factory
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing-aws.md"
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]})
 TEMPLATE = json.dumps(
     {
@@ -180,6 +188,53 @@ def test_things_are_created_twice_only_if_they_are_the_same(aws: EmulatedAws) ->
         iot.describe_thing(thingName="unit-2")
     with pytest.raises(iot.exceptions.ResourceNotFoundException):  # by moto, in the words of the model
         iot.attach_policy(policyName="none", target="arn:aws:iot:us-east-1:123456789012:cert/00")
+
+
+def test_what_hangs_together_is_told_page_by_page(aws: EmulatedAws) -> None:
+    iot = client(aws)
+    iot.create_thing_type(thingTypeName="gateway")
+    iot.create_thing_group(thingGroupName="line-1")
+    for number in range(7):
+        kind = {"thingTypeName": "gateway"} if number % 2 else {}
+        colour = {"attributes": {"colour": f"red-{number % 3}"}}
+        iot.create_thing(thingName=f"unit-{number}", attributePayload=colour, **kind)
+        iot.add_thing_to_thing_group(thingGroupName="line-1", thingName=f"unit-{number}")
+
+    def names(**asked: Any) -> list[str]:
+        paged = iot.get_paginator("list_things").paginate(PaginationConfig={"PageSize": 2}, **asked)
+        return [one["thingName"] for page in paged for one in page["things"]]
+
+    assert names() == [f"unit-{number}" for number in range(7)]
+    assert names(thingTypeName="gateway") == ["unit-1", "unit-3", "unit-5"]
+    assert names(attributeName="colour", attributeValue="red-1") == ["unit-1", "unit-4"]
+    assert len(names(attributeName="colour", attributeValue="red", usePrefixAttributeValue=True)) == 7
+    with pytest.raises(iot.exceptions.InvalidRequestException):
+        iot.list_things(attributeValue="red-1")
+    iot.delete_thing(thingName="unit-3")
+    grouped = iot.get_paginator("list_things_in_thing_group").paginate(
+        thingGroupName="line-1", PaginationConfig={"PageSize": 4}
+    )
+    assert [len(page["things"]) for page in grouped] == [4, 2]
+    csr, _ = request("unit-1")
+    arn = iot.create_certificate_from_csr(certificateSigningRequest=csr)["certificateArn"]
+    for number in range(11):
+        iot.create_policy(policyName=f"p{number}", policyDocument=POLICY)
+    for number in range(10):
+        iot.attach_policy(policyName=f"p{number}", target=arn)
+    with pytest.raises(iot.exceptions.LimitExceededException):
+        iot.attach_policy(policyName="p10", target=arn)
+    held = iot.get_paginator("list_attached_policies").paginate(target=arn, PaginationConfig={"PageSize": 4})
+    assert [len(page["policies"]) for page in held] == [4, 4, 2]
+    iot.attach_thing_principal(thingName="unit-1", principal=arn)
+    with pytest.raises(iot.exceptions.ClientError, match="attached"):
+        iot.delete_thing(thingName="unit-1")
+    iot.detach_thing_principal(thingName="unit-1", principal=arn)
+    assert iot.list_thing_principals(thingName="unit-1")["principals"] == []
+    with pytest.raises(iot.exceptions.DeleteConflictException):
+        iot.delete_certificate(certificateId=arn.rpartition("/")[2])
+    iot.delete_certificate(certificateId=arn.rpartition("/")[2], forceDelete=True)
+    with pytest.raises(iot.exceptions.ResourceNotFoundException):
+        iot.attach_thing_principal(thingName="unit-1", principal=arn)
 
 
 def registered(iot: Any, factory: Factory, name: str, **more: str) -> dict[str, Any]:
@@ -344,3 +399,39 @@ def test_throttling_and_lost_answers_come_on_request(aws: EmulatedAws) -> None:
             other.list_things()
     with pytest.raises(ValueError, match="emulated in this process already"), EmulatedAws():
         pass
+
+
+def test_the_example_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+    code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "test_page.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
+    lean = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=lean, capture_output=True, text=True, timeout=60)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_command_of_the_page_answers_boto3_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    line = next(line for line in PAGE.read_text().splitlines() if line.startswith("    birthmark emulate aws"))
+    program = str(Path(sys.executable).parent / "birthmark")
+    started = subprocess.Popen(
+        [program, *shlex.split(line)[1:], "--endpoint", "localhost"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout is not None
+        said = started.stdout.readline().split()
+        files = tmp_path / said[said.index("files") + 1]
+        assert (files / "connection.txt").stat().st_mode & 0o777 == 0o600
+        assert "BEGIN CERTIFICATE" in (files / "root.pem").read_text()
+        told = dict(row.split("=", 1) for row in (files / "connection.txt").read_text().splitlines())
+        assert told["endpoint_url"] == said[said.index("endpoint") + 1]
+        keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": told["region"]}
+        iot = boto3.client("iot", endpoint_url=told["endpoint_url"], **keys)
+        assert iot.describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"] == "localhost"
+        host, _, port = said[said.index("mqtt") + 1].partition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        started.terminate()
+        assert started.wait(timeout=15) == 0
+    finally:
+        started.kill()
+        started.wait()
+        started.stdout.close() if started.stdout else None

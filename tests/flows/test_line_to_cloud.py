@@ -8,7 +8,9 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -19,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.devicetls import FileIdentity
 from birthmark.errors import Refused
+from birthmark.model.events import Admitted, Verified, decode_entry, utc_text
 from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.heads import open_heads
@@ -29,12 +33,14 @@ from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
 from support.dpsservice import dps_call, x509_enrolment
 from support.fences import OPEN
-from support.mosquitto import HOST, Gate, broker, gate
+from support.mqttbroker import HOST, Gate, broker, gate
 from support.vendortools import run_tool
 
 CLIENT = Path(__file__).resolve().parents[1] / "support" / "azuredevices.py"
-DEVICES, FIRST = 200, "TH-0001"
+DEVICES = 200
 SERIALS = [f"TH-{number:04d}" for number in range(1, DEVICES + 1)]
+LAST = f"TH-{DEVICES + 1:04d}"
+"""Ordered, and not yet made when the others are."""
 BY_GROUP, ALONE = SERIALS[: DEVICES // 2], SERIALS[DEVICES // 2 :]
 BLOCKED, DISABLED = ALONE[0], ALONE[1]
 HUB = "hub.azure-devices.net"
@@ -46,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("line")
     make_workspace(place / "fab")
     here = ["-C", str(place / "fab"), "--json"]
-    ordered = ["order", "create", "lot1", "--product", "device", "--quantity", str(DEVICES), "--first", FIRST]
+    ordered = ["order", "create", "lot1", "--product", "device", "--quantity", str(DEVICES + 1), "--first", SERIALS[0]]
     assert main([*ordered, *here]) == 0
     assert main(["order", "make", "lot1", "--processes", "1", *here]) == 0
     for serial in SERIALS:
@@ -197,4 +203,60 @@ def test_the_same_devices_connect_to_a_broker_by_paho(place: Path, tmp_path: Pat
         assert set(server.hellos) == {(HOST, ("x-amzn-mqtt-ca",))}
         log = running.log.read_text()
     assert sum(f"u'{name}')" in log for name in SERIALS) == DEVICES - 1
-    assert log.count("certificate verify failed") == 1
+    assert "certificate verify failed" in log
+
+
+def test_the_command_shows_a_device_to_its_cloud_without_any_right_there(
+    place: Path, dps: EmulatedDps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_workspace(place / "fab") as workspace:
+        issuing, _ = issuing_ca(workspace)
+    dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))
+    (place / "fab" / "service-root.pem").write_text(dps.root_pem)
+    address = f"{dps.host}:{dps.https_port}"
+    uri = f"azure-dps:{address}?key=env:NOBODY&trust=service-root.pem&scope={dps.id_scope}&device-host={address}"
+    with (place / "fab" / "birthmark.toml").open("a") as settings:
+        settings.write(f'\n[clouds.azure]\nuri = "{uri}"\n\n[clouds.shelf]\nuri = "export:shelf"\n')
+    here = ["--target", f"files:{place}/out/{{device_serial}}", "-C", str(place / "fab"), "--json"]
+    (place / "out" / LAST).mkdir()
+    capsys.readouterr()
+    assert main(["station", "provision", "--device-serial", LAST, "--cloud", "azure", *here]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert done["cloud"] == {"service": "azure-dps", "assigned_to": HUB, "device_name": LAST, "key": "device"}
+    assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "azure", *here]) == 0
+    steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["step"] for one in steps] == ["probe", "prove", "verify", "cloud", "record", "verify"]
+    assert (steps[-1]["status"], steps[-1]["cloud"]["device_name"]) == ("already", SERIALS[0])
+    assert main(["device", "show", SERIALS[0], "--history", "-C", str(place / "fab"), "--json"]) == 0
+    history = json.loads(capsys.readouterr().out)["history"]
+    assert [one["type"] for one in history if "cloud" in one] == ["admitted"]
+    assert history[-1]["cloud"]["assigned_to"] == HUB
+    report = verify_workspace(place / "fab", processes=1)
+    assert (report.errors, report.counts["receipts"]) == (0, DEVICES + 2)
+    assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "shelf", *here]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "cloud.admit.impossible"
+    assert main(["station", "verify", "--device-serial", SERIALS[0], "--cloud", "other", *here]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "settings.cloud"
+
+
+@pytest.mark.parametrize(("made_of", "code"), [("nothing", "signature"), ("its own receipt", "names")])
+def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path, made_of: str, code: str) -> None:
+    copytree(place / "fab", tmp_path / "fab")
+    with open_workspace(tmp_path / "fab") as workspace:
+        known = workspace.records.device(SERIALS[1])
+        entries = (decode_entry(entry) for _, entry in workspace.ledger.entries(0, workspace.ledger.head().size))
+        own = next(note for event, note in entries if isinstance(event, Verified) and event.device == SERIALS[1])
+        receipt = b"receipt" if made_of == "nothing" else own
+        event = Admitted(
+            at=utc_text(workspace.clock()),
+            device=SERIALS[1],
+            station=next(iter(workspace.settings.stations)),
+            attempt=known.attempt,
+            evidence="signature",
+            service="azure-dps",
+            receipt_sha256=sha256(receipt).hexdigest(),
+        )
+        with workspace.ledger.transaction() as tx:
+            tx.append(event, receipt)
+    report = verify_workspace(tmp_path / "fab", processes=1)
+    assert [one.code for one in report.findings] == [f"audit.receipt.{code}"]

@@ -72,8 +72,8 @@ def pem(*some: x509.Certificate) -> str:
 def device_files(directory: Path, leaf: x509.Certificate | str, key: Any, *others: x509.Certificate) -> Path:
     directory.mkdir()
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with os.fdopen(os.open(directory / "key.pem", os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+    with os.fdopen(os.open(directory / "device.key", os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
         file.write(data)
     first = leaf if isinstance(leaf, str) else pem(leaf)
-    (directory / "chain.pem").write_text(first + pem(*others))
+    (directory / "device.crt").write_text(first + pem(*others))
     return directory

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from birthmark.ports.line import Fence
 
-__all__ = ["Admission", "Admits", "DeviceTls", "KeyHolder", "TlsServer", "TlsStream"]
+__all__ = ["Admission", "Admits", "DeviceTls", "Door", "KeyHolder", "TlsServer", "TlsStream"]
 
 KeyHolder = Literal["device", "station"]
 """Whose key made the connection: the one in the device, or the copy that the station held until it was installed."""
@@ -76,9 +76,8 @@ class Admission:
     detail: str = ""
 
 
-@runtime_checkable
-class Admits(Protocol):
-    """What a ``Cloud`` can do besides, where a device that it knows can be let in from here.
+class Door(Protocol):
+    """Where a cloud lets devices in. Threads may call it at once, each for another device.
 
     ``admit`` connects for real, as the device, and returns once the cloud has let it in; again is the same again. It
     waits no longer than ``fence.remaining()`` in all. ``Refused("cloud.admit.*")``: the cloud answered, and the answer
@@ -87,3 +86,14 @@ class Admits(Protocol):
     """
 
     def admit(self, device: DeviceTls, fence: Fence) -> Admission: ...
+
+
+@runtime_checkable
+class Admits(Protocol):
+    """What the class of a ``Cloud`` can do besides, where a device that it knows can be let in from here.
+
+    ``door`` takes the same URI as the cloud and opens no secret: a station needs no right at the cloud's service side.
+    Relative files are below ``base``. It sends nothing; ``Misconfigured`` where the URI does not say enough.
+    """
+
+    def door(self, uri: str, *, base: str) -> Door: ...

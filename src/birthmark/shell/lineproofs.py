@@ -50,6 +50,5 @@ class LineProofs:
         return lambda credential: self._admissions.admit(cloud, serial, uri, credential, fence)
 
     def close(self) -> None:
-        """Stop the servers and close the clouds."""
+        """Stop the servers."""
         self._handshakes.close()
-        self._admissions.close()

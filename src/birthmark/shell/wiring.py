@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from birthmark.adapters.ledgers.sql.store import SqlLedger
     from birthmark.pki.issuer import Issuer
     from birthmark.pki.profile import Profile
-    from birthmark.ports import Cloud, Journal, Keys, Target
+    from birthmark.ports import Journal, Keys, Target
     from birthmark.wire.vault import VaultKey, VaultRecipient
     from birthmark.workflow.log.publish import LogPublication
     from birthmark.workflow.orders.permits import Permits
@@ -241,19 +241,6 @@ class Workspace:
         expanded = expand_target_uri(uri, device_serial)
         target: Target = adapter("targets", expanded)(expanded, secrets=self.secrets, base=Path.cwd())
         return target
-
-    def cloud(self, name: str) -> Cloud:
-        """Return the cloud that the settings call ``name``, or ``Misconfigured("settings.cloud")``; close it."""
-        if name not in self.settings.clouds:
-            raise Misconfigured(
-                "settings.cloud",
-                f"this workspace knows no cloud named {name[:80]}",
-                hint=f"Add [clouds.NAME] to birthmark.toml; there are: {', '.join(self.settings.clouds) or 'none'}.",
-                cloud=name[:80],
-            )
-        uri = self.settings.clouds[name].uri
-        opened: Cloud = adapter("clouds", uri)(uri, secrets=self.secrets, base=self.root)
-        return opened
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:

@@ -32,6 +32,7 @@ __all__ = [
     "Receipt",
     "Step",
     "challenge_of",
+    "cloud_in",
     "encode_signature",
     "evidence_holds",
     "open_receipt",
@@ -172,6 +173,18 @@ def open_receipt(data: bytes, vkey: str) -> Receipt:
         )
     _check_challenge(receipt)
     return receipt
+
+
+def cloud_in(data: bytes) -> CloudPart | None:
+    """Return where a receipt on record says that its device was let in, None if nowhere. Nothing is checked here."""
+    text, lf, _ = data.partition(b"\n")
+    if b'"cloud":{' not in text:
+        return None
+    try:
+        cloud = _decoder.decode(text).cloud
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None if not lf or isinstance(cloud, msgspec.UnsetType) else cloud
 
 
 def verify_evidence(receipt: Receipt, certificate: bytes) -> None:

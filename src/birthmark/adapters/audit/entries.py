@@ -73,6 +73,9 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "drawn": _attempt,
     "installed": {**_attempt, "target": _text, "cert_sha256": _digest},
     "verified": {**_attempt, "evidence": _one_of("signature", "digest", "jwt"), "receipt_sha256": _digest},
+    "admitted": {
+        **_attempt, "evidence": _one_of("signature", "digest", "jwt"), "service": _text, "receipt_sha256": _digest,
+    },
     "key_erased": {"device": _text, "intent": _number, "reason": _text},
     "failed": {**_attempt, "code": _text},
     "superseded": {"device": _text, "reason": _text, "by": _text},

@@ -15,7 +15,7 @@ from typing import Any
 from moto.core.exceptions import JsonRESTError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from birthmark.testing.aws import bulk, certificates, provisioning, register, things
+from birthmark.testing.aws import bulk, certificates, provisioning, register, relations, things
 from birthmark.testing.aws.api import Api
 from birthmark.testing.aws.desk import Desk, Operation
 from birthmark.testing.aws.limits import Rates
@@ -29,6 +29,7 @@ __all__ = ["Front"]
 _OURS: Mapping[str, Operation] = {
     **certificates.OPERATIONS,
     **things.OPERATIONS,
+    **relations.OPERATIONS,
     **register.OPERATIONS,
     **provisioning.OPERATIONS,
     **bulk.OPERATIONS,
@@ -85,7 +86,8 @@ class Front:
                 work = _OURS.get(name)
                 if work is None:
                     return self._by_moto(environ)
-                asked = self._api.parameters(name, place, environ.get("QUERY_STRING", ""), _body(environ))
+                query, headers = environ.get("QUERY_STRING", ""), _headers(environ)
+                asked = self._api.parameters(name, place, query, headers, _body(environ))
                 return 200, {}, self._api.octets(work(desk, asked))
         except Refusal as refusal:
             return self._api.refused(refusal)
@@ -154,6 +156,10 @@ def _as_refusal(text: str | bytes, known: str = "InternalFailureException") -> R
     except (ValueError, TypeError):
         return Refusal(known, "moto failed.")
     return Refusal(str(found.pop("__type", known)), str(found.pop("message", "")), found)
+
+
+def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
+    return {key[5:].replace("_", "-").lower(): text for key, text in environ.items() if key.startswith("HTTP_")}
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:

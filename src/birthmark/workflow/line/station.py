@@ -267,14 +267,24 @@ class _Run:
         )
 
     def _already(self, device: DeviceRecord, order: OrderRecord) -> Outcome:
-        """Prove again that a verified device holds its identity. Nothing new is made or recorded."""
+        """Prove again that a verified device holds its identity. Nothing is made; a visit to a cloud goes on record."""
         self._attempt.require_here(device)
         certificate = stored_certificate(self._post.ledger, device)
         proof = self._prove(certificate, self._post.chain_of(order.ca), None)
         proof = self._admitted(proof, certificate, None)
+        receipt = (
+            None if proof.admitted is None else self._admission_on_record(order, certificate, proof, proof.admitted)
+        )
         # The power may have gone after the device was on record and before the journal said so.
         self._attempt.close_open("done")
-        return self._outcome("already", certificate, proof, None)
+        return self._outcome("already", certificate, proof, receipt)
+
+    def _admission_on_record(self, order: OrderRecord, certificate: bytes, proof: Proof, admitted: Admitted) -> bytes:
+        """Put a further receipt on record, which says where a device that was verified before was let in."""
+        receipt = self._receipt(order, certificate, proof)
+        service = admitted.admission.service
+        self._step("record", lambda: self._verdicts.admitted(self._attempt.id, proof, receipt, service))
+        return receipt
 
     def _outcome(
         self, outcome: Literal["pass", "already"], certificate: bytes, proof: Proof, receipt: bytes | None

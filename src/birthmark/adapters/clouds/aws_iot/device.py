@@ -34,7 +34,7 @@ _DROPPED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.S
 
 
 class AwsIotDevices:
-    """Implements ``ports.Admits`` for one endpoint. ``trust``: PEM file of its CAs, "" for the system's.
+    """Implements ``ports.Door`` for one endpoint. ``trust``: PEM file of its CAs, "" for the system's.
 
     ``topic``: a topic that the policy of each device lets it subscribe to, with ``{name}`` for its name; subscribed to
     once, so that the policy is seen to be in force. Without it being let in is enough.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, bearer_token, entra_tokens, sas_tokens
 from birthmark.adapters.clouds.azure_dps.authorities import Authorities
+from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.clouds.azure_dps.documents import digest, record_of
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
 from birthmark.adapters.clouds.azure_dps.individual import BULK, Enrollments
@@ -43,7 +44,7 @@ _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``."""
+    """Implements ``ports.Cloud``; the class implements ``ports.Admits``."""
 
     def __init__(
         self, uri: str, *, secrets: SecretsHandler, base: Path, clock: Callable[[], float] = time.time
@@ -60,6 +61,21 @@ class AzureDpsCloud:
         """Devices that have an individual enrolment, as far as they were read: few, the blocked ones."""
         self._after: str | None = ""
         """Where to go on reading them; None: all were read."""
+
+    @classmethod
+    def door(cls, uri: str, *, base: str) -> AzureDpsDevices:
+        """``Admits``: the device side of the service that ``uri`` names; ``Misconfigured("cloud.uri.scope")``."""
+        parsed = parse_dps_uri(uri)
+        if parsed.scope is None:
+            raise Misconfigured(
+                "cloud.uri.scope",
+                f"the uri of {parsed.name} does not say with which ID scope its devices register",
+                hint="Add scope=… to the uri of this cloud; the service shows it as ID Scope.",
+                cloud=parsed.name,
+            )
+        host, _, port = parsed.device_host.partition(":")
+        trust = "" if parsed.trust is None else str(Path(base) / parsed.trust)
+        return AzureDpsDevices(id_scope=parsed.scope, host=host, port=int(port or 443), trust=trust)
 
     @property
     def name(self) -> str:

@@ -58,7 +58,7 @@ _said = msgspec.json.Decoder(_Said)
 
 
 class AzureDpsDevices:
-    """Implements ``ports.Admits`` for one ID scope. ``trust``: PEM file of the service's CAs, "" for the system's."""
+    """Implements ``ports.Door`` for one ID scope. ``trust``: PEM file of the service's CAs, "" for the system's."""
 
     def __init__(
         self,
