@@ -23,6 +23,7 @@ from birthmark.testing.dps.limits import DpsLimits, Gate
 from birthmark.testing.dps.management import ManagementApi
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
 from birthmark.testing.dps.service import ServiceApi, check_token
+from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
 from birthmark.testing.dps.tls import TlsStream, server_context
 
@@ -67,6 +68,7 @@ class EmulatedDps:
         self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic, self.registry)
         self._service = ServiceApi(store, self.faults, tuple(hubs))
         self._management = ManagementApi(store)
+        self.sphere = CatalogsApi()
         self._open: set[asyncio.Task[None]] = set()
 
     @property
@@ -176,6 +178,8 @@ class EmulatedDps:
                 return Answer(204)
             case _, ("subscriptions", *_):
                 self._bearer(request)
+                if path[5:6] == ("Microsoft.AzureSphere",):
+                    return self.sphere.answer(request)
                 self._gate.operation()
                 return self._management.answer(request)
             case _, ("enrollments" | "enrollmentGroups" | "registrations", *_):
