@@ -15,6 +15,7 @@ import msgspec
 from birthmark.errors import Tampered
 from birthmark.model.eventbase import EventBase, utc_text
 from birthmark.model.preloadevents import KeyOrigin, Preloaded, PreloadTakenIn, VendorDelegated
+from birthmark.model.registerevents import Registered
 from birthmark.model.siteevents import (
     AccessGranted,
     AccessWithdrawn,
@@ -64,6 +65,7 @@ __all__ = [
     "PreloadTakenIn",
     "Preloaded",
     "Received",
+    "Registered",
     "Rejected",
     "Requested",
     "Reserved",
@@ -321,6 +323,7 @@ Event = (
     | PreloadTakenIn
     | Preloaded
     | VendorDelegated
+    | Registered
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -17,6 +17,7 @@ from birthmark.shell.export import published_feed
 from birthmark.shell.plugins import adapter
 from birthmark.workflow.register.authorities import authorities_of, authorities_sha256
 from birthmark.workflow.register.fold import BookFold, Scope
+from birthmark.workflow.register.onrecord import OnRecord
 from birthmark.workflow.register.pace import Pace
 from birthmark.workflow.register.reconcile import Reconciliation
 from birthmark.workflow.register.run import RunCounts, RunOfRegistrations
@@ -108,6 +109,11 @@ class OpenRegister:
         self.book.note_prepared(authorities_sha256(authorities))
         return lines
 
+    def on_record(self) -> OnRecord:
+        """Return what puts settlements into the log."""
+        workspace = self.workspace
+        return OnRecord(workspace.ledger, self.book, self.cloud.name, workspace.clock, workspace.by)
+
     def due(self, devices: int | None = None) -> int:
         """Return ``devices``; without it how many are due once the log is read."""
         if devices is not None:
@@ -144,7 +150,7 @@ class OpenRegister:
                 book=self.book,
                 fold=self.fold,
                 pace=self.pace(sleep=sleep),
-                note=lambda: None,
+                note=self.on_record().flush,
                 lanes=threads.map,
                 patience_s=patience_s,
                 stop=stop,

@@ -115,6 +115,7 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     },
     "preloaded": {"manifest_sha256": _digest, "vendor": _text, "ca": _text, "chunk": _number, "count": _number},
     "vendor_delegated": {"vendor": _text, "ca": _text, "quota": _number, "by": _text},
+    "registered": {"cloud": _text, "count": _number, "refused": _number, "lines_sha256": _digest, "by": _text},
     "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 

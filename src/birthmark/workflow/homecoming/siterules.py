@@ -18,6 +18,7 @@ from birthmark.model.events import (
     Preloaded,
     PreloadTakenIn,
     Received,
+    Registered,
     Requested,
     Reserved,
     SiteAdded,
@@ -38,7 +39,7 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, Registered,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

@@ -61,7 +61,7 @@ class RunOfRegistrations:
     book: RegisterBook
     fold: BookFold
     pace: Pace
-    note: Callable[[], None]
+    note: Callable[[], object]
     lanes: Lanes = one_lane
     patience_s: float = 600.0
     stop: Callable[[], bool] = lambda: False
