@@ -13,6 +13,7 @@ from birthmark.model.secret import Secret
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "birthmark"
 
 MAY_REVEAL = {
+    "adapters/clouds/azure_dps/auth.py": "signs SAS tokens and hands a bearer token to the HTTP library",
     "adapters/keys/file.py": "opens and writes encrypted key files",
     "adapters/pkcs11_token.py": "logs in to the token",
     "adapters/targets/identity.py": "compares the key in the device with its certificate",

@@ -64,6 +64,8 @@ class Enrollment:
 
     def mechanism(self, *, secrets: bool) -> dict[str, Any]:
         """Return the attestation mechanism; ``secrets`` shows the TPM's keys as well."""
+        if self.attestation == "symmetricKey":
+            return {"type": "symmetricKey"}
         if self.attestation == "tpm":
             return {"type": "tpm", "tpm": dict(self.tpm) if secrets else {}}
         if self.references:
@@ -115,6 +117,8 @@ def read_enrollment(
 def _attestation(kind: Kind, document: dict[str, Any], old: Enrollment | None) -> dict[str, Any]:
     if document.get("type") == "tpm" and kind == "individual":
         return {"tpm": _tpm(_object(document, "tpm"), old)}
+    if document.get("type") == "symmetricKey" and kind == "individual":
+        return {}  # its keys are made by the service; no device of this emulator comes in by one
     if document.get("type") != "x509":
         raise Problem(400005, "The attestation type is not supported for this enrolment.")
     x509 = _object(document, "x509")
