@@ -73,11 +73,11 @@ class OpenRegister:
         """Return the CAs that the cloud has to know."""
         return authorities_of(self.fold.feed.records, self.fold.scope)
 
-    def pace(self, *, sleep: Callable[[float], object] = time.sleep) -> Pace:
-        """Return the pace of the cloud's limits on the clock of this machine."""
+    def pace(self, clock: Callable[[], float], sleep: Callable[[float], object]) -> Pace:
+        """Return the pace of the cloud's limits."""
         return Pace(
             self.cloud.limits.calls_a_minute,
-            clock=time.monotonic,
+            clock=clock,
             sleep=sleep,
             entropy=self.workspace.entropy,
         )
@@ -123,11 +123,18 @@ class OpenRegister:
         return counts["due"] + counts["asked"]
 
     @contextmanager
-    def compare(self, *, patience_s: float = PATIENCE_S) -> Iterator[Reconciliation]:
+    def compare(
+        self,
+        *,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> Iterator[Reconciliation]:
         """Yield a comparison of this cloud with the ledger."""
         with closing(SqliteScratch(register_directory(self.workspace.root))) as scratch:
+            pace = self.pace(clock, sleep)
             yield Reconciliation(
-                self.cloud, self.book, self.fold, scratch, self.pace(), patience_s=patience_s, release=self.release
+                self.cloud, self.book, self.fold, scratch, pace, patience_s=patience_s, release=self.release
             )
 
     def run(
@@ -135,6 +142,7 @@ class OpenRegister:
         *,
         patience_s: float = PATIENCE_S,
         stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         progress: _STEPS = lambda due, settled, parked: None,
         counts: RunCounts | None = None,
@@ -149,7 +157,7 @@ class OpenRegister:
                 cloud=self.cloud,
                 book=self.book,
                 fold=self.fold,
-                pace=self.pace(sleep=sleep),
+                pace=self.pace(clock, sleep),
                 note=self.on_record().flush,
                 lanes=threads.map,
                 patience_s=patience_s,
