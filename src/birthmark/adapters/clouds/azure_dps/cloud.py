@@ -96,6 +96,11 @@ class AzureDpsCloud:
     def _by_groups(self) -> bool:
         return self._uri.mode == "groups"
 
+    @property
+    def calls(self) -> int:
+        """Implements ``ports.CountsCalls``."""
+        return self._web.calls + (0 if self._arm is None else self._arm.calls)
+
     def expected(self, registration: Registration) -> CloudRecord | None:
         self._judge(registration)
         if self._by_groups and registration.standing == "enabled":
