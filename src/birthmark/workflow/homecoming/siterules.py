@@ -15,6 +15,8 @@ from birthmark.model.events import (
     Issued,
     OrderAssigned,
     OrderCreated,
+    PossessionIntended,
+    PossessionProven,
     Preloaded,
     PreloadTakenIn,
     Received,
@@ -39,7 +41,7 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, Registered,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven, Registered,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5
