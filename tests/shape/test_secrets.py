@@ -20,6 +20,7 @@ MAY_REVEAL = {
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/targets/exec/target.py": "hands key and secret to the vendor's program through a pipe",
     "adapters/handshake.py": "hands the device's key to the TLS library",
+    "adapters/issuers/azure_adr.py": "signs the tokens of devices with the key of their group",
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",
     "shell/bench/sitelog.py": "signs as the made-up devices of a throw-away workspace",
