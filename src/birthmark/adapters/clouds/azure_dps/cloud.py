@@ -151,8 +151,8 @@ class AzureDpsCloud:
                 names.add(one.device_serial.lower())
             else:
                 outcomes[one.device_serial] = problem
-        covered = [one for one in good if self._by_groups and one.standing == "enabled"]
-        told = [*self._cover(covered), *self._write([one for one in good if one not in covered])]
+        own = [one for one in good if not self._by_groups or one.standing == "blocked"]
+        told = [*self._cover([one for one in good if self._by_groups and one.standing == "enabled"]), *self._write(own)]
         outcomes |= {outcome.device_serial: outcome for outcome in told}
         return [outcomes[one.device_serial] for one in registrations]
 
@@ -185,8 +185,10 @@ class AzureDpsCloud:
             if self._after is not None:
                 rows, self._after = self._enrollments.page(self._after)
                 self._held |= {row.registration_id.lower() for row in rows}
-            doubtful = [one for one in told if self._after is not None or one.device_serial.lower() in self._held]
-        outcomes = [Outcome(one.device_serial, "covered") for one in told if one not in doubtful]
+            unread = self._after is not None
+            doubtful = [one for one in told if unread or one.device_serial.lower() in self._held]
+        apart = {one.device_serial for one in doubtful}
+        outcomes = [Outcome(one.device_serial, "covered") for one in told if one.device_serial not in apart]
         for at in range(0, len(doubtful), BULK):
             some = doubtful[at : at + BULK]
             done = self._enrollments.delete(some)

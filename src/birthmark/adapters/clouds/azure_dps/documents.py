@@ -7,7 +7,6 @@ PEM and come out as their thumbprints only. What is not ours in a record (twins,
 from __future__ import annotations
 
 import base64
-import textwrap
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -148,7 +147,8 @@ def _thumbprints(slots: _Slots | None) -> tuple[str, ...]:
 
 def pem(der: bytes) -> str:
     """Return a certificate as PEM (RFC 7468)."""
-    lines = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    text = base64.b64encode(der).decode()
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
     return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 

@@ -62,8 +62,10 @@ class Enrollments:
                 outcomes[key] = Outcome(one.device_serial, "done")
             elif _status(error) != 409:
                 outcomes[key] = _refused(one, error)
+            elif (found := self._get(key)) is None:
+                outcomes[key] = _refused(one, error)  # something else of it is taken, not its name
             else:
-                document, held = self._get(key)
+                document, held = found
                 if (held.device_id or "").lower() == key and held.device_id != one.device_serial:
                     outcomes[key] = _taken(one, held)
                 elif self._same(held, one):
@@ -104,10 +106,10 @@ class Enrollments:
         following = answer.headers.get("x-ms-continuation") or None
         return decoded(read_enrollments, answer, self._uri.name), following
 
-    def _get(self, key: str) -> tuple[dict[str, Any], Enrollment]:
+    def _get(self, key: str) -> tuple[dict[str, Any], Enrollment] | None:
         answer = self._web.call("GET", f"/enrollments/{quote(key, safe='')}", also=(404,))
         if answer.status == 404:
-            raise self._moved()
+            return None
         return decoded(read_document, answer, self._uri.name), decoded(read_enrollment, answer, self._uri.name)
 
     def _same(self, held: Enrollment, told: Registration) -> bool:
