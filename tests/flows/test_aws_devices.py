@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.testing.aws import EmulatedAws
 from support.awsworld import ROLE, authority, certificate, client, device_files, pem, proof, request
-from support.pahodevice import connected, run, subscribed
+from support.pahodevice import connected, run, said_back, subscribed
 from support.stationworld import Factory, build_factory
 from support.vendortools import run_tool
 
@@ -262,6 +262,9 @@ def test_without_a_template_an_event_tells_of_the_certificate(
     assert topic == f"$aws/events/certificates/registered/{ca_id}"
     assert (event["certificateId"], event["certificateStatus"]) == (id_of(unit), "PENDING_ACTIVATION")
     assert event["awsAccountId"] == "123456789012"
+    iot.update_certificate(certificateId=id_of(unit), newStatus="ACTIVE")  # as whoever listens would
+    iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(unit)}")
+    assert said_back(online(aws, unit), "anything", b"1") == b"1"
     iot.update_ca_certificate(certificateId=ca_id, newAutoRegistrationStatus="DISABLE")
     other = device(factory, tmp_path, "unit-10")
     assert not mqtt(aws, other, aws.mqtt_port)

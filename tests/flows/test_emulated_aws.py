@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -248,7 +249,7 @@ def registered(iot: Any, factory: Factory, name: str, **more: str) -> dict[str, 
 def test_a_template_is_carried_out_whole_or_not_at_all(factory: Factory, aws: EmulatedAws) -> None:
     iot = client(aws)
     known_ca(iot, factory)
-    with pytest.raises(iot.exceptions.ClientError):  # there is no policy yet
+    with pytest.raises(iot.exceptions.ResourceRegistrationFailureException, match="policy devices"):
         registered(iot, factory, "unit-1")
     assert iot.list_things()["things"] == []
     assert iot.list_certificates()["certificates"] == []
@@ -342,7 +343,7 @@ def test_a_bulk_task_registers_each_line_and_reports_what_failed(factory: Factor
     assert shown["percentageProgress"] == 100
     errors = lines(iot, task, "ERRORS")
     assert [(one["lineNumber"], one["errorCode"]) for one in errors] == [
-        (8, "CertificateValidationException"),
+        (8, "ResourceRegistrationFailureException"),
         (21, "InvalidRequestException"),
     ]
     results = lines(iot, task, "RESULTS")
@@ -399,6 +400,47 @@ def test_throttling_and_lost_answers_come_on_request(aws: EmulatedAws) -> None:
             other.list_things()
     with pytest.raises(ValueError, match="emulated in this process already"), EmulatedAws():
         pass
+    with pytest.raises(OSError, match="in use"), EmulatedAws(account="210987654321", port=aws.port):
+        pass
+    with pytest.raises(OSError, match="in use"), EmulatedAws(account="210987654321", mqtt_port=aws.mqtt_port):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "length"),
+    [
+        ("POST", "/things", "{", None),
+        ("POST", "/things", "[" * 5000, None),
+        ("POST", "/things", "[]", None),
+        ("POST", "/things", '{"templateBody": 1}', None),
+        ("GET", "/things?maxResults=many", "", None),
+        ("GET", "/things?" + "a=1&" * 100, "", None),
+        ("POST", "/things", "", "9999999999"),
+        ("PUT", "/cacertificate/" + "0" * 64 + "?newStatus=GONE", "", None),
+    ],
+)
+def test_what_breaks_the_model_is_an_invalid_request(
+    aws: EmulatedAws, method: str, path: str, body: str, length: str | None
+) -> None:
+    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=AK/20261126/us-east-1/iot/aws4_request, Signature=0"}
+    connection = HTTPConnection(aws.host, aws.port, timeout=10)
+    connection.request(method, path, body or None, signed if length is None else {**signed, "Content-Length": length})
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    assert (answer.status, answer.headers["x-amzn-ErrorType"]) == (400, "InvalidRequestException"), document
+    assert client(aws).list_things()["things"] == []
+
+
+def test_nothing_is_left_for_the_next_emulator() -> None:
+    with EmulatedAws() as first:
+        client(first).create_thing(thingName="unit-1")
+        client(first, "s3").create_bucket(Bucket="line-1")
+        client(first, "kms").create_key()
+    with EmulatedAws() as second:
+        assert client(second).list_things()["things"] == []
+        assert client(second, "s3").list_buckets()["Buckets"] == []
+        assert client(second, "kms").list_keys()["Keys"] == []
 
 
 def test_the_example_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:

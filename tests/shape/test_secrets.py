@@ -19,6 +19,7 @@ MAY_REVEAL = {
     "adapters/targets/identity.py": "compares the key in the device with its certificate",
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/targets/exec/target.py": "hands key and secret to the vendor's program through a pipe",
+    "adapters/issuers/azure_adr.py": "signs the tokens of devices with the key of their group",
     "adapters/devicetls.py": "hands the key of a device, or the PIN of its token, to the TLS library",
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark.errors import Misconfigured, Refused
+from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.registercompare import reconcile
 from birthmark.shell.cli.registerreport import follow_runs, show_estimate, show_runs
@@ -85,9 +86,15 @@ def plan(
         )
 
 
-def prepare(name: NameArgument, workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
+def prepare(
+    name: NameArgument,
+    approval: ApprovalOption = None,
+    plan_only: PlanOnlyOption = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
     """Make our CAs known to a cloud and prove that we have their keys, with the groups and policies that it needs."""
-    from birthmark.shell.possession import prover
+    from birthmark.shell.possession import ACTION, possession, possession_facts
     from birthmark.shell.register import chosen_clouds, open_register
     from birthmark.shell.wiring import open_workspace
 
@@ -95,7 +102,11 @@ def prepare(name: NameArgument, workspace: WorkspaceOption = Path(), as_json: Js
         open_workspace(workspace) as opened,
         open_register(opened, name, chosen_clouds(opened, [name])[name]) as known,
     ):
-        lines = known.prepare(prover(opened))
+        cloud, cas = known.cloud.name, [one.name for one in known.authorities()]
+        if plan_only is not None:
+            write_plan_only(opened, ACTION, possession_facts(cloud, cas), plan_only, as_json=as_json)
+            return
+        lines = known.prepare(possession(opened, cloud=cloud, cas=cas, approval=approval))
     text = "\n".join([*lines, f"Next: birthmark register run {name}"])
     emit({"cloud": name, "prepared": lines}, text, as_json=as_json)
 

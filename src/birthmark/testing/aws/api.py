@@ -57,7 +57,10 @@ class Api:
 
         ``place``: what the path says; ``headers``: by lower-case name.
         """
-        asked = {key: values[0] for key, values in parse_qs(query, max_num_fields=64).items()}
+        try:
+            asked = {key: values[0] for key, values in parse_qs(query, max_num_fields=64).items()}
+        except ValueError:
+            raise invalid("The query cannot be read.") from None
         document = _document(body)
         found: dict[str, Any] = {}
         shape = self._operations[name].input_shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
 
 from birthmark.testing.aws.admission import Admission
@@ -53,9 +54,10 @@ class _Client:
         self.offer(packet(0x30 | qos << 1, head + payload))
 
     async def send(self) -> None:
-        """Write what is queued, for ever."""
-        while True:
-            await self.stream.write(await self.queue.get())
+        """Write what is queued, until the client is gone."""
+        with suppress(OSError):  # whoever reads from it notices as well
+            while True:
+                await self.stream.write(await self.queue.get())
 
 
 class Broker:

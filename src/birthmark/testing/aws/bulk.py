@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from moto.core.exceptions import JsonRESTError, ServiceException
+from moto.core.exceptions import ServiceException
 from moto.s3.models import s3_backends
 
 from birthmark.testing.aws.desk import Desk, Operation, page_of
@@ -78,9 +78,6 @@ def _run(desk: Desk, task: Task, lines: list[tuple[int, bytes]]) -> None:
                 task.done += 1
             except Refusal as refusal:
                 task.errors.append(_line(number, offset, errorCode=refusal.code, errorMessage=refusal.message))
-                task.failed += 1
-            except JsonRESTError as refusal:
-                task.errors.append(_line(number, offset, errorCode=refusal.error_type, errorMessage=refusal.message))
                 task.failed += 1
             task.modified = now()
     with desk.lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any
@@ -163,7 +164,8 @@ def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _body(environ: Mapping[str, Any]) -> bytes:
-    length = int(environ.get("CONTENT_LENGTH") or 0)
+    text = environ.get("CONTENT_LENGTH") or "0"
+    length = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else -1
     if not 0 <= length <= _MOST:
         raise invalid("The body is too large.")
     found: bytes = environ["wsgi.input"].read(length)
@@ -172,6 +174,7 @@ def _body(environ: Mapping[str, Any]) -> bytes:
 
 def _send(start: Callable[..., Any], answer: _Answer) -> Iterable[bytes]:
     status, headers, body = answer
-    sent = {"content-type": "application/json", **headers, "content-length": str(len(body))}
+    own = {"content-type": "application/json", "x-amzn-RequestId": str(uuid.uuid4())}
+    sent = {**own, **headers, "content-length": str(len(body))}
     start(f"{status} {_REASONS.get(status, 'Refused')}", list(sent.items()))
     return [body]

@@ -51,7 +51,9 @@ class Certificate(FakeCertificate):
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``Certificate`` of the API."""
-        return {**_present(super().to_dict()), "certificateMode": self.mode}
+        shown = super().to_dict()
+        del shown["caCertificateId"]  # moto shows it, the model of the service does not know it here
+        return {**shown, "certificateMode": self.mode}
 
     def to_description_dict(self) -> dict[str, Any]:
         """Return ``CertificateDescription`` of the API."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
-from moto.iot.models import iot_backends
+from moto.core.base_backend import BackendDict
 from moto.moto_server.werkzeug_app import MotoRequestHandler
-from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from birthmark.testing.aws.dataplane import DataPlane
@@ -83,9 +83,10 @@ class EmulatedAws:
     def __enter__(self) -> EmulatedAws:
         if self.account in self._accounts:
             raise ValueError(f"account {self.account} is emulated in this process already")
-        self._server: BaseWSGIServer = make_server(
-            self.host, self.port, self._front, threaded=True, request_handler=_Handler
-        )
+        with socket.create_server((self.host, self.port)) as bound:  # werkzeug would end the program if it is taken
+            self._server: BaseWSGIServer = make_server(
+                self.host, self.port, self._front, threaded=True, request_handler=_Handler, fd=bound.fileno()
+            )
         try:
             self._data.start()
         except OSError:
@@ -111,8 +112,8 @@ class EmulatedAws:
         self._accounts.discard(self.account)
 
     def _forget(self) -> None:
-        """Drop what moto holds for this account."""
-        for backends in (iot_backends, s3_backends):
+        """Drop what moto holds for this account, whatever the service."""
+        for backends in list(BackendDict._instances):  # type: ignore[misc]  # one list for every kind of service
             if self.account in backends:
                 backends[self.account].reset()
                 del backends[self.account]
