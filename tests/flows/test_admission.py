@@ -114,28 +114,32 @@ def refused(cloud: AzureDpsDevices, identity: Any, seconds: float = 10.0) -> Bir
     return caught.value
 
 
-def test_who_is_not_let_in_does_not_pass_and_loses_nothing(line: Line, dps: EmulatedDps, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("serial", "state"), [(POOLED[0], DeviceState.DRAWN), (BORN[0], DeviceState.ISSUED)])
+def test_who_is_not_let_in_does_not_pass_and_loses_nothing(
+    line: Line, dps: EmulatedDps, tmp_path: Path, serial: str, state: DeviceState
+) -> None:
     cloud = client(dps, tmp_path)
 
     def admit(held: Any) -> Any:
-        return cloud.admit(files_of(line.factory, POOLED[0]), fence())
+        return cloud.admit(files_of(line.factory, serial), fence())
 
     with pytest.raises(Refused) as unknown:
-        line.provision(POOLED[0], admit=admit)
+        line.provision(serial, admit=admit)
     assert (unknown.value.code, unknown.value.facts["answer"]) == ("cloud.admit.refused", "401002")
-    device = line.records.device(POOLED[0])
-    assert device.state is DeviceState.DRAWN
+    before = line.records.device(serial)
+    assert before.state is state
     [attempt] = line.journal.open_attempts()
     group_of(line, dps, provisioningStatus="disabled")
     with pytest.raises(Refused) as blocked:
-        line.provision(POOLED[0], admit=admit)
+        line.provision(serial, admit=admit)
     assert blocked.value.code == "cloud.admit.disabled"
     etag = dps_call(dps, "GET", "/enrollmentGroups/line")[1]["etag"]
     issuing = x509.load_der_x509_certificate(line.chain_of("issuing")[0])
     body = x509_enrolment("signingCertificates", issuing)
     assert dps_call(dps, "PUT", "/enrollmentGroups/line", body, If_Match=etag)[0] == 200
-    outcome = line.provision(POOLED[0], admit=admit)
+    outcome = line.provision(serial, admit=admit)
     assert (outcome.outcome, outcome.attempt) == ("pass", attempt.attempt)
+    assert line.records.device(serial).issued_seq == before.issued_seq
 
 
 def test_another_certificate_than_the_issued_one_ends_the_identity(

@@ -260,3 +260,36 @@ def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path, m
             tx.append(event, receipt)
     report = verify_workspace(tmp_path / "fab", processes=1)
     assert [one.code for one in report.findings] == [f"audit.receipt.{code}"]
+
+
+def test_registered_by_birthmark_and_then_let_in_until_it_ends(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: verified, registered one by one, shown to the cloud, scrapped, blocked, not let in any more."""
+    copytree(place / "fab", tmp_path / "fab")
+    fab = ["-C", str(tmp_path / "fab"), "--json"]
+    serial = SERIALS[3]
+    shown = ["--device-serial", serial, "--target", f"files:{place}/out/{{device_serial}}", "--cloud", "mine"]
+    with EmulatedDps(mqtt_port=0, assigning_s=0) as dps:
+        monkeypatch.setenv("DPS_KEY", dps.key)
+        (tmp_path / "fab" / "mine.pem").write_text(dps.root_pem)
+        address = f"{dps.host}:{dps.https_port}"
+        options = (
+            f"mode=individual&rate=100000&key=env:DPS_KEY&trust=mine.pem&scope={dps.id_scope}&device-host={address}"
+        )
+        with (tmp_path / "fab" / "birthmark.toml").open("a") as settings:
+            settings.write(f'\n[clouds.mine]\nuri = "azure-dps:{address}?{options}"\n')
+        assert main(["station", "verify", *shown, *fab]) == 3
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["facts"]["answer"] == "401002"
+        assert main(["register", "run", "mine", *fab]) == 0
+        assert main(["station", "verify", *shown, *fab]) == 0
+        capsys.readouterr()
+        assert main(["device", "scrap", serial, "--reason", "dropped", *fab]) == 0
+        assert main(["register", "run", "mine", *fab]) == 0
+        door = AzureDpsDevices(
+            id_scope=dps.id_scope, host=dps.host, port=dps.https_port, trust=str(tmp_path / "fab" / "mine.pem")
+        )
+        held = place / "out" / serial
+        with pytest.raises(Refused) as caught:
+            door.admit(FileIdentity(held / "device.crt", held / "device.key"), OPEN)
+    assert caught.value.code == "cloud.admit.disabled"
