@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -293,3 +295,32 @@ def test_registered_by_birthmark_and_then_let_in_until_it_ends(
         with pytest.raises(Refused) as caught:
             door.admit(FileIdentity(held / "device.crt", held / "device.key"), OPEN)
     assert caught.value.code == "cloud.admit.disabled"
+
+
+def test_whoever_checks_the_evidence_reads_the_visits_too(tmp_path: Path, dps: EmulatedDps) -> None:
+    make_workspace(tmp_path / "fab")
+    fab = ["-C", str(tmp_path / "fab"), "--json"]
+    assert main(["order", "create", "lot1", "--product", "device", "--quantity", "2", "--first", "EV-1", *fab]) == 0
+    assert main(["order", "make", "lot1", "--processes", "1", *fab]) == 0
+    with open_workspace(tmp_path / "fab") as workspace:
+        issuing, _ = issuing_ca(workspace)
+    dps_call(dps, "PUT", "/enrollmentGroups/evidence", x509_enrolment("signingCertificates", issuing))
+    (tmp_path / "fab" / "root.pem").write_text(dps.root_pem)
+    address = f"{dps.host}:{dps.https_port}"
+    uri = f"azure-dps:{address}?key=env:NOBODY&trust=root.pem&scope={dps.id_scope}&device-host={address}"
+    with (tmp_path / "fab" / "birthmark.toml").open("a") as settings:
+        settings.write(f'\n[clouds.azure]\nuri = "{uri}"\n')
+    for serial, cloud in (("EV-1", ["--cloud", "azure"]), ("EV-2", [])):
+        (tmp_path / "out" / serial).mkdir(parents=True)
+        one = ["--device-serial", serial, "--target", f"files:{tmp_path}/out/{serial}"]
+        assert main(["station", "provision", *one, *cloud, *fab]) == 0
+        assert main(["station", "verify", *one, "--cloud", "azure", *fab]) == 0
+    page, evidence = tmp_path / "evidence.html", tmp_path / "evidence"
+    assert main(["audit", "report", str(tmp_path / "fab"), "-o", str(page), "--json"]) == 0
+    assert "let into azure-dps before leaving: 3" in page.read_text()
+    assert main(["ledger", "replay", *fab]) == 0
+    assert main(["audit", "export", str(tmp_path / "fab"), "-o", str(evidence), "--json"]) == 0
+    vkey = (evidence / "log" / "vkey").read_text().strip()
+    command = [sys.executable, "-I", "check.py", ".", vkey]
+    checked = subprocess.run(command, cwd=evidence, capture_output=True, text=True, check=True)
+    assert "4 receipts" in checked.stdout
