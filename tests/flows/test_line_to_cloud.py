@@ -297,10 +297,12 @@ def test_registered_by_birthmark_and_then_let_in_until_it_ends(
     assert caught.value.code == "cloud.admit.disabled"
 
 
-def test_whoever_checks_the_evidence_reads_the_visits_too(tmp_path: Path, dps: EmulatedDps) -> None:
+def test_whoever_checks_the_evidence_reads_the_visits_too(
+    tmp_path: Path, dps: EmulatedDps, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_workspace(tmp_path / "fab")
     fab = ["-C", str(tmp_path / "fab"), "--json"]
-    assert main(["order", "create", "lot1", "--product", "device", "--quantity", "2", "--first", "EV-1", *fab]) == 0
+    assert main(["order", "create", "lot1", "--product", "device", "--quantity", "3", "--first", "EV-1", *fab]) == 0
     assert main(["order", "make", "lot1", "--processes", "1", *fab]) == 0
     with open_workspace(tmp_path / "fab") as workspace:
         issuing, _ = issuing_ca(workspace)
@@ -315,12 +317,19 @@ def test_whoever_checks_the_evidence_reads_the_visits_too(tmp_path: Path, dps: E
         one = ["--device-serial", serial, "--target", f"files:{tmp_path}/out/{serial}"]
         assert main(["station", "provision", *one, *cloud, *fab]) == 0
         assert main(["station", "verify", *one, "--cloud", "azure", *fab]) == 0
+    (tmp_path / "out" / "EV-3").mkdir()
+    unusable = ["--device-serial", "EV-3", "--target", f"files:{tmp_path}/out/EV-3?layout=der", "--cloud", "azure"]
+    capsys.readouterr()
+    assert main(["station", "provision", *unusable, *fab]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["cloud"]["key"] == "station"
+    assert main(["station", "verify", *unusable, *fab]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "handshake.target"
     page, evidence = tmp_path / "evidence.html", tmp_path / "evidence"
     assert main(["audit", "report", str(tmp_path / "fab"), "-o", str(page), "--json"]) == 0
-    assert "let into azure-dps before leaving: 3" in page.read_text()
+    assert "let into azure-dps before leaving: 4" in page.read_text()
     assert main(["ledger", "replay", *fab]) == 0
     assert main(["audit", "export", str(tmp_path / "fab"), "-o", str(evidence), "--json"]) == 0
     vkey = (evidence / "log" / "vkey").read_text().strip()
     command = [sys.executable, "-I", "check.py", ".", vkey]
     checked = subprocess.run(command, cwd=evidence, capture_output=True, text=True, check=True)
-    assert "4 receipts" in checked.stdout
+    assert "5 receipts" in checked.stdout

@@ -36,7 +36,7 @@ __all__ = ["FileIdentity", "HeldIdentity", "TokenIdentity"]
 
 _GNUTLS = "gnutls-cli"
 _VERSIONS = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
-_LEAVE_S = 2.0
+_LEAVE_S = 1.0
 _MOST_SAID = 16_384
 _MOST_FILE = 1 << 18
 
