@@ -16,6 +16,7 @@ from birthmark.errors import Tampered
 from birthmark.model.eventbase import EventBase, utc_text
 from birthmark.model.possessionevents import PossessionIntended, PossessionProven
 from birthmark.model.preloadevents import KeyOrigin, Preloaded, PreloadTakenIn, VendorDelegated
+from birthmark.model.registerevents import Registered
 from birthmark.model.siteevents import (
     AccessGranted,
     AccessWithdrawn,
@@ -68,6 +69,7 @@ __all__ = [
     "PreloadTakenIn",
     "Preloaded",
     "Received",
+    "Registered",
     "Rejected",
     "Requested",
     "Reserved",
@@ -339,6 +341,7 @@ Event = (
     | VendorDelegated
     | PossessionIntended
     | PossessionProven
+    | Registered
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

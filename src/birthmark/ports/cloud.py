@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from birthmark.wire.registry import LogCursor
 
@@ -15,6 +15,7 @@ __all__ = [
     "CloudLimits",
     "CloudPage",
     "CloudRecord",
+    "CountsCalls",
     "DueDevice",
     "Estimate",
     "EstimatedStep",
@@ -177,6 +178,17 @@ class Cloud(Protocol):
     def page(self, after: str) -> CloudPage: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsCalls(Protocol):
+    """What a ``Cloud`` can do besides: say how many requests it has sent, answered or not.
+
+    Then the pace is kept by what calls cost, and not by the most that ``calls_of`` says they could.
+    """
+
+    @property
+    def calls(self) -> int: ...
 
 
 BookState = Literal["due", "asked", "settled", "parked"]

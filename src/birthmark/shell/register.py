@@ -17,6 +17,7 @@ from birthmark.shell.export import published_feed
 from birthmark.shell.plugins import adapter
 from birthmark.workflow.register.authorities import authorities_of, authorities_sha256
 from birthmark.workflow.register.fold import BookFold, Scope
+from birthmark.workflow.register.onrecord import OnRecord
 from birthmark.workflow.register.pace import Pace
 from birthmark.workflow.register.reconcile import Reconciliation
 from birthmark.workflow.register.run import RunCounts, RunOfRegistrations
@@ -72,11 +73,11 @@ class OpenRegister:
         """Return the CAs that the cloud has to know."""
         return authorities_of(self.fold.feed.records, self.fold.scope)
 
-    def pace(self, *, sleep: Callable[[float], object] = time.sleep) -> Pace:
-        """Return the pace of the cloud's limits on the clock of this machine."""
+    def pace(self, clock: Callable[[], float], sleep: Callable[[float], object]) -> Pace:
+        """Return the pace of the cloud's limits."""
         return Pace(
             self.cloud.limits.calls_a_minute,
-            clock=time.monotonic,
+            clock=clock,
             sleep=sleep,
             entropy=self.workspace.entropy,
         )
@@ -108,6 +109,11 @@ class OpenRegister:
         self.book.note_prepared(authorities_sha256(authorities))
         return lines
 
+    def on_record(self) -> OnRecord:
+        """Return what puts settlements into the log."""
+        workspace = self.workspace
+        return OnRecord(workspace.ledger, self.book, self.cloud.name, workspace.clock, workspace.by)
+
     def due(self, devices: int | None = None) -> int:
         """Return ``devices``; without it how many are due once the log is read."""
         if devices is not None:
@@ -117,11 +123,18 @@ class OpenRegister:
         return counts["due"] + counts["asked"]
 
     @contextmanager
-    def compare(self, *, patience_s: float = PATIENCE_S) -> Iterator[Reconciliation]:
+    def compare(
+        self,
+        *,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> Iterator[Reconciliation]:
         """Yield a comparison of this cloud with the ledger."""
         with closing(SqliteScratch(register_directory(self.workspace.root))) as scratch:
+            pace = self.pace(clock, sleep)
             yield Reconciliation(
-                self.cloud, self.book, self.fold, scratch, self.pace(), patience_s=patience_s, release=self.release
+                self.cloud, self.book, self.fold, scratch, pace, patience_s=patience_s, release=self.release
             )
 
     def run(
@@ -129,6 +142,7 @@ class OpenRegister:
         *,
         patience_s: float = PATIENCE_S,
         stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         progress: _STEPS = lambda due, settled, parked: None,
         counts: RunCounts | None = None,
@@ -143,8 +157,8 @@ class OpenRegister:
                 cloud=self.cloud,
                 book=self.book,
                 fold=self.fold,
-                pace=self.pace(sleep=sleep),
-                note=lambda: None,
+                pace=self.pace(clock, sleep),
+                note=self.on_record().flush,
                 lanes=threads.map,
                 patience_s=patience_s,
                 stop=stop,

@@ -123,6 +123,7 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
         "tbs_sha256": _digest, "profile_hash": _digest, "by": _text,
     },
     "possession_proven": {"ca": _text, "intent": _number, "cert_sha256": _digest},
+    "registered": {"cloud": _text, "count": _number, "refused": _number, "lines_sha256": _digest, "by": _text},
     "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 

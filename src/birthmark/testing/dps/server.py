@@ -25,6 +25,7 @@ from birthmark.testing.dps.management import ManagementApi, ServiceFacts
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
 from birthmark.testing.dps.records import Enrollments, Registrations
 from birthmark.testing.dps.service import ServiceApi, check_token
+from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
 from birthmark.testing.dps.tls import TlsStream, server_context
 
@@ -78,6 +79,7 @@ class EmulatedDps:
         self._management = ManagementApi(
             store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
         )
+        self.sphere = CatalogsApi()
         self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
         self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
         self.registrations = Registrations(store.registrations, self._run_inside)
@@ -211,6 +213,8 @@ class EmulatedDps:
                 return Answer(204)
             case _, ("subscriptions", *_):
                 self._bearer(request)
+                if path[5:6] == ("Microsoft.AzureSphere",):
+                    return self.sphere.answer(request)
                 self._gate.operation()
                 return self._management.answer(request)
             case _, ("enrollments" | "enrollmentGroups" | "registrations", *_):

@@ -20,6 +20,7 @@ from birthmark.model.events import (
     Preloaded,
     PreloadTakenIn,
     Received,
+    Registered,
     Requested,
     Reserved,
     SiteAdded,
@@ -41,6 +42,7 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
     FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven,
+    Registered,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

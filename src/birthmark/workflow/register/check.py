@@ -64,9 +64,8 @@ def sort_due(
 
     Some clouds do not tell upper case from lower: two devices must not become one record there.
     """
-    telling: dict[str, Telling] = {}
+    telling: list[Telling] = []
     refused: list[Settlement] = []
-    holder_of: dict[str, str] = {}
     found = wanted.of({device.device_serial: device.told_seq for device in due})
     for device in due:
         item = found[device.device_serial]
@@ -78,16 +77,18 @@ def sort_due(
         except Refused as refusal:
             refused.append(parked(device, refusal, item))
             continue
-        key = None if record is None else record.key
-        if key is not None and holder_of.setdefault(key, device.device_serial) != device.device_serial:
-            refused.append(parked(device, _taken(device, holder_of[key]), item))
-            continue
-        telling[device.device_serial] = Telling(device, item, key)
-    for key, holder in (book.holders(list(holder_of)) if holder_of else {}).items():
-        if holder != holder_of[key]:
-            late = telling.pop(holder_of[key])
-            refused.append(parked(late.device, _taken(late.device, holder), late.wanted))
-    return list(telling.values()), refused
+        telling.append(Telling(device, item, None if record is None else record.key))
+    keys = [one.key for one in telling if one.key is not None]
+    holder_of = dict(book.holders(keys)) if keys else {}
+    free: list[Telling] = []
+    for one in telling:
+        serial = one.device.device_serial
+        holder = serial if one.key is None else holder_of.setdefault(one.key, serial)
+        if holder == serial:
+            free.append(one)
+        else:
+            refused.append(parked(one.device, _taken(one.device, holder), one.wanted))
+    return free, refused
 
 
 def _taken(device: DueDevice, holder: str) -> Refused:

@@ -38,7 +38,7 @@ class Pace:
         self._next = max(self._next, now - _CATCH_UP_S) + calls * 60.0 / self.calls_a_minute
 
     def charge(self, calls: int) -> None:
-        """Count calls that were made already."""
+        """Count calls that were made already, beside those that were taken."""
         self._next += max(calls, 0) * 60.0 / self.calls_a_minute
 
     def answered(self) -> None:

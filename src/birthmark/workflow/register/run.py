@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from birthmark.errors import BirthmarkError, Refused, Unavailable
-from birthmark.ports import Cloud, Outcome, RegisterBook, Settlement
+from birthmark.ports import Cloud, CountsCalls, Outcome, RegisterBook, Settlement
 from birthmark.workflow.register.check import Telling, parked, sort_due
 from birthmark.workflow.register.fold import BookFold
 from birthmark.workflow.register.pace import Pace
@@ -36,7 +36,8 @@ def one_lane(work: Callable[[Sequence[Telling]], Answer], parts: Sequence[Sequen
 
 @dataclass(slots=True)
 class RunCounts:
-    """What a run did. ``outcomes``: devices by what became of them. ``calls``: as ``calls_of`` counts them.
+    """What a run did. ``outcomes``: devices by what became of them. ``calls``: those that were sent; as ``calls_of``
+    counts them where the cloud does not (``CountsCalls``).
 
     ``repeated``: devices, and ``repeated_calls``: calls for them, that an interrupted run had asked before.
     """
@@ -61,7 +62,7 @@ class RunOfRegistrations:
     book: RegisterBook
     fold: BookFold
     pace: Pace
-    note: Callable[[], None]
+    note: Callable[[], object]
     lanes: Lanes = one_lane
     patience_s: float = 600.0
     stop: Callable[[], bool] = lambda: False
@@ -70,6 +71,8 @@ class RunOfRegistrations:
     counts: RunCounts = field(default_factory=RunCounts)
     _silent_since: float | None = None
     _not_noted: int = 0
+    _failures: list[BirthmarkError] = field(default_factory=list)
+    _answered: bool = False
 
     def run(self) -> RunCounts:
         """Tell until nothing is due any more. A device that the cloud refuses is parked and does not end the run.
@@ -141,15 +144,22 @@ class RunOfRegistrations:
                 yield from self._settlements(part, answer)
         for part, answer in self._answers(alone):
             yield from self._settlements(part, answer)
+        self._judge()
 
     def _answers(self, parts: Sequence[Sequence[Telling]]) -> Iterator[tuple[Sequence[Telling], Answer]]:
-        calls = sum(self.cloud.calls_of([one.registration for one in part]) for part in parts)
+        most = [self.cloud.calls_of([one.registration for one in part]) for part in parts]
+        sent = self.cloud.calls if isinstance(self.cloud, CountsCalls) else None
+        calls = sum(most) if sent is None else sum(cost > 0 for cost in most)
         self.pace.take(calls)
         if self.stop():  # what it slept for is not over
             yield from ((part, None) for part in parts)
             return
+        answers = list(self.lanes(self._tell, parts))
+        if sent is not None and isinstance(self.cloud, CountsCalls):
+            self.pace.charge(self.cloud.calls - sent - calls)
+            calls = self.cloud.calls - sent
         self.counts.calls += calls
-        yield from zip(parts, self.lanes(self._tell, parts), strict=True)
+        yield from zip(parts, answers, strict=True)
 
     def _tell(self, part: Sequence[Telling]) -> Answer:
         try:
@@ -161,28 +171,38 @@ class RunOfRegistrations:
         match answer:
             case None:
                 yield from (one.unknown() for one in part)
-            case Unavailable():
-                yield from (one.unknown() for one in part)
-                self._silent(answer)
             case Refused():
+                self._answered = True
                 yield parked(part[0].device, answer, part[0].wanted)
             case BirthmarkError():
-                raise answer
+                self._failures.append(answer)
+                yield from (one.unknown() for one in part)
             case _:
-                self.pace.answered()
-                self._silent_since = None
+                self._answered = True
                 for one, outcome in zip(part, answer, strict=True):
                     if outcome.device_serial != one.device.device_serial:
                         raise ValueError(f"{self.cloud.name} answers for other devices than it was told of")
                     yield one.settled(outcome)
 
-    def _silent(self, problem: Unavailable) -> None:
-        """Wait as the cloud says; give up when it has not answered for longer than there is patience."""
-        asked = problem.facts.get("retry_after")
-        now = self.pace.clock()
-        self.counts.back_offs += 1
-        if self._silent_since is None:
-            self._silent_since = now
+    def _judge(self) -> None:
+        """Once a round is settled: wait as the cloud says, or give up.
+
+        It is given up when the cloud does not let us in, or has not answered for longer than there is patience.
+        """
+        failures, answered, now = self._failures, self._answered, self.pace.clock()
+        self._failures, self._answered = [], False
+        for problem in failures:
+            if not isinstance(problem, Unavailable):
+                raise problem
+        if answered:
+            self.pace.answered()
+            self._silent_since = None
+        if not failures:
+            return
+        self._silent_since = now if self._silent_since is None else self._silent_since
         if now - self._silent_since > self.patience_s:
-            raise problem
-        self.pace.back_off(float(asked) if isinstance(asked, int | float) else None)
+            raise failures[0]
+        asked = [problem.facts.get("retry_after") for problem in failures]
+        seconds = [float(value) for value in asked if isinstance(value, int | float)]
+        self.counts.back_offs += 1
+        self.pace.back_off(max(seconds) if seconds else None)

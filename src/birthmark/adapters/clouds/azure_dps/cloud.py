@@ -47,9 +47,16 @@ class AzureDpsCloud:
     """Implements ``ports.Cloud``; the class implements ``ports.Admits``."""
 
     def __init__(
-        self, uri: str, *, secrets: SecretsHandler, base: Path, clock: Callable[[], float] = time.time
+        self,
+        uri: str,
+        *,
+        secrets: SecretsHandler,
+        base: Path,
+        clock: Callable[[], float] = time.time,
+        born_elsewhere: bool = False,
     ) -> None:
         self._uri = parse_dps_uri(uri)
+        self._judge = partial(judge_registration, born_elsewhere=born_elsewhere)
         self._web = _service(self._uri, secrets, base, clock)
         self._enrollments, self._groups = Enrollments(self._web, self._uri), Groups(self._web, self._uri)
         self._arm = _manager(self._uri, secrets, base) if self._uri.ca == "reference" else None
@@ -89,8 +96,13 @@ class AzureDpsCloud:
     def _by_groups(self) -> bool:
         return self._uri.mode == "groups"
 
+    @property
+    def calls(self) -> int:
+        """Implements ``ports.CountsCalls``."""
+        return self._web.calls + (0 if self._arm is None else self._arm.calls)
+
     def expected(self, registration: Registration) -> CloudRecord | None:
-        judge_registration(registration)
+        self._judge(registration)
         if self._by_groups and registration.standing == "enabled":
             return None
         serial = registration.device_serial
@@ -133,7 +145,7 @@ class AzureDpsCloud:
         good: list[Registration] = []
         names: set[str] = set()
         for one in registrations:
-            problem = _judged(one, names)
+            problem = _judged(one, names, self._judge)
             if problem is None:
                 good.append(one)
                 names.add(one.device_serial.lower())
@@ -188,7 +200,7 @@ class AzureDpsCloud:
             self._cas = known_cas(self._groups.all())
         for one in told:
             digests = {digest(der) for der in one.chain}
-            if not self._cas & (digests | {each[:16] for each in digests}):
+            if one.certificates and not self._cas & (digests | {each[:16] for each in digests}):
                 self._cas = None
                 raise Misconfigured(
                     "cloud.group.missing",
@@ -199,10 +211,10 @@ class AzureDpsCloud:
                 )
 
 
-def _judged(told: Registration, names: set[str]) -> Outcome | None:
+def _judged(told: Registration, names: set[str], judge: Callable[[Registration], None]) -> Outcome | None:
     """Return what refuses a registration here, None if nothing does; ``names``: those before it, in lower case."""
     try:
-        judge_registration(told)
+        judge(told)
     except Refused as problem:
         return Outcome(told.device_serial, "refused", problem.code, problem.message)
     if told.device_serial.lower() in names:

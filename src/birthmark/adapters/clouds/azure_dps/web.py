@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ class DpsWeb:
 
         self._name, self._root, self._version = name, f"https://{host}", version
         self._authorization = authorization
+        self._counting = threading.Lock()
+        self.calls = 0
+        """Requests that were sent, answered or not."""
         self._client = httpx.Client(
             verify=_context(trust, base), timeout=httpx.Timeout(_CALL_S, connect=_CONNECT_S), follow_redirects=False
         )
@@ -93,6 +97,8 @@ class DpsWeb:
         if body is not None:
             content, sent["content-type"] = _encoder.encode(body), "application/json; charset=utf-8"
         url = f"{self._root}{path}?api-version={self._version}"
+        with self._counting:
+            self.calls += 1
         try:
             with self._client.stream(method, url, content=content, headers=sent) as response:
                 octets = self._bounded(response)

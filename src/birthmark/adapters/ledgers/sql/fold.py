@@ -9,6 +9,7 @@ from typing import Any
 from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.adapters.ledgers.sql.foldedtables import ADD_ATTEMPT, SETTLE_HINT, ClaimKeys, octets_of
 from birthmark.adapters.ledgers.sql.foldpreload import PreloadFold
+from birthmark.adapters.ledgers.sql.foldregister import check_registered
 from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
@@ -77,6 +78,7 @@ class Fold(PreloadFold):
             e.PossessionIntended: self._no_change,
             e.PossessionProven: self._no_change,
             e.Rejected: self._no_change,
+            e.Registered: self._registered,
         }
 
     def apply(self, event: e.Event, attachment: bytes, seq: int) -> None:
@@ -148,6 +150,9 @@ class Fold(PreloadFold):
 
     def _no_change(self, event: e.Event, attachment: bytes, seq: int) -> None:
         """Fold nothing: the entry itself is the record."""
+
+    def _registered(self, event: e.Registered, attachment: bytes, seq: int) -> None:
+        check_registered(self._database, event, attachment, seq)
 
     def _workspace_created(self, event: e.WorkspaceCreated, attachment: bytes, seq: int) -> None:
         if seq != 0:
