@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,17 +16,26 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
-from birthmark.adapters.devicetls import FileIdentity, HeldIdentity
+from birthmark.adapters.devicetls import FileIdentity, HeldIdentity, TokenIdentity
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, StationFault, Unavailable
 from birthmark.model.device import DeviceState
 from birthmark.model.events import Admitted, utc_text
+from birthmark.model.secret import Secret
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
+from support.devicepki import pool_credential
+from support.devicetoken import make_token, start_tokens
 from support.dpsservice import dps_call, x509_enrolment
+from support.softhsm import MODULE, PIN
 from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
 
@@ -114,28 +124,32 @@ def refused(cloud: AzureDpsDevices, identity: Any, seconds: float = 10.0) -> Bir
     return caught.value
 
 
-def test_who_is_not_let_in_does_not_pass_and_loses_nothing(line: Line, dps: EmulatedDps, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("serial", "state"), [(POOLED[0], DeviceState.DRAWN), (BORN[0], DeviceState.ISSUED)])
+def test_who_is_not_let_in_does_not_pass_and_loses_nothing(
+    line: Line, dps: EmulatedDps, tmp_path: Path, serial: str, state: DeviceState
+) -> None:
     cloud = client(dps, tmp_path)
 
     def admit(held: Any) -> Any:
-        return cloud.admit(files_of(line.factory, POOLED[0]), fence())
+        return cloud.admit(files_of(line.factory, serial), fence())
 
     with pytest.raises(Refused) as unknown:
-        line.provision(POOLED[0], admit=admit)
+        line.provision(serial, admit=admit)
     assert (unknown.value.code, unknown.value.facts["answer"]) == ("cloud.admit.refused", "401002")
-    device = line.records.device(POOLED[0])
-    assert device.state is DeviceState.DRAWN
+    before = line.records.device(serial)
+    assert before.state is state
     [attempt] = line.journal.open_attempts()
     group_of(line, dps, provisioningStatus="disabled")
     with pytest.raises(Refused) as blocked:
-        line.provision(POOLED[0], admit=admit)
+        line.provision(serial, admit=admit)
     assert blocked.value.code == "cloud.admit.disabled"
     etag = dps_call(dps, "GET", "/enrollmentGroups/line")[1]["etag"]
     issuing = x509.load_der_x509_certificate(line.chain_of("issuing")[0])
     body = x509_enrolment("signingCertificates", issuing)
     assert dps_call(dps, "PUT", "/enrollmentGroups/line", body, If_Match=etag)[0] == 200
-    outcome = line.provision(POOLED[0], admit=admit)
+    outcome = line.provision(serial, admit=admit)
     assert (outcome.outcome, outcome.attempt) == ("pass", attempt.attempt)
+    assert line.records.device(serial).issued_seq == before.issued_seq
 
 
 def test_another_certificate_than_the_issued_one_ends_the_identity(
@@ -287,3 +301,30 @@ def test_an_answer_that_drips_ends_with_the_time(line: Line, dps: EmulatedDps, t
         cloud = client(dps, tmp_path, port=server.getsockname()[1])
         assert refused(cloud, files_of(line.factory, POOLED[0]), 1.0).code == "cloud.admit.unreachable"
     assert time.monotonic() - began < 2.0
+
+
+def test_a_key_inside_a_token_registers_itself(
+    dps: EmulatedDps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_tokens(tmp_path, monkeypatch)
+    make_token("SN 7")
+    used = pool_credential("SN-7")
+    assert used.private_key is not None
+    key = load_der_private_key(used.private_key.reveal(), None)
+    place = tmp_path / "key.pem"
+    with os.fdopen(os.open(place, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    command = ["softhsm2-util", "--import", place, "--token", "SN 7", "--label", "key", "--id", "01", "--pin", PIN]
+    subprocess.run(command, check=True, capture_output=True)
+    token = TokenIdentity(MODULE, "SN 7", "key", Secret(PIN.encode()), (used.certificate, *used.chain[:1]))
+    assert refused(client(dps, tmp_path), token).facts["answer"] == "401002"
+    issuing = x509.load_der_x509_certificate(used.chain[0])
+    assert dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))[0] == 200
+    admitted = client(dps, tmp_path).admit(token, fence())
+    assert (admitted.device_name, admitted.assigned_to) == ("SN-7", "hub.azure-devices.net")
+    with EmulatedDps(mqtt_port=0) as other:
+        assert refused(client(dps, tmp_path, port=other.https_port), token).code == "handshake.untrusted"
+    dps.faults.set(FaultPlan(latency_s=20.0))
+    began = time.monotonic()
+    assert refused(client(dps, tmp_path), token, 1.0).code == "cloud.admit.unreachable"
+    assert time.monotonic() - began < 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -22,14 +23,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from birthmark.adapters.clouds.aws_iot import AwsIotCloud
 from birthmark.adapters.clouds.aws_iot import device as aws_device
 from birthmark.adapters.clouds.aws_iot.device import AwsIotDevices
 from birthmark.adapters.devicetls import FileIdentity, TokenIdentity
-from birthmark.errors import BirthmarkError, Refused, Unavailable
+from birthmark.errors import BirthmarkError, Misconfigured, Refused, Unavailable
 from birthmark.model.secret import Secret
 from birthmark.ports.admission import TlsServer
+from birthmark.testing.aws import EmulatedAws
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
+from support.awsworld import ROLE, client, pem, proof
 from support.devicepki import pool_credential
 from support.mqttbroker import HOST, Broker, broker, gate
 from support.softhsm import MODULE, PIN, SoftHsm
@@ -241,3 +245,75 @@ def revocation_list(line: Line, ca: str, revoked: list[int]) -> bytes:
         one = x509.RevokedCertificateBuilder(number, now - timedelta(hours=1)).build()
         builder = builder.add_revoked_certificate(one)
     return builder.sign(line.factory.read_key(ca), hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+POLICY = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": "iot:Connect",
+                "Resource": "arn:aws:iot:us-east-1:123456789012:client/${iot:Connection.Thing.ThingName}",
+            },
+            {
+                "Effect": "Allow",
+                "Action": "iot:Subscribe",
+                "Resource": "arn:aws:iot:us-east-1:123456789012:topicfilter/things/${iot:ClientId}/*",
+            },
+        ],
+    }
+)
+TEMPLATE = json.dumps(
+    {
+        "Parameters": {
+            "AWS::IoT::Certificate::CommonName": {"Type": "String"},
+            "AWS::IoT::Certificate::Id": {"Type": "String"},
+        },
+        "Resources": {
+            "thing": {
+                "Type": "AWS::IoT::Thing",
+                "Properties": {"ThingName": {"Ref": "AWS::IoT::Certificate::CommonName"}},
+            },
+            "certificate": {
+                "Type": "AWS::IoT::Certificate",
+                "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"},
+            },
+            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "devices"}},
+        },
+    }
+)
+
+
+def test_a_device_is_made_known_by_its_first_visit_to_the_emulated_aws(line: Line, tmp_path: Path) -> None:
+    for device_serial in (POOLED[0], POOLED[2]):
+        line.provision(device_serial)
+    with EmulatedAws() as aws:
+        iot, key = client(aws), line.factory.read_key("issuing")
+        ca = x509.load_der_x509_certificate(line.chain_of("issuing")[0])
+        iot.create_policy(policyName="devices", policyDocument=POLICY)
+        (tmp_path / "aws.pem").write_text(aws.root_pem)
+        address = f"{aws.endpoint}:{aws.mqtt_port}"
+        uri = f"aws-iot:us-east-1?policy=devices&device_endpoint={address}&device_trust=aws.pem"
+        at_once = AwsIotCloud.door(f"{uri}&device_topic=things/{{name}}/in", base=str(tmp_path))
+        assert refused(at_once, files_of(line, POOLED[0]), 2.0).code == "cloud.admit.dropped"
+        code = iot.get_registration_code()["registrationCode"]
+        config = {"templateBody": TEMPLATE, "roleArn": ROLE}
+        iot.register_ca_certificate(
+            caCertificate=pem(ca), verificationCertificate=proof(code, ca, key), setAsActive=True,
+            allowAutoRegistration=True, registrationConfig=config,
+        )  # fmt: skip
+        assert at_once.admit(files_of(line, POOLED[0]), fence()).device_name == POOLED[0]
+        assert iot.describe_thing(thingName=POOLED[0])["thingName"] == POOLED[0]
+        assert at_once.admit(files_of(line, POOLED[0]), fence()).assigned_to == aws.endpoint
+        elsewhere = AwsIotCloud.door(f"{uri}&device_topic=things/other/in", base=str(tmp_path))
+        assert refused(elsewhere, files_of(line, POOLED[0]), 3.0).code.startswith("cloud.admit.")
+        (known,) = iot.list_certificates()["certificates"]
+        iot.update_certificate(certificateId=known["certificateId"], newStatus="REVOKED")
+        assert refused(at_once, files_of(line, POOLED[0]), 2.0).code == "cloud.admit.dropped"
+
+
+def test_where_devices_connect_has_to_be_said(tmp_path: Path) -> None:
+    for uri in ("aws-iot:us-east-1?policy=p", "aws-iot:us-east-1?policy=p&device_endpoint=-x"):
+        with pytest.raises(Misconfigured):
+            AwsIotCloud.door(uri, base=str(tmp_path))

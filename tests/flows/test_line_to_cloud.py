@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -260,3 +262,74 @@ def test_the_audit_finds_a_visit_that_nobody_made(place: Path, tmp_path: Path, m
             tx.append(event, receipt)
     report = verify_workspace(tmp_path / "fab", processes=1)
     assert [one.code for one in report.findings] == [f"audit.receipt.{code}"]
+
+
+def test_registered_by_birthmark_and_then_let_in_until_it_ends(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: verified, registered one by one, shown to the cloud, scrapped, blocked, not let in any more."""
+    copytree(place / "fab", tmp_path / "fab")
+    fab = ["-C", str(tmp_path / "fab"), "--json"]
+    serial = SERIALS[3]
+    shown = ["--device-serial", serial, "--target", f"files:{place}/out/{{device_serial}}", "--cloud", "mine"]
+    with EmulatedDps(mqtt_port=0, assigning_s=0) as dps:
+        monkeypatch.setenv("DPS_KEY", dps.key)
+        (tmp_path / "fab" / "mine.pem").write_text(dps.root_pem)
+        address = f"{dps.host}:{dps.https_port}"
+        options = (
+            f"mode=individual&rate=100000&key=env:DPS_KEY&trust=mine.pem&scope={dps.id_scope}&device-host={address}"
+        )
+        with (tmp_path / "fab" / "birthmark.toml").open("a") as settings:
+            settings.write(f'\n[clouds.mine]\nuri = "azure-dps:{address}?{options}"\n')
+        assert main(["station", "verify", *shown, *fab]) == 3
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["facts"]["answer"] == "401002"
+        assert main(["register", "run", "mine", *fab]) == 0
+        assert main(["station", "verify", *shown, *fab]) == 0
+        capsys.readouterr()
+        assert main(["device", "scrap", serial, "--reason", "dropped", *fab]) == 0
+        assert main(["register", "run", "mine", *fab]) == 0
+        door = AzureDpsDevices(
+            id_scope=dps.id_scope, host=dps.host, port=dps.https_port, trust=str(tmp_path / "fab" / "mine.pem")
+        )
+        held = place / "out" / serial
+        with pytest.raises(Refused) as caught:
+            door.admit(FileIdentity(held / "device.crt", held / "device.key"), OPEN)
+    assert caught.value.code == "cloud.admit.disabled"
+
+
+def test_whoever_checks_the_evidence_reads_the_visits_too(
+    tmp_path: Path, dps: EmulatedDps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_workspace(tmp_path / "fab")
+    fab = ["-C", str(tmp_path / "fab"), "--json"]
+    assert main(["order", "create", "lot1", "--product", "device", "--quantity", "3", "--first", "EV-1", *fab]) == 0
+    assert main(["order", "make", "lot1", "--processes", "1", *fab]) == 0
+    with open_workspace(tmp_path / "fab") as workspace:
+        issuing, _ = issuing_ca(workspace)
+    dps_call(dps, "PUT", "/enrollmentGroups/evidence", x509_enrolment("signingCertificates", issuing))
+    (tmp_path / "fab" / "root.pem").write_text(dps.root_pem)
+    address = f"{dps.host}:{dps.https_port}"
+    uri = f"azure-dps:{address}?key=env:NOBODY&trust=root.pem&scope={dps.id_scope}&device-host={address}"
+    with (tmp_path / "fab" / "birthmark.toml").open("a") as settings:
+        settings.write(f'\n[clouds.azure]\nuri = "{uri}"\n')
+    for serial, cloud in (("EV-1", ["--cloud", "azure"]), ("EV-2", [])):
+        (tmp_path / "out" / serial).mkdir(parents=True)
+        one = ["--device-serial", serial, "--target", f"files:{tmp_path}/out/{serial}"]
+        assert main(["station", "provision", *one, *cloud, *fab]) == 0
+        assert main(["station", "verify", *one, "--cloud", "azure", *fab]) == 0
+    (tmp_path / "out" / "EV-3").mkdir()
+    unusable = ["--device-serial", "EV-3", "--target", f"files:{tmp_path}/out/EV-3?layout=der", "--cloud", "azure"]
+    capsys.readouterr()
+    assert main(["station", "provision", *unusable, *fab]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["cloud"]["key"] == "station"
+    assert main(["station", "verify", *unusable, *fab]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"] == "handshake.target"
+    page, evidence = tmp_path / "evidence.html", tmp_path / "evidence"
+    assert main(["audit", "report", str(tmp_path / "fab"), "-o", str(page), "--json"]) == 0
+    assert "let into azure-dps before leaving: 4" in page.read_text()
+    assert main(["ledger", "replay", *fab]) == 0
+    assert main(["audit", "export", str(tmp_path / "fab"), "-o", str(evidence), "--json"]) == 0
+    vkey = (evidence / "log" / "vkey").read_text().strip()
+    command = [sys.executable, "-I", "check.py", ".", vkey]
+    checked = subprocess.run(command, cwd=evidence, capture_output=True, text=True, check=True)
+    assert "5 receipts" in checked.stdout

@@ -35,7 +35,8 @@ from birthmark.ports.admission import KeyHolder, TlsServer, TlsStream
 __all__ = ["FileIdentity", "HeldIdentity", "TokenIdentity"]
 
 _GNUTLS = "gnutls-cli"
-_LEAVE_S = 2.0
+_VERSIONS = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
+_LEAVE_S = 1.0
 _MOST_SAID = 16_384
 _MOST_FILE = 1 << 18
 
@@ -158,6 +159,7 @@ class TokenIdentity:
             *("--x509certfile", str(directory / "chain.pem")),
             *("--x509keyfile", f"{_key_uri(self)};pin-source=/dev/fd/{pin}"),
             *trust,
+            *("--priority", _VERSIONS),
             *(part for name in server.alpn for part in ("--alpn", name)),
             *("--verify-hostname", server.name),
             *("--sni-hostname", server.name),

@@ -32,7 +32,7 @@ class TlsStream(Protocol):
     """One TLS connection. ``receive`` returns at most ``most`` octets, none at the end.
 
     Both wait at most ``seconds`` and raise ``OSError`` (``TimeoutError``, ``ConnectionError``) for everything that
-    ends a connection, a refusal by the server included. ``close`` may be called twice and from another thread.
+    ends a connection, a refusal by the server included. ``close`` may be called twice.
     """
 
     def send(self, data: bytes, seconds: float) -> None: ...

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from birthmark.shell.linecloud import LineAdmissions
 from birthmark.shell.linehandshake import LineHandshakes
+from birthmark.shell.lineidentity import is_born, require_usable
 
 if TYPE_CHECKING:
     from birthmark.ports import Fence
@@ -29,6 +30,7 @@ class LineProofs:
     """Makes the calls that the engine makes these proofs with, for all heads of a station."""
 
     def __init__(self, workspace: Workspace, post: StationPost) -> None:
+        self._post = post
         self._handshakes = LineHandshakes(workspace, post)
         self._admissions = LineAdmissions(workspace, post)
 
@@ -41,12 +43,15 @@ class LineProofs:
     def admit(self, proofs: Proofs, request: ProvisionRequest, fence: Fence) -> AdmitCall | None:
         """Return the call that shows the device to its cloud, None if none is asked for.
 
-        ``Misconfigured`` before anything is done to a device, where that cloud lets nobody in from here.
+        ``Misconfigured`` before anything is done to a device: that cloud lets nobody in from here, or TLS cannot use
+        the key in the device and the station will hold none.
         """
         if (cloud := proofs.cloud) is None:
             return None
         self._admissions.require(cloud)
         serial, uri = request.device_serial, request.target
+        if request.proves_only or is_born(self._post, serial):
+            require_usable(uri)
         return lambda credential: self._admissions.admit(cloud, serial, uri, credential, fence)
 
     def close(self) -> None:
