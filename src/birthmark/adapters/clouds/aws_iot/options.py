@@ -32,7 +32,7 @@ _FORMS: Mapping[str, str] = {
     "endpoint": r"https?://[!-~]{1,512}",
     "s3_endpoint": r"https?://[!-~]{1,512}",
     "rate": _NUMBER,
-    "batch": r"[1-9][0-9]{0,4}",
+    "batch": r"[1-9][0-9]{0,3}|10000",
     "blocked": "inactive|revoked",
 }
 _NEEDS: Mapping[str, tuple[str, ...]] = {
