@@ -272,6 +272,49 @@ def test_without_a_template_an_event_tells_of_the_certificate(
         iot.describe_certificate(certificateId=id_of(other))
 
 
+def test_a_ca_may_name_its_template_and_an_sni_only_ca_wants_the_servers_name(
+    factory: Factory, aws: EmulatedAws, tmp_path: Path
+) -> None:
+    iot = client(aws)
+    asked = {"templateName": "line", "templateBody": JITP, "provisioningRoleArn": ROLE, "type": "JITP"}
+    iot.create_provisioning_template(**asked, enabled=True)
+    iot.register_ca_certificate(
+        caCertificate=pem(authority(factory)[0]),
+        certificateMode="SNI_ONLY",
+        setAsActive=True,
+        allowAutoRegistration=True,
+        registrationConfig={"templateName": "line"},
+    )
+    unit = device(factory, tmp_path, "unit-1", ORGANIZATION_NAME="Example")
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert iot.list_certificates()["certificates"] == []
+    assert not mqtt(aws, unit, aws.mqtt_port)
+    assert [one["status"] for one in iot.list_certificates()["certificates"]] == ["ACTIVE"]
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert mqtt(aws, unit, aws.mqtt_port)
+
+
+def test_a_will_is_heard_and_a_later_connection_goes_before(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
+    known_ca(aws, factory)
+    iot = client(aws)
+    iot.create_policy(policyName="open", policyDocument=OPEN)
+    places = [device(factory, tmp_path, name) for name in ("listener", "unit-1")]
+    for place in places:
+        register(aws, place)
+        iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(place)}")
+    listener = online(aws, places[0])
+    assert subscribed(listener, "gone/+")
+    first = connected(places[1], "unit-1", aws.root_pem, "localhost", aws.mqtt_port, will=("gone/unit-1", b"bye"))
+    assert first is not None
+    second = online(aws, places[1])
+    assert run(first, lambda: not first.is_connected())
+    heard = listener.user_data_get()
+    assert run(listener, lambda: heard)
+    assert heard == [("gone/unit-1", b"bye")]
+    assert said_back(second, "things/unit-1/a", b"still here") == b"still here"
+    second.disconnect()
+
+
 def claim(aws: EmulatedAws, tmp_path: Path) -> Path:
     """A claim that may do everything, and the template it is for."""
     iot = client(aws)

@@ -13,7 +13,14 @@ __all__ = ["connected", "run", "said_back", "subscribed"]
 
 
 def connected(
-    place: Path, name: str, root_pem: str, host: str, port: int, *, alpn: str | None = None
+    place: Path,
+    name: str,
+    root_pem: str,
+    host: str,
+    port: int,
+    *,
+    alpn: str | None = None,
+    will: tuple[str, bytes] | None = None,
 ) -> paho.Client | None:
     """Connect with ``device.crt`` and ``device.key`` of a directory; None: it is not let in.
 
@@ -26,6 +33,8 @@ def connected(
         context.set_alpn_protocols([alpn])
     made = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
     made.tls_set_context(context)
+    if will is not None:
+        made.will_set(*will)
     made.user_data_set([])
     made.on_message = lambda _client, held, message: held.append((message.topic, message.payload))
     try:

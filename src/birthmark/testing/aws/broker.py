@@ -19,7 +19,7 @@ from birthmark.testing.aws.registry import Certificate, Registry
 from birthmark.testing.dps.tls import TlsStream
 from birthmark.testing.mqtt.packets import Closed, Fields, PacketReader, packet
 
-__all__ = ["Broker"]
+__all__ = ["Broker", "topic_matches"]
 
 _CONNECT_S = 10.0
 _WAITING = 1_000
@@ -70,7 +70,7 @@ class Broker:
     def publish(self, topic: str, payload: bytes, qos: int = 0) -> None:
         """Hand a message to everybody who listens."""
         for client in list(self._clients.values()):
-            granted = [held for pattern, held in client.filters.items() if _matches(pattern, topic)]
+            granted = [held for pattern, held in client.filters.items() if topic_matches(pattern, topic)]
             if granted and self._may(client, "Receive", "topic", topic):
                 client.message(topic, payload, min(qos, max(granted)))
 
@@ -181,7 +181,7 @@ class Broker:
         answer = self._fleet.answer(topic, fields.rest())
         if answer is None:
             self.publish(topic, fields.rest(), qos)
-        elif any(_matches(pattern, answer[0]) for pattern in client.filters):
+        elif any(topic_matches(pattern, answer[0]) for pattern in client.filters):
             client.message(*answer, qos=0)
 
 
@@ -194,7 +194,7 @@ def _valid(pattern: str) -> bool:
     )
 
 
-def _matches(pattern: str, topic: str) -> bool:
+def topic_matches(pattern: str, topic: str) -> bool:
     """Say whether a topic filter is for a topic; a wildcard at its beginning is not for ``$`` topics."""
     wanted, levels = pattern.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
