@@ -21,6 +21,7 @@ def connected(
     *,
     alpn: str | None = None,
     will: tuple[str, bytes] | None = None,
+    protocol: int = paho.MQTTv311,
 ) -> paho.Client | None:
     """Connect with ``device.crt`` and ``device.key`` of a directory; None: it is not let in.
 
@@ -31,7 +32,7 @@ def connected(
     context.load_cert_chain(place / "device.crt", place / "device.key")
     if alpn:
         context.set_alpn_protocols([alpn])
-    made = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
+    made = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, reconnect_on_failure=False)
     made.tls_set_context(context)
     if will is not None:
         made.will_set(*will)
