@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from cryptography import x509
@@ -20,6 +29,7 @@ from birthmark.testing.aws import EmulatedAws, FaultPlan
 from support.awsworld import ROLE, authority, certificate, client, pem, proof, request
 from support.stationworld import Factory, build_factory
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing-aws.md"
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]})
 TEMPLATE = json.dumps(
     {
@@ -182,6 +192,53 @@ def test_things_are_created_twice_only_if_they_are_the_same(aws: EmulatedAws) ->
         iot.attach_policy(policyName="none", target="arn:aws:iot:us-east-1:123456789012:cert/00")
 
 
+def test_what_hangs_together_is_told_page_by_page(aws: EmulatedAws) -> None:
+    iot = client(aws)
+    iot.create_thing_type(thingTypeName="gateway")
+    iot.create_thing_group(thingGroupName="line-1")
+    for number in range(7):
+        kind = {"thingTypeName": "gateway"} if number % 2 else {}
+        colour = {"attributes": {"colour": f"red-{number % 3}"}}
+        iot.create_thing(thingName=f"unit-{number}", attributePayload=colour, **kind)
+        iot.add_thing_to_thing_group(thingGroupName="line-1", thingName=f"unit-{number}")
+
+    def names(**asked: Any) -> list[str]:
+        paged = iot.get_paginator("list_things").paginate(PaginationConfig={"PageSize": 2}, **asked)
+        return [one["thingName"] for page in paged for one in page["things"]]
+
+    assert names() == [f"unit-{number}" for number in range(7)]
+    assert names(thingTypeName="gateway") == ["unit-1", "unit-3", "unit-5"]
+    assert names(attributeName="colour", attributeValue="red-1") == ["unit-1", "unit-4"]
+    assert len(names(attributeName="colour", attributeValue="red", usePrefixAttributeValue=True)) == 7
+    with pytest.raises(iot.exceptions.InvalidRequestException):
+        iot.list_things(attributeValue="red-1")
+    iot.delete_thing(thingName="unit-3")
+    grouped = iot.get_paginator("list_things_in_thing_group").paginate(
+        thingGroupName="line-1", PaginationConfig={"PageSize": 4}
+    )
+    assert [len(page["things"]) for page in grouped] == [4, 2]
+    csr, _ = request("unit-1")
+    arn = iot.create_certificate_from_csr(certificateSigningRequest=csr)["certificateArn"]
+    for number in range(11):
+        iot.create_policy(policyName=f"p{number}", policyDocument=POLICY)
+    for number in range(10):
+        iot.attach_policy(policyName=f"p{number}", target=arn)
+    with pytest.raises(iot.exceptions.LimitExceededException):
+        iot.attach_policy(policyName="p10", target=arn)
+    held = iot.get_paginator("list_attached_policies").paginate(target=arn, PaginationConfig={"PageSize": 4})
+    assert [len(page["policies"]) for page in held] == [4, 4, 2]
+    iot.attach_thing_principal(thingName="unit-1", principal=arn)
+    with pytest.raises(iot.exceptions.ClientError, match="attached"):
+        iot.delete_thing(thingName="unit-1")
+    iot.detach_thing_principal(thingName="unit-1", principal=arn)
+    assert iot.list_thing_principals(thingName="unit-1")["principals"] == []
+    with pytest.raises(iot.exceptions.DeleteConflictException):
+        iot.delete_certificate(certificateId=arn.rpartition("/")[2])
+    iot.delete_certificate(certificateId=arn.rpartition("/")[2], forceDelete=True)
+    with pytest.raises(iot.exceptions.ResourceNotFoundException):
+        iot.attach_thing_principal(thingName="unit-1", principal=arn)
+
+
 def registered(iot: Any, factory: Factory, name: str, **more: str) -> dict[str, Any]:
     ca, key = authority(factory)
     leaf = pem(certificate(name, ca, key)[0])
@@ -193,7 +250,7 @@ def registered(iot: Any, factory: Factory, name: str, **more: str) -> dict[str, 
 def test_a_template_is_carried_out_whole_or_not_at_all(factory: Factory, aws: EmulatedAws) -> None:
     iot = client(aws)
     known_ca(iot, factory)
-    with pytest.raises(iot.exceptions.ClientError):  # there is no policy yet
+    with pytest.raises(iot.exceptions.ResourceRegistrationFailureException, match="policy devices"):
         registered(iot, factory, "unit-1")
     assert iot.list_things()["things"] == []
     assert iot.list_certificates()["certificates"] == []
@@ -215,6 +272,74 @@ def test_a_template_is_carried_out_whole_or_not_at_all(factory: Factory, aws: Em
     with pytest.raises(iot.exceptions.InvalidRequestException):
         iot.register_thing(templateBody=TEMPLATE, parameters={"ThingName": "unit-9"})
     assert len(iot.list_certificates()["certificates"]) == 1
+
+
+def template(certificate: dict[str, Any], policy: dict[str, Any], **settings: str) -> str:
+    thing = {
+        "ThingName": "unit-1",
+        "AttributePayload": {"a": {"Ref": "A"}},
+        "ThingTypeName": "gateway",
+        "ThingGroups": ["line-1"],
+    }
+    resources = {
+        "thing": {"Type": "AWS::IoT::Thing", "Properties": thing, "OverrideSettings": settings},
+        "certificate": {"Type": "AWS::IoT::Certificate", "Properties": certificate},
+        "policy": {"Type": "AWS::IoT::Policy", "Properties": policy},
+    }
+    return json.dumps({"Parameters": {"A": {"Type": "String", "Default": "1"}}, "Resources": resources})
+
+
+def test_templates_take_every_kind_of_certificate_and_override_as_they_say(factory: Factory, aws: EmulatedAws) -> None:
+    iot, (ca, key) = client(aws), authority(factory)
+    csr, own = request("unit-1")
+    by_request, document = {"CertificateSigningRequest": csr}, {"PolicyDocument": json.loads(POLICY)}
+    with pytest.raises(iot.exceptions.ResourceRegistrationFailureException, match="gateway"):
+        iot.register_thing(templateBody=template(by_request, document))
+    iot.create_thing_type(thingTypeName="gateway")
+    iot.create_thing_group(thingGroupName="line-1")
+    made = iot.register_thing(templateBody=template(by_request, document))
+    assert x509.load_pem_x509_certificate(made["certificatePem"].encode()).public_key() == own.public_key()
+    name = made["resourceArns"]["policy"].rpartition("/")[2]
+    assert json.loads(iot.get_policy(policyName=name)["policyDocument"]) == json.loads(POLICY)
+    assert iot.list_things_in_thing_group(thingGroupName="line-1")["things"] == ["unit-1"]
+    iot.update_thing(thingName="unit-1", attributePayload={"attributes": {"b": "2"}})
+    alone = {"CertificatePem": pem(certificate("unit-1", ca, key)[0]), "CertificateMode": "SNI_ONLY"}
+    named = {"PolicyName": name}
+    iot.register_thing(templateBody=template(alone, named))
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"b": "2"}
+    iot.register_thing(templateBody=template(alone, named, AttributePayload="MERGE"))
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"a": "1", "b": "2"}
+    iot.register_thing(templateBody=template(alone, named, AttributePayload="REPLACE"), parameters={"A": "3"})
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"a": "3"}
+    held = iot.list_thing_principals(thingName="unit-1")["principals"]
+    assert len(held) == 2
+    by_id = {"CertificateId": held[0].rpartition("/")[2], "Status": "INACTIVE"}
+    iot.register_thing(templateBody=template(by_id, named))
+    statuses = {one["certificateArn"]: one["status"] for one in iot.list_certificates()["certificates"]}
+    assert statuses == dict.fromkeys(held, "ACTIVE")  # the template does not say that it may be replaced
+    for wrong in ({}, {"CertificatePem": "none"}, {"CertificateId": "0" * 64}):
+        with pytest.raises(iot.exceptions.ClientError, match="RegisterThing"):
+            iot.register_thing(templateBody=template(wrong, named))
+    assert len(iot.list_certificates()["certificates"]) == 2
+
+
+def test_of_many_at_once_one_registers_a_device(factory: Factory, aws: EmulatedAws) -> None:
+    iot = client(aws)
+    ca, key = known_ca(iot, factory)
+    iot.create_policy(policyName="devices", policyDocument=POLICY)
+    leaves = [pem(certificate(f"unit-{number}", ca, key)[0]) for number in range(4)]
+
+    def attempt(number: int) -> str:
+        values = {"ThingName": f"unit-{number % 4}", "Pem": leaves[number % 4], "Ca": pem(ca)}
+        try:
+            return str(len(iot.register_thing(templateBody=TEMPLATE, parameters=values)["resourceArns"]))
+        except iot.exceptions.ConflictingResourceUpdateException:
+            return "conflict"
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = list(pool.map(attempt, range(32)))
+    assert (seen.count("3"), seen.count("conflict")) == (4, 28)
+    assert len(iot.list_certificates()["certificates"]) == 4
 
 
 def test_provisioning_templates_have_versions_and_are_what_a_ca_refers_to(factory: Factory, aws: EmulatedAws) -> None:
@@ -287,7 +412,7 @@ def test_a_bulk_task_registers_each_line_and_reports_what_failed(factory: Factor
     assert shown["percentageProgress"] == 100
     errors = lines(iot, task, "ERRORS")
     assert [(one["lineNumber"], one["errorCode"]) for one in errors] == [
-        (8, "CertificateValidationException"),
+        (8, "ResourceRegistrationFailureException"),
         (21, "InvalidRequestException"),
     ]
     results = lines(iot, task, "RESULTS")
@@ -344,3 +469,80 @@ def test_throttling_and_lost_answers_come_on_request(aws: EmulatedAws) -> None:
             other.list_things()
     with pytest.raises(ValueError, match="emulated in this process already"), EmulatedAws():
         pass
+    with pytest.raises(OSError, match="in use"), EmulatedAws(account="210987654321", port=aws.port):
+        pass
+    with pytest.raises(OSError, match="in use"), EmulatedAws(account="210987654321", mqtt_port=aws.mqtt_port):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "length"),
+    [
+        ("POST", "/things", "{", None),
+        ("POST", "/things", "[" * 5000, None),
+        ("POST", "/things", "[]", None),
+        ("POST", "/things", '{"templateBody": 1}', None),
+        ("GET", "/things?maxResults=many", "", None),
+        ("GET", "/things?" + "a=1&" * 100, "", None),
+        ("POST", "/things", "", "9999999999"),
+        ("PUT", "/cacertificate/" + "0" * 64 + "?newStatus=GONE", "", None),
+    ],
+)
+def test_what_breaks_the_model_is_an_invalid_request(
+    aws: EmulatedAws, method: str, path: str, body: str, length: str | None
+) -> None:
+    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=AK/20261126/us-east-1/iot/aws4_request, Signature=0"}
+    connection = HTTPConnection(aws.host, aws.port, timeout=10)
+    connection.request(method, path, body or None, signed if length is None else {**signed, "Content-Length": length})
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    assert (answer.status, answer.headers["x-amzn-ErrorType"]) == (400, "InvalidRequestException"), document
+    assert client(aws).list_things()["things"] == []
+
+
+def test_nothing_is_left_for_the_next_emulator() -> None:
+    with EmulatedAws() as first:
+        client(first).create_thing(thingName="unit-1")
+        client(first, "s3").create_bucket(Bucket="line-1")
+        client(first, "kms").create_key()
+    with EmulatedAws() as second:
+        assert client(second).list_things()["things"] == []
+        assert client(second, "s3").list_buckets()["Buckets"] == []
+        assert client(second, "kms").list_keys()["Keys"] == []
+
+
+def test_the_example_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+    code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "test_page.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
+    lean = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=lean, capture_output=True, text=True, timeout=60)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_command_of_the_page_answers_boto3_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    line = next(line for line in PAGE.read_text().splitlines() if line.startswith("    birthmark emulate aws"))
+    program = str(Path(sys.executable).parent / "birthmark")
+    started = subprocess.Popen(
+        [program, *shlex.split(line)[1:], "--endpoint", "localhost"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout is not None
+        said = started.stdout.readline().split()
+        files = tmp_path / said[said.index("files") + 1]
+        assert (files / "connection.txt").stat().st_mode & 0o777 == 0o600
+        assert "BEGIN CERTIFICATE" in (files / "root.pem").read_text()
+        told = dict(row.split("=", 1) for row in (files / "connection.txt").read_text().splitlines())
+        assert told["endpoint_url"] == said[said.index("endpoint") + 1]
+        keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": told["region"]}
+        iot = boto3.client("iot", endpoint_url=told["endpoint_url"], **keys)
+        assert iot.describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"] == "localhost"
+        host, _, port = said[said.index("mqtt") + 1].partition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        started.terminate()
+        assert started.wait(timeout=15) == 0
+    finally:
+        started.kill()
+        started.wait()
+        started.stdout.close() if started.stdout else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +25,11 @@ ROLE = "arn:aws:iam::123456789012:role/provisioning"
 
 
 def client(aws: EmulatedAws, service: str = "iot") -> Any:
-    """boto3, as anybody would make it; it repeats nothing."""
-    return boto3.client(
+    """boto3, as anybody would make it; it repeats nothing.
+
+    botocore passes over what its model does not know, so each answer of AWS IoT is held to the model here.
+    """
+    made = boto3.client(
         service,
         endpoint_url=aws.url,
         region_name=aws.region,
@@ -33,6 +37,36 @@ def client(aws: EmulatedAws, service: str = "iot") -> Any:
         aws_secret_access_key="example",
         config=Config(retries={"total_max_attempts": 1}),
     )
+    made.meta.events.register("before-parse.iot.*", _in_the_model)
+    return made
+
+
+def _in_the_model(operation_model: Any, response_dict: Any, **_: Any) -> None:
+    document = json.loads(response_dict["body"] or b"{}")
+    if response_dict["status_code"] < 300:
+        _held(operation_model.output_shape, document)
+        return
+    name = response_dict["headers"]["x-amzn-errortype"]
+    known = {one.name: one for one in operation_model.error_shapes}
+    assert name in known, f"{operation_model.name} never refuses with {name}: {document}"
+    assert response_dict["status_code"] == known[name].metadata["error"]["httpStatusCode"]
+    _held(known[name], document)
+
+
+def _held(shape: Any, value: Any) -> None:
+    if shape is None:
+        assert value == {}
+    elif shape.type_name == "structure":
+        names = {kind.serialization.get("name", member): kind for member, kind in shape.members.items()}
+        assert set(value) <= set(names), f"{shape.name} has no {set(value) - set(names)}"
+        for name, one in value.items():
+            _held(names[name], one)
+    elif shape.type_name in ("list", "map"):
+        for one in value if shape.type_name == "list" else value.values():
+            _held(shape.member if shape.type_name == "list" else shape.value, one)
+    else:
+        kinds = {"string": str, "boolean": bool, "integer": int, "long": int, "timestamp": (int, float)}
+        assert isinstance(value, kinds[shape.type_name]), f"{shape.name} is not {value!r}"
 
 
 def authority(factory: Factory, name: str = "issuing") -> tuple[x509.Certificate, Any]:
@@ -72,8 +106,8 @@ def pem(*some: x509.Certificate) -> str:
 def device_files(directory: Path, leaf: x509.Certificate | str, key: Any, *others: x509.Certificate) -> Path:
     directory.mkdir()
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with os.fdopen(os.open(directory / "key.pem", os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+    with os.fdopen(os.open(directory / "device.key", os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
         file.write(data)
     first = leaf if isinstance(leaf, str) else pem(leaf)
-    (directory / "chain.pem").write_text(first + pem(*others))
+    (directory / "device.crt").write_text(first + pem(*others))
     return directory

@@ -53,24 +53,33 @@ def dps(
 
 
 def aws(
-    directory: Annotated[Path, typer.Option(help="Where connection.txt (0600) is written.")] = Path("emulated-aws"),
+    directory: Annotated[Path, typer.Option(help="Where root.pem and connection.txt (0600) are written.")] = Path(
+        "emulated-aws"
+    ),
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the endpoint that SDKs are given; 0 takes a free one.")] = 0,
+    mqtt_port: Annotated[int, typer.Option(help="Port of MQTT for devices, without ALPN.")] = 8883,
+    alpn_port: Annotated[int, typer.Option(help="Port of MQTT with ALPN; 0 takes a free one, 443 is AWS's.")] = 0,
+    endpoint: Annotated[str, typer.Option(help="Name that devices connect to and ask for (SNI).")] = "localhost",
     region: Annotated[str, typer.Option(help="The region whose devices connect.")] = "us-east-1",
 ) -> None:
     """Run a local AWS IoT until SIGTERM or Ctrl-C; it keeps everything in memory."""
     from birthmark.adapters.durable import write_durably
     from birthmark.adapters.extras import require_extra
 
-    for package in ("OpenSSL", "h11", "moto", "flask", "boto3"):
+    for package in ("OpenSSL", "h11", "moto", "flask", "boto3", "cbor2"):
         require_extra("emulate", package)
     from birthmark.testing.aws import EmulatedAws
 
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with EmulatedAws(host=host, port=port, region=region) as running:
+    with EmulatedAws(
+        host=host, port=port, mqtt_port=mqtt_port, alpn_port=alpn_port, endpoint=endpoint, region=region
+    ) as running:
         directory.mkdir(parents=True, exist_ok=True)
+        write_durably(directory / "root.pem", running.root_pem.encode(), mode=0o644)
         told = f"endpoint_url={running.url}\nregion={region}\ncontrol_token={running.control_token}\n"
         write_durably(directory / "connection.txt", told.encode(), mode=0o600)
-        print(f"endpoint {running.url}  files {directory}", flush=True)
+        ports = f"mqtt {host}:{running.mqtt_port}  alpn {host}:{running.alpn_port}"
+        print(f"endpoint {running.url}  {ports}  files {directory}", flush=True)
         signal.sigwait(signals)

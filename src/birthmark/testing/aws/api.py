@@ -50,15 +50,24 @@ class Api:
             raise Refusal("ResourceNotFoundException", "No operation of AWS IoT has this path.")
         return best
 
-    def parameters(self, name: str, place: Mapping[str, str], query: str, body: bytes) -> dict[str, Any]:
-        """Return the parameters of an operation, or raise ``Refusal("InvalidRequestException")``."""
-        asked = {key: values[0] for key, values in parse_qs(query, max_num_fields=64).items()}
+    def parameters(
+        self, name: str, place: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes
+    ) -> dict[str, Any]:
+        """Return the parameters of an operation, or raise ``Refusal("InvalidRequestException")``.
+
+        ``place``: what the path says; ``headers``: by lower-case name.
+        """
+        try:
+            asked = {key: values[0] for key, values in parse_qs(query, max_num_fields=64).items()}
+        except ValueError:
+            raise invalid("The query cannot be read.") from None
         document = _document(body)
         found: dict[str, Any] = {}
         shape = self._operations[name].input_shape
+        sources = {"uri": place, "querystring": asked, "header": headers}
         for member, kind in shape.members.items():
             location, key = kind.serialization.get("location"), kind.serialization.get("name", member)
-            source: Mapping[str, Any] = {"uri": place, "querystring": asked}.get(location, document)
+            source: Mapping[str, Any] = sources.get(location, document)
             value = source.get(key)
             if value is None:
                 continue

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from moto.core.exceptions import JsonRESTError, ServiceException
+from moto.core.exceptions import ServiceException
 from moto.s3.models import s3_backends
 
 from birthmark.testing.aws.desk import Desk, Operation, page_of
@@ -79,9 +79,6 @@ def _run(desk: Desk, task: Task, lines: list[tuple[int, bytes]]) -> None:
             except Refusal as refusal:
                 task.errors.append(_line(number, offset, errorCode=refusal.code, errorMessage=refusal.message))
                 task.failed += 1
-            except JsonRESTError as refusal:
-                task.errors.append(_line(number, offset, errorCode=refusal.error_type, errorMessage=refusal.message))
-                task.failed += 1
             task.modified = now()
     with desk.lock:
         task.modified = now()
@@ -133,13 +130,9 @@ def _describe(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _list(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    rows = [
-        {"id": one.task_id}
-        for one in reversed(desk.registry.tasks.values())
-        if asked.get("status") in (None, one.status)
-    ]
-    page, after = page_of(rows, asked, most="maxResults", token="nextToken", usual=25)  # noqa: S106
-    return {"taskIds": [one["id"] for one in page], "nextToken": after}
+    tasks = reversed(desk.registry.tasks.values())
+    page, after = page_of([one.task_id for one in tasks if asked.get("status") in (None, one.status)], asked)
+    return {"taskIds": page, "nextToken": after}
 
 
 def _stop(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -155,9 +148,8 @@ def _reports(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     if task is None:
         raise invalid(f"The task {asked['taskId']} does not exist.")
     lines = task.errors if asked["reportType"] == "ERRORS" else task.results
-    starts = [{"start": start} for start in range(0, len(lines), _LINES_A_REPORT)]
-    page, after = page_of(starts, asked, most="maxResults", token="nextToken", usual=25)  # noqa: S106
-    links = [_link(desk, b"".join(lines[one["start"] : one["start"] + _LINES_A_REPORT])) for one in page]
+    starts, after = page_of(list(range(0, len(lines), _LINES_A_REPORT)), asked)
+    links = [_link(desk, b"".join(lines[start : start + _LINES_A_REPORT])) for start in starts]
     return {"resourceLinks": links, "reportType": asked["reportType"], "nextToken": after}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -93,7 +93,7 @@ def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
     """Say whether a certificate names that CA and carries its signature."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -147,7 +147,7 @@ def _list_cas(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         for one in desk.registry.ca_certificates.values()
         if not asked.get("templateName") or (one.registration_config or {}).get("templateName") == asked["templateName"]
     ]
-    page, after = page_of(rows, asked, most="pageSize", token="marker", usual=25)  # noqa: S106
+    page, after = page_of(rows, asked, most="pageSize", after="marker")
     return {"certificates": page, "nextMarker": after}
 
 
@@ -233,10 +233,8 @@ def _list(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         rows = [one for one in rows if one.ca_certificate_id == asked["caCertificateId"]]
     if not asked.get("ascendingOrder"):
         rows.reverse()
-    start = asked.get("marker") or "0"
-    first, count = int(start) if start.isdecimal() and len(start) < 12 else 0, int(asked.get("pageSize") or 25)
-    after = str(first + count) if first + count < len(rows) else None
-    return {"certificates": [one.to_dict() for one in rows[first : first + count]], "nextMarker": after}
+    page, after = page_of(rows, asked, most="pageSize", after="marker")
+    return {"certificates": [one.to_dict() for one in page], "nextMarker": after}
 
 
 OPERATIONS: Mapping[str, Operation] = {

@@ -10,7 +10,7 @@ from typing import Any
 from birthmark.testing.aws.registry import Registry
 from birthmark.testing.dps.faults import Faults
 
-__all__ = ["Desk", "Operation", "page_of"]
+__all__ = ["Desk", "Operation", "page_of", "start_of"]
 
 
 @dataclass(slots=True)
@@ -32,12 +32,14 @@ Operation = Callable[[Desk, Mapping[str, Any]], Mapping[str, Any]]
 """An operation of the API: its parameters, as the model names them, → the members of its answer."""
 
 
+def start_of(token: str | None) -> int:
+    """Return where a page begins that a token names; what is no token of ours begins anew."""
+    return int(token) if token and token.isascii() and token.isdecimal() and len(token) < 12 else 0
+
+
 def page_of(
-    rows: list[dict[str, Any]], asked: Mapping[str, Any], *, most: str, token: str, usual: int
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a page of ``rows`` and the token of the next; ``most`` and ``token`` name the parameters."""
-    start = asked.get(token) or "0"
-    first = int(start) if start.isdecimal() and len(start) < 12 else 0
-    count = int(asked.get(most) or usual)
-    after = first + count
-    return rows[first:after], str(after) if after < len(rows) else None
+    rows: list[Any], asked: Mapping[str, Any], *, most: str = "maxResults", after: str = "nextToken", usual: int = 25
+) -> tuple[list[Any], str | None]:
+    """Return a page of ``rows`` and the token of the next; ``most`` and ``after`` name the parameters."""
+    start, count = start_of(asked.get(after)), int(asked.get(most) or usual)
+    return rows[start : start + count], str(start + count) if start + count < len(rows) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from moto.core.exceptions import JsonRESTError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from birthmark.testing.aws import bulk, certificates, provisioning, register, things
+from birthmark.testing.aws import bulk, certificates, provisioning, register, relations, things
 from birthmark.testing.aws.api import Api
 from birthmark.testing.aws.desk import Desk, Operation
 from birthmark.testing.aws.limits import Rates
@@ -29,6 +30,7 @@ __all__ = ["Front"]
 _OURS: Mapping[str, Operation] = {
     **certificates.OPERATIONS,
     **things.OPERATIONS,
+    **relations.OPERATIONS,
     **register.OPERATIONS,
     **provisioning.OPERATIONS,
     **bulk.OPERATIONS,
@@ -85,7 +87,8 @@ class Front:
                 work = _OURS.get(name)
                 if work is None:
                     return self._by_moto(environ)
-                asked = self._api.parameters(name, place, environ.get("QUERY_STRING", ""), _body(environ))
+                query, headers = environ.get("QUERY_STRING", ""), _headers(environ)
+                asked = self._api.parameters(name, place, query, headers, _body(environ))
                 return 200, {}, self._api.octets(work(desk, asked))
         except Refusal as refusal:
             return self._api.refused(refusal)
@@ -156,8 +159,13 @@ def _as_refusal(text: str | bytes, known: str = "InternalFailureException") -> R
     return Refusal(str(found.pop("__type", known)), str(found.pop("message", "")), found)
 
 
+def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
+    return {key[5:].replace("_", "-").lower(): text for key, text in environ.items() if key.startswith("HTTP_")}
+
+
 def _body(environ: Mapping[str, Any]) -> bytes:
-    length = int(environ.get("CONTENT_LENGTH") or 0)
+    text = environ.get("CONTENT_LENGTH") or "0"
+    length = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else -1
     if not 0 <= length <= _MOST:
         raise invalid("The body is too large.")
     found: bytes = environ["wsgi.input"].read(length)
@@ -166,6 +174,7 @@ def _body(environ: Mapping[str, Any]) -> bytes:
 
 def _send(start: Callable[..., Any], answer: _Answer) -> Iterable[bytes]:
     status, headers, body = answer
-    sent = {"content-type": "application/json", **headers, "content-length": str(len(body))}
+    own = {"content-type": "application/json", "x-amzn-RequestId": str(uuid.uuid4())}
+    sent = {**own, **headers, "content-length": str(len(body))}
     start(f"{status} {_REASONS.get(status, 'Refused')}", list(sent.items()))
     return [body]

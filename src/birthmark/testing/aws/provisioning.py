@@ -73,7 +73,7 @@ def _summary(found: ProvisioningTemplate) -> dict[str, Any]:
 
 def _list(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     rows = [_summary(one) for one in desk.registry.templates.values()]
-    page, after = page_of(rows, asked, most="maxResults", token="nextToken", usual=25)  # noqa: S106
+    page, after = page_of(rows, asked)
     return {"templates": page, "nextToken": after}
 
 
@@ -140,7 +140,7 @@ def _list_versions(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         {"versionId": one.number, "creationDate": one.created, "isDefaultVersion": one.number == found.default}
         for one in found.versions.values()
     ]
-    page, after = page_of(rows, asked, most="maxResults", token="nextToken", usual=25)  # noqa: S106
+    page, after = page_of(rows, asked)
     return {"versions": page, "nextToken": after}
 
 

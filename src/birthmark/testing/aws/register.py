@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from moto.core.exceptions import JsonRESTError
 from moto.iot.exceptions import ResourceAlreadyExistsException
 from moto.iot.models import FakeThing
 
@@ -24,13 +25,27 @@ from birthmark.testing.aws.templates import Plan, Resource, fill
 __all__ = ["OPERATIONS", "carry_out", "register_thing"]
 
 
+_OWN = ("InvalidRequestException", "ConflictingResourceUpdateException")
+
+
 def _register_thing(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     return register_thing(desk.registry, asked["templateBody"], asked.get("parameters") or {})
 
 
 def register_thing(registry: Registry, body: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry out a template; return ``certificatePem`` and ``resourceArns`` (logical name → ARN)."""
-    return carry_out(registry, fill(body, parameters))
+    """Carry out a template; return ``certificatePem`` and ``resourceArns`` (logical name → ARN).
+
+    What goes wrong with a resource is ``ResourceRegistrationFailureException``.
+    """
+    try:
+        return carry_out(registry, fill(body, parameters))
+    except Refusal as refusal:
+        if refusal.code in _OWN:
+            raise
+        raise Refusal("ResourceRegistrationFailureException", f"{refusal.code}: {refusal.message}") from None
+    except JsonRESTError as refusal:
+        said = f"{refusal.error_type}: {refusal.message}"
+        raise Refusal("ResourceRegistrationFailureException", said) from None
 
 
 def carry_out(registry: Registry, plan: Plan, given: Certificate | None = None) -> dict[str, Any]:

@@ -13,7 +13,12 @@ from typing import Any
 
 from cryptography import x509
 from moto.iot import urls
-from moto.iot.exceptions import CertificateStateException, DeleteConflictException, ResourceNotFoundException
+from moto.iot.exceptions import (
+    CertificateStateException,
+    DeleteConflictException,
+    ResourceNotFoundException,
+    ThingStillAttached,
+)
 from moto.iot.models import FakeCaCertificate, FakeCertificate, FakeThing, IoTBackend, iot_backends
 
 from birthmark.testing.aws.authority import AmazonCa
@@ -27,9 +32,13 @@ def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
 
 
 class Certificate(FakeCertificate):
-    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``ends``: when a claim is worth nothing more."""
+    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``ends``: when a claim is worth nothing more.
+
+    ``reason``: why it could not be provisioned when its device first connected.
+    """
 
     ends: datetime | None = None
+    reason: str = ""
 
     def __init__(self, pem: str, status: str, registry: IoTBackend, ca_id: str | None, mode: str) -> None:
         super().__init__(pem, status, registry.account_id, registry.region_name, ca_id)
@@ -42,7 +51,9 @@ class Certificate(FakeCertificate):
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``Certificate`` of the API."""
-        return {**_present(super().to_dict()), "certificateMode": self.mode}
+        shown = super().to_dict()
+        del shown["caCertificateId"]  # moto shows it, the model of the service does not know it here
+        return {**shown, "certificateMode": self.mode}
 
     def to_description_dict(self) -> dict[str, Any]:
         """Return ``CertificateDescription`` of the API."""
@@ -165,11 +176,15 @@ class Registry(IoTBackend):
 
     def delete_thing(self, thing_name: str) -> None:
         """Delete a thing to which nothing is attached."""
+        found = self.describe_thing(thing_name)
         if self._principals.get(thing_name):
-            from moto.iot.exceptions import ThingStillAttached
-
             raise ThingStillAttached(thing_name)
-        del self.things[self.describe_thing(thing_name).arn]
+        for group in self.thing_groups.values():
+            group.things.pop(found.arn, None)
+        for billing in self.billing_groups.values():
+            if found.arn in billing.things:
+                billing.things.remove(found.arn)
+        del self.things[found.arn]
 
     def _validation_delete(self, cert: FakeCertificate, force_delete: bool = False) -> None:
         if cert.status == "ACTIVE":

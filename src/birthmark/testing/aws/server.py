@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
-from moto.iot.models import iot_backends
+from moto.core.base_backend import BackendDict
 from moto.moto_server.werkzeug_app import MotoRequestHandler
-from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from birthmark.testing.aws.dataplane import DataPlane
 from birthmark.testing.aws.front import Front
 from birthmark.testing.aws.limits import Rates
 from birthmark.testing.aws.registry import Registry
@@ -36,8 +37,11 @@ class _Handler(MotoRequestHandler):
 class EmulatedAws:
     """AWS IoT (with S3, IAM and STS by moto) in this process; a context manager.
 
-    Port 0 takes a free one. Records are those of one account: two emulators at once need an account each. ``rates``:
-    operation → calls a second, for those that are to be throttled.
+    Port 0 takes a free one: ``port`` for SDKs (HTTP), ``mqtt_port`` for devices, as 8883 of the service, ``alpn_port``
+    for devices with ALPN, as its 443. Devices trust ``root_pem`` and connect to ``endpoint`` by name.
+
+    Records are those of one account: two emulators at once need an account each. ``rates``: operation → calls a
+    second, for those that are to be throttled.
     """
 
     _accounts: ClassVar[set[str]] = set()
@@ -47,6 +51,9 @@ class EmulatedAws:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        mqtt_port: int = 0,
+        alpn_port: int = 0,
+        endpoint: str = "localhost",
         account: str = "123456789012",
         region: str = "us-east-1",
         rates: Mapping[str, float] | None = None,
@@ -56,7 +63,12 @@ class EmulatedAws:
         self.host, self.port, self.account, self.region = host, port, account, region
         self.control_token = os.urandom(24).hex()
         self.faults = Faults(faults or FaultPlan())
-        self._front = Front(account, region, host, self.control_token, self.faults, Rates(rates or {}, monotonic))
+        self.endpoint, self.mqtt_port, self.alpn_port = endpoint, mqtt_port, alpn_port
+        self._front = Front(account, region, endpoint, self.control_token, self.faults, Rates(rates or {}, monotonic))
+        hosts = sorted({endpoint, host})
+        ports = (mqtt_port, alpn_port)
+        self._data = DataPlane(host, ports, hosts, lambda: self.registry, self._front.lock, monotonic)
+        self.root_pem = self._data.root_pem
 
     @property
     def url(self) -> str:
@@ -71,9 +83,16 @@ class EmulatedAws:
     def __enter__(self) -> EmulatedAws:
         if self.account in self._accounts:
             raise ValueError(f"account {self.account} is emulated in this process already")
-        self._server: BaseWSGIServer = make_server(
-            self.host, self.port, self._front, threaded=True, request_handler=_Handler
-        )
+        with socket.create_server((self.host, self.port)) as bound:  # werkzeug would end the program if it is taken
+            self._server: BaseWSGIServer = make_server(
+                self.host, self.port, self._front, threaded=True, request_handler=_Handler, fd=bound.fileno()
+            )
+        try:
+            self._data.start()
+        except OSError:
+            self._server.server_close()
+            raise
+        self.mqtt_port, self.alpn_port = self._data.ports
         self._accounts.add(self.account)
         self.port = int(self._server.server_address[1])
         self._front.url = self.url
@@ -85,6 +104,7 @@ class EmulatedAws:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._data.stop()
         self._server.shutdown()
         self._thread.join(timeout=10)
         self._server.server_close()
@@ -92,8 +112,8 @@ class EmulatedAws:
         self._accounts.discard(self.account)
 
     def _forget(self) -> None:
-        """Drop what moto holds for this account."""
-        for backends in (iot_backends, s3_backends):
+        """Drop what moto holds for this account, whatever the service."""
+        for backends in list(BackendDict._instances):  # type: ignore[misc]  # one list for every kind of service
             if self.account in backends:
                 backends[self.account].reset()
                 del backends[self.account]
