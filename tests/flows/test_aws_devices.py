@@ -145,7 +145,7 @@ def sdk(
     return {one["name"]: one for one in lines}
 
 
-@pytest.mark.parametrize("kind", ["crt", "old"])
+@pytest.mark.parametrize("kind", ["crt", "five", "old"])
 def test_amazons_clients_get_in_with_active_certificates_alone(
     factory: Factory, aws: EmulatedAws, tmp_path: Path, kind: str
 ) -> None:
@@ -165,11 +165,12 @@ def test_amazons_clients_get_in_with_active_certificates_alone(
     everybody = (good, alone, revoked, inactive, ended, unknown, foreign)
     seen = sdk(aws, tmp_path, kind, "echo", aws.mqtt_port, "-", *everybody)
     # the old client sends no SNI unless it uses ALPN, and a certificate without a CA needs it
-    assert [name for name, said in seen.items() if "heard" in said] == (
-        ["good", "alone"] if kind == "crt" else ["good"]
-    )
+    let_in = [name for name, said in seen.items() if "heard" in said]
+    assert let_in == (["good"] if kind == "old" else ["good", "alone"])
     assert seen["good"]["heard"] == "hello good"
     assert len(seen) == 7
+    if kind == "five":  # its builder asks for ALPN at port 443 alone
+        return
     by_alpn = sdk(aws, tmp_path, kind, "echo", aws.alpn_port, ALPN, good, alone)
     assert [name for name, said in by_alpn.items() if "heard" in said] == ["good", "alone"]
 
@@ -270,6 +271,77 @@ def test_without_a_template_an_event_tells_of_the_certificate(
     assert not mqtt(aws, other, aws.mqtt_port)
     with pytest.raises(iot.exceptions.ResourceNotFoundException):
         iot.describe_certificate(certificateId=id_of(other))
+
+
+def test_a_ca_may_name_its_template_and_an_sni_only_ca_wants_the_servers_name(
+    factory: Factory, aws: EmulatedAws, tmp_path: Path
+) -> None:
+    iot = client(aws)
+    asked = {"templateName": "line", "templateBody": JITP, "provisioningRoleArn": ROLE, "type": "JITP"}
+    iot.create_provisioning_template(**asked, enabled=True)
+    iot.register_ca_certificate(
+        caCertificate=pem(authority(factory)[0]),
+        certificateMode="SNI_ONLY",
+        setAsActive=True,
+        allowAutoRegistration=True,
+        registrationConfig={"templateName": "line"},
+    )
+    unit = device(factory, tmp_path, "unit-1", ORGANIZATION_NAME="Example")
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert iot.list_certificates()["certificates"] == []
+    assert not mqtt(aws, unit, aws.mqtt_port)
+    assert [one["status"] for one in iot.list_certificates()["certificates"]] == ["ACTIVE"]
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert mqtt(aws, unit, aws.mqtt_port)
+
+
+def test_a_will_is_heard_and_a_later_connection_goes_before(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
+    known_ca(aws, factory)
+    iot = client(aws)
+    iot.create_policy(policyName="open", policyDocument=OPEN)
+    places = [device(factory, tmp_path, name) for name in ("listener", "unit-1")]
+    for place in places:
+        register(aws, place)
+        iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(place)}")
+    listener = online(aws, places[0])
+    assert subscribed(listener, "gone/+")
+    first = connected(places[1], "unit-1", aws.root_pem, "localhost", aws.mqtt_port, will=("gone/unit-1", b"bye"))
+    assert first is not None
+    second = online(aws, places[1])
+    assert run(first, lambda: not first.is_connected())
+    heard = listener.user_data_get()
+    assert run(listener, lambda: heard)
+    assert heard == [("gone/unit-1", b"bye")]
+    assert said_back(second, "things/unit-1/a", b"still here") == b"still here"
+    second.disconnect()
+
+
+def hears(made: paho.Client, text: bytes) -> bool:
+    return run(made, lambda: ("both/a", text) in made.user_data_get())
+
+
+def test_devices_of_both_versions_hear_one_another(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
+    known_ca(aws, factory)
+    iot = client(aws)
+    iot.create_policy(policyName="open", policyDocument=OPEN)
+    older, newer, bounded = (device(factory, tmp_path, name) for name in ("older", "newer", "bounded"))
+    for place in (older, newer, bounded):
+        register(aws, place)
+    for place in (older, newer):
+        iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(place)}")
+    four = online(aws, older)
+    five = connected(newer, "", aws.root_pem, "localhost", aws.mqtt_port, protocol=paho.MQTTv5)
+    assert five is not None
+    for one in (four, five):
+        assert subscribed(one, "both/#")
+    for sender, text in ((four, b"from 3.1.1"), (five, b"from 5")):
+        sender.publish("both/a", text, 1)
+        assert hears(sender, text)
+        assert hears(five if sender is four else four, text)
+    kept = connected(bounded, "bounded", aws.root_pem, "localhost", aws.mqtt_port, protocol=paho.MQTTv5)
+    assert kept is not None
+    assert not subscribed(kept, "both/#")
+    assert said_back(kept, "things/bounded/a", b"own") == b"own"
 
 
 def claim(aws: EmulatedAws, tmp_path: Path) -> Path:

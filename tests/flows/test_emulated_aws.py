@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
@@ -271,6 +272,74 @@ def test_a_template_is_carried_out_whole_or_not_at_all(factory: Factory, aws: Em
     with pytest.raises(iot.exceptions.InvalidRequestException):
         iot.register_thing(templateBody=TEMPLATE, parameters={"ThingName": "unit-9"})
     assert len(iot.list_certificates()["certificates"]) == 1
+
+
+def template(certificate: dict[str, Any], policy: dict[str, Any], **settings: str) -> str:
+    thing = {
+        "ThingName": "unit-1",
+        "AttributePayload": {"a": {"Ref": "A"}},
+        "ThingTypeName": "gateway",
+        "ThingGroups": ["line-1"],
+    }
+    resources = {
+        "thing": {"Type": "AWS::IoT::Thing", "Properties": thing, "OverrideSettings": settings},
+        "certificate": {"Type": "AWS::IoT::Certificate", "Properties": certificate},
+        "policy": {"Type": "AWS::IoT::Policy", "Properties": policy},
+    }
+    return json.dumps({"Parameters": {"A": {"Type": "String", "Default": "1"}}, "Resources": resources})
+
+
+def test_templates_take_every_kind_of_certificate_and_override_as_they_say(factory: Factory, aws: EmulatedAws) -> None:
+    iot, (ca, key) = client(aws), authority(factory)
+    csr, own = request("unit-1")
+    by_request, document = {"CertificateSigningRequest": csr}, {"PolicyDocument": json.loads(POLICY)}
+    with pytest.raises(iot.exceptions.ResourceRegistrationFailureException, match="gateway"):
+        iot.register_thing(templateBody=template(by_request, document))
+    iot.create_thing_type(thingTypeName="gateway")
+    iot.create_thing_group(thingGroupName="line-1")
+    made = iot.register_thing(templateBody=template(by_request, document))
+    assert x509.load_pem_x509_certificate(made["certificatePem"].encode()).public_key() == own.public_key()
+    name = made["resourceArns"]["policy"].rpartition("/")[2]
+    assert json.loads(iot.get_policy(policyName=name)["policyDocument"]) == json.loads(POLICY)
+    assert iot.list_things_in_thing_group(thingGroupName="line-1")["things"] == ["unit-1"]
+    iot.update_thing(thingName="unit-1", attributePayload={"attributes": {"b": "2"}})
+    alone = {"CertificatePem": pem(certificate("unit-1", ca, key)[0]), "CertificateMode": "SNI_ONLY"}
+    named = {"PolicyName": name}
+    iot.register_thing(templateBody=template(alone, named))
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"b": "2"}
+    iot.register_thing(templateBody=template(alone, named, AttributePayload="MERGE"))
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"a": "1", "b": "2"}
+    iot.register_thing(templateBody=template(alone, named, AttributePayload="REPLACE"), parameters={"A": "3"})
+    assert iot.describe_thing(thingName="unit-1")["attributes"] == {"a": "3"}
+    held = iot.list_thing_principals(thingName="unit-1")["principals"]
+    assert len(held) == 2
+    by_id = {"CertificateId": held[0].rpartition("/")[2], "Status": "INACTIVE"}
+    iot.register_thing(templateBody=template(by_id, named))
+    statuses = {one["certificateArn"]: one["status"] for one in iot.list_certificates()["certificates"]}
+    assert statuses == dict.fromkeys(held, "ACTIVE")  # the template does not say that it may be replaced
+    for wrong in ({}, {"CertificatePem": "none"}, {"CertificateId": "0" * 64}):
+        with pytest.raises(iot.exceptions.ClientError, match="RegisterThing"):
+            iot.register_thing(templateBody=template(wrong, named))
+    assert len(iot.list_certificates()["certificates"]) == 2
+
+
+def test_of_many_at_once_one_registers_a_device(factory: Factory, aws: EmulatedAws) -> None:
+    iot = client(aws)
+    ca, key = known_ca(iot, factory)
+    iot.create_policy(policyName="devices", policyDocument=POLICY)
+    leaves = [pem(certificate(f"unit-{number}", ca, key)[0]) for number in range(4)]
+
+    def attempt(number: int) -> str:
+        values = {"ThingName": f"unit-{number % 4}", "Pem": leaves[number % 4], "Ca": pem(ca)}
+        try:
+            return str(len(iot.register_thing(templateBody=TEMPLATE, parameters=values)["resourceArns"]))
+        except iot.exceptions.ConflictingResourceUpdateException:
+            return "conflict"
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = list(pool.map(attempt, range(32)))
+    assert (seen.count("3"), seen.count("conflict")) == (4, 28)
+    assert len(iot.list_certificates()["certificates"]) == 4
 
 
 def test_provisioning_templates_have_versions_and_are_what_a_ca_refers_to(factory: Factory, aws: EmulatedAws) -> None:
