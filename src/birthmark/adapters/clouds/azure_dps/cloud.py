@@ -43,7 +43,7 @@ _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``."""
+    """Implements ``ports.Cloud``. ``born_elsewhere``: see ``judge_registration``."""
 
     def __init__(
         self,
