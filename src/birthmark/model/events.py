@@ -14,6 +14,7 @@ import msgspec
 
 from birthmark.errors import Tampered
 from birthmark.model.eventbase import EventBase, utc_text
+from birthmark.model.possessionevents import PossessionIntended, PossessionProven
 from birthmark.model.preloadevents import KeyOrigin, Preloaded, PreloadTakenIn, VendorDelegated
 from birthmark.model.siteevents import (
     AccessGranted,
@@ -61,6 +62,8 @@ __all__ = [
     "KeyOrigin",
     "OrderAssigned",
     "OrderCreated",
+    "PossessionIntended",
+    "PossessionProven",
     "PreloadTakenIn",
     "Preloaded",
     "Received",
@@ -321,6 +324,8 @@ Event = (
     | PreloadTakenIn
     | Preloaded
     | VendorDelegated
+    | PossessionIntended
+    | PossessionProven
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -115,6 +115,11 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     },
     "preloaded": {"manifest_sha256": _digest, "vendor": _text, "ca": _text, "chunk": _number, "count": _number},
     "vendor_delegated": {"vendor": _text, "ca": _text, "quota": _number, "by": _text},
+    "possession_intended": {
+        "ca": _text, "cloud": _text, "code": _text, "cert_serial": _hex, "spki_sha256": _digest,
+        "tbs_sha256": _digest, "profile_hash": _digest, "by": _text,
+    },
+    "possession_proven": {"ca": _text, "intent": _number, "cert_sha256": _digest},
     "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 

@@ -128,6 +128,12 @@ CATALOGUE: Mapping[str, tuple[str, str, str]] = {
         "there is no mirror of a site's log, so what it reported cannot be checked",
     ),
     "audit.pool.drawn_twice": ("I8", _ERROR, "a pooled key was handed out twice"),
+    "audit.possession.certificate": (
+        "I11",
+        _ERROR,
+        "a proof of possession is not the certificate that was intended, or not of its CA",
+    ),
+    "audit.possession.intent": ("I5", _ERROR, "a proof of possession without an intent of its own before it"),
     "audit.preload.certificate": ("I11", _ERROR, "a device was bound with another certificate than its chip has"),
     "audit.preload.clone": ("I2", _ERROR, "one preloaded chip was bound to two devices"),
     "audit.preload.id": ("I2", _ERROR, "two chips of a vendor have one id"),

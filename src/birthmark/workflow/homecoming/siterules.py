@@ -15,6 +15,8 @@ from birthmark.model.events import (
     Issued,
     OrderAssigned,
     OrderCreated,
+    PossessionIntended,
+    PossessionProven,
     Preloaded,
     PreloadTakenIn,
     Received,
@@ -38,7 +40,7 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

@@ -73,6 +73,8 @@ class Fold(PreloadFold):
             e.Revoked: self._revoked,
             e.Scrapped: self._scrapped,
             e.KeyErased: self._no_change,
+            e.PossessionIntended: self._no_change,
+            e.PossessionProven: self._no_change,
             e.Rejected: self._no_change,
         }
 
