@@ -18,7 +18,7 @@ from birthmark.testing.dps.limits import Gate
 from birthmark.testing.dps.store import Operation, Registration, Store
 from birthmark.testing.dps.symmetric import find_by_token
 
-__all__ = ["DeviceApi", "Shown", "registration_document"]
+__all__ = ["DeviceApi", "Shown", "registration_document", "registration_state"]
 
 _API_VERSIONS = ("2018-11-01", "2019-01-15", "2019-03-31", "2021-06-01", "2021-10-01")
 _ISSUING_VERSIONS = ("2025-07-01-preview", "2026-11-01")
@@ -122,10 +122,9 @@ class DeviceApi:
         old = self._store.registrations.get(registration_id)
         hub, substatus = _choose(enrollment, registration_id), "initialAssignment"
         if old is not None:
-            if enrollment.update_hub:
-                substatus = "deviceDataMigrated" if enrollment.migrate_data else "deviceDataReset"
-            else:
-                hub, substatus = old.hub, "reprovisionedToInitialAssignment"
+            hub = hub if enrollment.update_hub else old.hub
+            moved = "deviceDataMigrated" if enrollment.migrate_data else "deviceDataReset"
+            substatus = moved if hub != old.hub else "reprovisionedToInitialAssignment"
         record = Registration(
             registration_id if old is None else old.registration_id,
             str(enrollment.extra.get("deviceId") or registration_id),
@@ -151,14 +150,9 @@ def _operation_id() -> str:
     return f"4.{uuid.uuid4().hex[:16]}.{uuid.uuid4()}"
 
 
-def registration_document(row: Registration) -> dict[str, Any]:
-    """Return ``DeviceRegistrationState`` / ``DeviceRegistrationResult`` of the API."""
-    kind = "x509" if row.certificate else "symmetricKey"
-    told: dict[str, Any] = {"certificateInfo": certificate_info(row.certificate)} if row.certificate else {}
-    if row.group is not None:
-        told["enrollmentGroupId"] = row.group
+def registration_state(row: Registration) -> dict[str, Any]:
+    """Return ``DeviceRegistrationState`` of the service's API."""
     return {
-        kind: told,
         "registrationId": row.registration_id,
         "createdDateTimeUtc": row.created,
         "assignedHub": row.hub,
@@ -168,3 +162,12 @@ def registration_document(row: Registration) -> dict[str, Any]:
         "lastUpdatedDateTimeUtc": row.updated,
         "etag": row.etag,
     }
+
+
+def registration_document(row: Registration) -> dict[str, Any]:
+    """Return ``DeviceRegistrationResult`` of the device's API: the state, and what the device showed."""
+    kind = "x509" if row.certificate else "symmetricKey"
+    told: dict[str, Any] = {"certificateInfo": certificate_info(row.certificate)} if row.certificate else {}
+    if row.group is not None:
+        told["enrollmentGroupId"] = row.group
+    return {kind: told, **registration_state(row)}

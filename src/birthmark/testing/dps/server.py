@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object
@@ -20,8 +21,9 @@ from birthmark.testing.dps.faults import FaultPlan, Faults
 from birthmark.testing.dps.http import Request, serve_http
 from birthmark.testing.dps.issuance import DeviceRegistry
 from birthmark.testing.dps.limits import DpsLimits, Gate
-from birthmark.testing.dps.management import ManagementApi
+from birthmark.testing.dps.management import ManagementApi, ServiceFacts
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
+from birthmark.testing.dps.records import Enrollments, Registrations
 from birthmark.testing.dps.service import ServiceApi, check_token
 from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
@@ -53,6 +55,7 @@ class EmulatedDps:
         limits: DpsLimits | None = None,
         faults: FaultPlan | None = None,
         credential_policies: Mapping[str, int] | None = None,
+        verified_chains: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or DpsLimits()
@@ -61,20 +64,35 @@ class EmulatedDps:
         self.management_token = os.urandom(24).hex()
         self._identity = ServerIdentity(sorted({host, *hosts}))
         self.root_pem = self._identity.root_pem
-        store = Store(limits.enrollments, limits.groups, limits.certificates, limits.registrations)
+        store = Store(
+            limits.enrollments,
+            limits.groups,
+            limits.certificates,
+            limits.registrations,
+            verified_chains=verified_chains,
+        )
         self.faults = Faults(faults or FaultPlan())
         self._gate = Gate(limits, monotonic)
         self.registry = DeviceRegistry({"default": 30} if credential_policies is None else credential_policies)
         self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic, self.registry)
         self._service = ServiceApi(store, self.faults, tuple(hubs))
-        self._management = ManagementApi(store)
         self.sphere = CatalogsApi()
+        self._management = ManagementApi(
+            store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
+        )
+        self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
+        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
+        self.registrations = Registrations(store.registrations, self._run_inside)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
 
     @property
     def connection_string(self) -> str:
         """What service clients are given."""
-        return f"HostName={self.host}:{self.https_port};SharedAccessKeyName={self.policy};SharedAccessKey={self.key}"
+        return f"HostName={self._address()};SharedAccessKeyName={self.policy};SharedAccessKey={self.key}"
+
+    def _address(self) -> str:
+        return f"{self.host}:{self.https_port}"
 
     def sas_token(self, seconds: int = 3600) -> str:
         """Return a SAS token for the service API."""
@@ -93,8 +111,25 @@ class EmulatedDps:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=10)
+        self._loop = None
+
+    def _run_inside(self, work: Callable[[], Any]) -> Any:
+        """Run ``work`` in the thread that answers, between two answers, and return what it returns."""
+        if self._loop is None:
+            return work()
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as problem:  # noqa: BLE001  it belongs to the thread that waits for it
+                done.set_exception(problem)
+
+        self._loop.call_soon_threadsafe(run)
+        return done.result(timeout=60)
 
     async def _run(self, started: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

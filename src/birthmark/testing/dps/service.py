@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object
-from birthmark.testing.dps.device import registration_document
+from birthmark.testing.dps.device import registration_state
 from birthmark.testing.dps.enrollments import Enrollment, Kind, read_enrollment
 from birthmark.testing.dps.faults import Faults
 from birthmark.testing.dps.http import Request
@@ -78,10 +78,10 @@ class ServiceApi:
                     "deviceRegistration",
                     lambda row: (row.group or "").lower() == group.lower(),
                 )
-                return Answer(200, [registration_document(row) for row in found], headers)
+                return Answer(200, [registration_state(row) for row in found], headers)
             case "GET", "registrations", [name]:
                 row = self._store.registrations.need(name)
-                return Answer(200, registration_document(row), {"etag": row.etag})
+                return Answer(200, registration_state(row), {"etag": row.etag})
             case "DELETE", "registrations", [name]:
                 self._store.registrations.need(name)
                 self._store.registrations.expect(name, request.headers.get("if-match"))
@@ -161,11 +161,12 @@ def _page(
 ) -> tuple[list[Any], dict[str, str]]:
     try:
         count = int(request.headers.get("x-ms-max-item-count") or _PAGE)
+        count = min(max(count, 1), _PAGE)
         after = base64.urlsafe_b64decode(request.headers.get("x-ms-continuation", "")).decode()
     except ValueError:
         raise Problem(400012, "The continuation or the item count cannot be read.") from None
-    rows, follow = table.page(after, min(max(count, 1), _PAGE), keep)
-    headers = {"x-ms-item-type": kind}
+    rows, follow = table.page(after, count, keep)
+    headers = {"x-ms-item-type": kind, "x-ms-max-item-count": str(count)}
     if follow is not None:
         headers["x-ms-continuation"] = base64.urlsafe_b64encode(follow.encode()).decode()
     return rows, headers
