@@ -141,6 +141,7 @@ def test_a_renewed_ca_is_proven_with_its_own_key_before_the_old_one_ends(
     new = device(service, catalog, "bb22")
     lines = prepare(service)
     assert sum("possession proven" in line for line in lines) == 1
+    assert len(set(lines)) == len(lines) == 5
     assert register(service, old, new) == {"aa11": "assigned", "bb22": "assigned"}
 
 

@@ -75,9 +75,10 @@ class AzureSphereCloud:
         calls = _READ + _GROUP * groups + (_PROVEN * certificates if self._by_reference else 0)
         what = f"{certificates} CA certificates of the catalog {self._uri.catalog} read and let in by {groups} groups"
         why = "Microsoft runs this CA: the catalog proves possession, and its devices come in by daily certificates"
+        first = EstimatedStep(what, calls, calls / self.limits.calls_a_minute, why)
+        told = EstimatedStep(f"{devices} devices covered by the groups of their CA", 0, 0.0, "none is told of by name")
         found = self._dps.estimate(devices, authorities)
-        step = EstimatedStep(what, calls, calls / self.limits.calls_a_minute, why)
-        return replace(found, steps=(step, *found.steps[1:]))
+        return replace(found, steps=(first, told, found.steps[-1]))
 
     def prepare(self, authorities: Sequence[CloudAuthority], prove: ProvePossession) -> Sequence[str]:
         """As the port says; without ``authorities`` it is the CA of the catalog, under the catalog's name.
@@ -93,12 +94,13 @@ class AzureSphereCloud:
             require_possible(self._uri.service, authorities)
         known = {one.certificate: one for one in held}
         self._require_own(authorities, known)
-        if self._by_reference:
-            for authority in authorities:
-                for der in authority.certificates:
-                    proof = partial(self._proof, known[der])
-                    lines += self._authorities.prepare([replace(authority, certificates=(der,))], proof)
-        return [*lines, *self._dps.prepare(authorities, _never)]
+        proven: list[str] = []
+        for authority in authorities if self._by_reference else ():
+            for der in authority.certificates:
+                proof = partial(self._proof, known[der])
+                proven += self._authorities.prepare([replace(authority, certificates=(der,))], proof)
+        # The service says once more of each that it is proven.
+        return [*lines, *proven, *self._dps.prepare(authorities, _never)[len(proven) :]]
 
     def calls_of(self, registrations: Sequence[Registration]) -> int:
         return self._dps.calls_of(registrations)
