@@ -25,9 +25,9 @@ def _group() -> None:
 
 
 def dps(
-    directory: Annotated[Path, typer.Option(help="Where root.pem and connection.txt (0600) are written.")] = Path(
-        "emulated-dps"
-    ),
+    directory: Annotated[
+        Path, typer.Option(help="Where root.pem, registry.pem and connection.txt (0600) are written.")
+    ] = Path("emulated-dps"),
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     https_port: Annotated[int, typer.Option(help="Port of HTTPS; 0 takes a free one.")] = 0,
     mqtt_port: Annotated[int, typer.Option(help="Port of MQTT; Microsoft's clients know only 8883.")] = 8883,
@@ -46,6 +46,7 @@ def dps(
     with EmulatedDps(host=host, https_port=https_port, mqtt_port=mqtt_port, id_scope=id_scope) as running:
         directory.mkdir(parents=True, exist_ok=True)
         write_durably(directory / "root.pem", running.root_pem.encode(), mode=0o644)
+        write_durably(directory / "registry.pem", running.registry.chain_pem("default").encode(), mode=0o644)
         secret = f"{running.connection_string}\nmanagement_token={running.management_token}\n"
         write_durably(directory / "connection.txt", secret.encode(), mode=0o600)
         print(f"https {host}:{running.https_port}  mqtt {host}:{running.mqtt_port}  files {directory}", flush=True)

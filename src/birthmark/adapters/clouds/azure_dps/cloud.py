@@ -45,7 +45,8 @@ _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``; the class implements ``ports.Admits``."""
+    """Implements ``ports.Cloud``; the class implements ``ports.Admits``. ``born_elsewhere``: see
+    ``judge_registration``."""
 
     def __init__(
         self,
