@@ -43,7 +43,7 @@ _REPROVISION = {"migrate": (True, True), "reset": (True, False), "never": (False
 
 
 class _Info(msgspec.Struct, rename="camel"):
-    sha256_thumbprint: str = ""
+    sha256_thumbprint: str | None = None
 
 
 class _Certificate(msgspec.Struct, rename="camel"):
@@ -83,8 +83,8 @@ class _Reprovision(msgspec.Struct, rename="camel"):
 
 class _Shared(msgspec.Struct, rename="camel"):
     attestation: _Attestation
-    etag: str = ""
-    provisioning_status: str = "enabled"
+    etag: str | None = None
+    provisioning_status: str | None = None
     reprovision_policy: _Reprovision | None = None
     allocation_policy: str | None = None
     iot_hubs: list[str] | None = None
@@ -128,7 +128,7 @@ class BulkError(msgspec.Struct, rename="camel"):
 
     registration_id: str = ""
     error_code: int = 0
-    error_status: str = ""
+    error_status: str | None = None
 
 
 class BulkResult(msgspec.Struct, rename="camel"):
@@ -149,7 +149,9 @@ read_groups = msgspec.json.Decoder(list[Group]).decode
 
 def _thumbprints(slots: _Slots | None) -> tuple[str, ...]:
     members = (slots.primary, slots.secondary) if slots else ()
-    return tuple(one.info.sha256_thumbprint.lower() for one in members if one is not None and one.info is not None)
+    return tuple(
+        (one.info.sha256_thumbprint or "").lower() for one in members if one is not None and one.info is not None
+    )
 
 
 def pem(der: bytes) -> str:

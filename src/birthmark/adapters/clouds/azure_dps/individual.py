@@ -149,7 +149,7 @@ class Enrollments:
             if _status(error) in (408, 429) or _status(error) >= 500:
                 raise Unavailable(
                     "cloud.half_done",
-                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status)}",
+                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status or '')}",
                     hint="The same is told again later: what was done already is compared then.",
                     cloud=self._uri.name,
                     service_code=error.error_code,
@@ -170,7 +170,7 @@ def _status(error: BulkError) -> int:
 
 
 def _refused(told: Registration, error: BulkError) -> Outcome:
-    detail = f"{error.error_code} {plain(error.error_status)}".strip()
+    detail = f"{error.error_code} {plain(error.error_status or '')}".strip()
     return Outcome(told.device_serial, "refused", "cloud.record.refused", detail)
 
 
