@@ -70,7 +70,8 @@ class Front:
             return _send(start, self._control(environ, path.split("/")[2:]))
         if service != "iot":
             return self._moto(environ, start)  # type: ignore[no-any-return]
-        time.sleep(self._faults.plan.latency_s)
+        if self._faults.plan.latency_s:
+            time.sleep(self._faults.plan.latency_s)
         answer = self._iot(environ, region)
         with self.lock:
             lost = self._faults.loses_answer()
