@@ -292,6 +292,31 @@ def test_groups_that_are_there_count_against_the_quota(fleet: Fleet, opened: Cal
     assert code_of(lambda: late.prepare([fleet.authority("e")], fleet.prove)) == "cloud.cas.too_many"
 
 
+def test_a_device_with_a_tpm_is_known_by_its_endorsement_key_and_that_is_compared(
+    fleet: Fleet, service: DpsService, opened: Callable[..., AzureDpsCloud]
+) -> None:
+    keys = service.directory / "keys.jsonl"
+    said = {"device_serial": "unit-tpm", "endorsement_key": "AToAAQALAAMAsgAg"}
+    keys.write_text(json.dumps(said) + "\n")
+    told = [fleet.registration("unit-tpm"), fleet.registration("unit-1")]
+    cloud = opened(mode="individual", endorsements="keys.jsonl")
+    assert cloud.calls_of(told) == 5
+    for expected in ("done", "same"):
+        assert [one.kind for one in cloud.tell(told)] == [expected] * 2
+    assert cloud.expected(told[0]) in cloud.page("").records
+    shown = service.ask("POST", "/enrollments/unit-tpm/attestationmechanism")
+    assert shown["tpm"]["endorsementKey"] == said["endorsement_key"]
+    keys.write_text(json.dumps({**said, "endorsement_key": "AToAAQALAAMAsgAh"}) + "\n")
+    again = opened(mode="individual", endorsements="keys.jsonl")
+    assert [one.kind for one in again.tell(told)] == ["done", "same"]
+    assert [one.kind for one in opened(mode="individual").tell(told)] == ["done", "same"]
+    for wrong in ("{}", "[" * 5000, json.dumps({**said, "endorsement_key": "?"}), f"{json.dumps(said)}\n" * 2, "\xff"):
+        keys.write_text(wrong)
+        assert code_of(lambda: opened(mode="individual", endorsements="keys.jsonl"), Misconfigured) == (
+            "cloud.endorsements"
+        )
+
+
 class Liar(BaseHTTPRequestHandler):
     """Answers everything with ``answer``: status, headers, body."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, bearer_token, entra_tokens, sas_tokens
 from birthmark.adapters.clouds.azure_dps.authorities import Authorities
 from birthmark.adapters.clouds.azure_dps.documents import digest, record_of
+from birthmark.adapters.clouds.azure_dps.endorsements import read_endorsements
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
 from birthmark.adapters.clouds.azure_dps.individual import BULK, Enrollments
 from birthmark.adapters.clouds.azure_dps.judge import judge_registration
@@ -50,7 +51,10 @@ class AzureDpsCloud:
     ) -> None:
         self._uri = parse_dps_uri(uri)
         self._web = _service(self._uri, secrets, base, clock)
-        self._enrollments, self._groups = Enrollments(self._web, self._uri), Groups(self._web, self._uri)
+        named = self._uri.endorsements
+        self._endorsements = {} if named is None else read_endorsements(base / named)
+        self._enrollments = Enrollments(self._web, self._uri, self._endorsements)
+        self._groups = Groups(self._web, self._uri)
         self._arm = _manager(self._uri, secrets, base) if self._uri.ca == "reference" else None
         self._now = lambda: datetime.fromtimestamp(clock(), UTC)
         self._lock = threading.Lock()
@@ -83,7 +87,8 @@ class AzureDpsCloud:
         if self._by_groups and registration.standing == "enabled":
             return None
         serial = registration.device_serial
-        digests = tuple(sorted(digest(der) for der in registration.certificates))
+        by_tpm = serial in self._endorsements
+        digests = () if by_tpm else tuple(sorted(digest(der) for der in registration.certificates))
         return CloudRecord(serial.lower(), serial, registration.standing, digests)
 
     def estimate(self, devices: int, authorities: Sequence[CloudAuthority]) -> Estimate:
@@ -107,8 +112,8 @@ class AzureDpsCloud:
 
     def calls_of(self, registrations: Sequence[Registration]) -> int:
         serials = [one.device_serial.lower() for one in registrations if one.standing == "enabled"]
-        written = len(registrations) - len(serials) if self._by_groups else len(registrations)
-        calls = _chunks_cost(written)
+        written = [one for one in registrations if not self._by_groups or one.standing == "blocked"]
+        calls = sum(self._enrollments.cost(written[at : at + BULK]) for at in range(0, len(written), BULK))
         if not self._by_groups or not serials:
             return calls
         with self._lock:
@@ -200,11 +205,6 @@ def _judged(told: Registration, names: set[str]) -> Outcome | None:
         detail = "another device has this name there: case does not count"
         return Outcome(told.device_serial, "refused", "cloud.name.taken", detail)
     return None
-
-
-def _chunks_cost(count: int) -> int:
-    whole, rest = divmod(count, BULK)
-    return whole * Enrollments.cost(BULK) + Enrollments.cost(rest)
 
 
 def _service(uri: DpsUri, secrets: SecretsHandler, base: Path, clock: Callable[[], float]) -> DpsWeb:

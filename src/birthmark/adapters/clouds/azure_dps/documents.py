@@ -25,6 +25,7 @@ __all__ = [
     "group_body",
     "merged",
     "pem",
+    "read_attestation",
     "read_bulk",
     "read_document",
     "read_enrollment",
@@ -65,9 +66,14 @@ class _X509(msgspec.Struct, rename="camel"):
     ca_references: _References | None = None
 
 
+class _Tpm(msgspec.Struct, rename="camel"):
+    endorsement_key: str | None = None
+
+
 class _Attestation(msgspec.Struct, rename="camel"):
     type: str = ""
     x509: _X509 | None = None
+    tpm: _Tpm | None = None
 
 
 class _Reprovision(msgspec.Struct, rename="camel"):
@@ -132,6 +138,7 @@ class BulkResult(msgspec.Struct, rename="camel"):
     errors: list[BulkError] | None = None
 
 
+read_attestation = msgspec.json.Decoder(_Attestation).decode
 read_bulk = msgspec.json.Decoder(BulkResult).decode
 read_document = msgspec.json.Decoder(dict[str, Any]).decode
 read_enrollment = msgspec.json.Decoder(Enrollment).decode
@@ -162,13 +169,15 @@ def reference_name(ca: str, der: bytes) -> str:
     return f"{ca}-{digest(der)[:16]}"
 
 
-def enrollment_body(told: Registration, uri: DpsUri) -> dict[str, Any]:
-    """Return the individual enrolment of a device that was judged.
+def enrollment_body(told: Registration, uri: DpsUri, endorsement: str | None = None) -> dict[str, Any]:
+    """Return the individual enrolment of a device that was judged. ``endorsement``: it shows itself by its TPM.
 
     Who has no certificate is blocked by name: with symmetric keys that the service makes and nobody reads.
     """
     attestation: dict[str, Any] = {"type": "symmetricKey", "symmetricKey": {}}
-    if told.certificates:
+    if endorsement is not None:
+        attestation = {"type": "tpm", "tpm": {"endorsementKey": endorsement}}
+    elif told.certificates:
         attestation = {"type": "x509", "x509": {"clientCertificates": _uploaded(told.certificates)}}
     return {
         "registrationId": told.device_serial,

@@ -39,7 +39,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "most-cas": (25, 100_000),
 }
 """(what holds if nothing is said, the most that may be said); the quotas are those that Microsoft publishes."""
-_TEXTS = ("scope", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust")
+_TEXTS = ("scope", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust", "endorsements")
 _OPTIONS = (*_CHOICES, *_NUMBERS, *_TEXTS)
 
 
@@ -66,6 +66,7 @@ class DpsUri:
     arm_host: str
     arm_token: str | None
     trust: str | None
+    endorsements: str | None
 
     @property
     def name(self) -> str:
@@ -117,6 +118,7 @@ def parse_dps_uri(uri: str) -> DpsUri:
         arm_host=found.get("arm-host", "management.azure.com").lower(),
         arm_token=found.get("arm-token"),
         trust=found.get("trust"),
+        endorsements=found.get("endorsements"),
     )
 
 
@@ -131,6 +133,8 @@ def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
         _wrong("arm-host is the host of the resource manager")
     if chosen["ca"] == "reference" and "arm" not in found:
         _wrong("ca=reference needs arm=…: CA certificates are made known through the resource manager")
+    if "endorsements" in found and chosen["mode"] != "individual":
+        _wrong("endorsements is for mode=individual: a group knows certificates only")
     if chosen["ca"] == "upload" and {"arm", "arm-host", "arm-token", "proof"} & set(found):
         _wrong("arm, arm-host, arm-token and proof are for ca=reference")
 
