@@ -202,7 +202,7 @@ def open_register(workspace: Workspace, name: str, settings: CloudSettings) -> I
 
 
 def _require_authority(workspace: Workspace) -> None:
-    if workspace.settings.role == "site":
+    if workspace.settings.role == "site" or workspace.records.authority() is not None:
         raise Misconfigured(
             "register.site",
             "a site tells no cloud of its devices",
