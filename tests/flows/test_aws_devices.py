@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import cbor2
 import paho.mqtt.client as paho
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from birthmark.testing.aws import EmulatedAws
+from birthmark.testing.aws.registry import Certificate
 from support.awsworld import ROLE, authority, certificate, client, device_files, pem, proof, request
 from support.pahodevice import connected, run, said_back, subscribed
 from support.stationworld import Factory, build_factory
@@ -145,7 +147,7 @@ def sdk(
     return {one["name"]: one for one in lines}
 
 
-@pytest.mark.parametrize("kind", ["crt", "old"])
+@pytest.mark.parametrize("kind", ["crt", "five", "old"])
 def test_amazons_clients_get_in_with_active_certificates_alone(
     factory: Factory, aws: EmulatedAws, tmp_path: Path, kind: str
 ) -> None:
@@ -165,11 +167,12 @@ def test_amazons_clients_get_in_with_active_certificates_alone(
     everybody = (good, alone, revoked, inactive, ended, unknown, foreign)
     seen = sdk(aws, tmp_path, kind, "echo", aws.mqtt_port, "-", *everybody)
     # the old client sends no SNI unless it uses ALPN, and a certificate without a CA needs it
-    assert [name for name, said in seen.items() if "heard" in said] == (
-        ["good", "alone"] if kind == "crt" else ["good"]
-    )
+    let_in = [name for name, said in seen.items() if "heard" in said]
+    assert let_in == (["good"] if kind == "old" else ["good", "alone"])
     assert seen["good"]["heard"] == "hello good"
     assert len(seen) == 7
+    if kind == "five":  # its builder asks for ALPN at port 443 alone
+        return
     by_alpn = sdk(aws, tmp_path, kind, "echo", aws.alpn_port, ALPN, good, alone)
     assert [name for name, said in by_alpn.items() if "heard" in said] == ["good", "alone"]
 
@@ -272,6 +275,77 @@ def test_without_a_template_an_event_tells_of_the_certificate(
         iot.describe_certificate(certificateId=id_of(other))
 
 
+def test_a_ca_may_name_its_template_and_an_sni_only_ca_wants_the_servers_name(
+    factory: Factory, aws: EmulatedAws, tmp_path: Path
+) -> None:
+    iot = client(aws)
+    asked = {"templateName": "line", "templateBody": JITP, "provisioningRoleArn": ROLE, "type": "JITP"}
+    iot.create_provisioning_template(**asked, enabled=True)
+    iot.register_ca_certificate(
+        caCertificate=pem(authority(factory)[0]),
+        certificateMode="SNI_ONLY",
+        setAsActive=True,
+        allowAutoRegistration=True,
+        registrationConfig={"templateName": "line"},
+    )
+    unit = device(factory, tmp_path, "unit-1", ORGANIZATION_NAME="Example")
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert iot.list_certificates()["certificates"] == []
+    assert not mqtt(aws, unit, aws.mqtt_port)
+    assert [one["status"] for one in iot.list_certificates()["certificates"]] == ["ACTIVE"]
+    assert not mqtt(aws, unit, aws.mqtt_port, host=aws.host)
+    assert mqtt(aws, unit, aws.mqtt_port)
+
+
+def test_a_will_is_heard_and_a_later_connection_goes_before(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
+    known_ca(aws, factory)
+    iot = client(aws)
+    iot.create_policy(policyName="open", policyDocument=OPEN)
+    places = [device(factory, tmp_path, name) for name in ("listener", "unit-1")]
+    for place in places:
+        register(aws, place)
+        iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(place)}")
+    listener = online(aws, places[0])
+    assert subscribed(listener, "gone/+")
+    first = connected(places[1], "unit-1", aws.root_pem, "localhost", aws.mqtt_port, will=("gone/unit-1", b"bye"))
+    assert first is not None
+    second = online(aws, places[1])
+    assert run(first, lambda: not first.is_connected())
+    heard = listener.user_data_get()
+    assert run(listener, lambda: heard)
+    assert heard == [("gone/unit-1", b"bye")]
+    assert said_back(second, "things/unit-1/a", b"still here") == b"still here"
+    second.disconnect()
+
+
+def hears(made: paho.Client, text: bytes) -> bool:
+    return run(made, lambda: ("both/a", text) in made.user_data_get())
+
+
+def test_devices_of_both_versions_hear_one_another(factory: Factory, aws: EmulatedAws, tmp_path: Path) -> None:
+    known_ca(aws, factory)
+    iot = client(aws)
+    iot.create_policy(policyName="open", policyDocument=OPEN)
+    older, newer, bounded = (device(factory, tmp_path, name) for name in ("older", "newer", "bounded"))
+    for place in (older, newer, bounded):
+        register(aws, place)
+    for place in (older, newer):
+        iot.attach_policy(policyName="open", target=f"arn:aws:iot:us-east-1:123456789012:cert/{id_of(place)}")
+    four = online(aws, older)
+    five = connected(newer, "", aws.root_pem, "localhost", aws.mqtt_port, protocol=paho.MQTTv5)
+    assert five is not None
+    for one in (four, five):
+        assert subscribed(one, "both/#")
+    for sender, text in ((four, b"from 3.1.1"), (five, b"from 5")):
+        sender.publish("both/a", text, 1)
+        assert hears(sender, text)
+        assert hears(five if sender is four else four, text)
+    kept = connected(bounded, "bounded", aws.root_pem, "localhost", aws.mqtt_port, protocol=paho.MQTTv5)
+    assert kept is not None
+    assert not subscribed(kept, "both/#")
+    assert said_back(kept, "things/bounded/a", b"own") == b"own"
+
+
 def claim(aws: EmulatedAws, tmp_path: Path) -> Path:
     """A claim that may do everything, and the template it is for."""
     iot = client(aws)
@@ -296,6 +370,31 @@ def test_amazons_identity_client_provisions_a_fleet_device_with_its_own_key(aws:
     assert "heard" in sdk(aws, tmp_path, "crt", "echo", aws.mqtt_port, "-", unit)["fleet-claim"]
     again = sdk(aws, tmp_path, "crt", f"fleet:fleet:{tmp_path / 'unit.csr'}", aws.mqtt_port, "-", place)["claim"]
     assert "409" in again["error"]  # the template refuses a second device of that number
+
+
+def test_a_claim_of_the_service_provisions_by_its_template_and_does_nothing_else(
+    aws: EmulatedAws, tmp_path: Path
+) -> None:
+    iot = client(aws)
+    for name in ("fleet", "other"):
+        iot.create_provisioning_template(templateName=name, templateBody=FLEET, provisioningRoleArn=ROLE, enabled=True)
+    made = iot.create_provisioning_claim(templateName="fleet")
+    key = load_pem_private_key(made["keyPair"]["PrivateKey"].encode(), None)
+    place = device_files(tmp_path / "claim", made["certificatePem"], key)
+    csr, own = request("unit-1")
+    (tmp_path / "unit.csr").write_text(csr)
+    seen = sdk(aws, tmp_path, "crt", f"fleet:fleet:{tmp_path / 'unit.csr'}", aws.mqtt_port, "-", place)["claim"]
+    assert seen["thing"] == "fleet-claim"
+    assert x509.load_pem_x509_certificate(seen["pem"].encode()).public_key() == own.public_key()
+    refused = online(aws, place)
+    assert not subscribed(refused, "things/#")
+    refused.publish("$aws/provisioning-templates/other/provision/json", b"{}")
+    assert run(refused, lambda: not refused.is_connected())
+    held = aws.registry.certificates[made["certificateId"]]
+    assert isinstance(held, Certificate)
+    assert timedelta(minutes=4) < made["expiration"] - datetime.now(UTC) <= timedelta(minutes=5)
+    held.ends = datetime.now(UTC)
+    assert not mqtt(aws, place, aws.mqtt_port)
 
 
 def ask(made: paho.Client, topic: str, members: Any, form: str = "json") -> tuple[str, Any]:

@@ -141,6 +141,7 @@ def test_a_renewed_ca_is_proven_with_its_own_key_before_the_old_one_ends(
     new = device(service, catalog, "bb22")
     lines = prepare(service)
     assert sum("possession proven" in line for line in lines) == 1
+    assert len(set(lines)) == len(lines) == 5
     assert register(service, old, new) == {"aa11": "assigned", "bb22": "assigned"}
 
 
@@ -197,12 +198,15 @@ def test_a_file_that_is_no_chain_is_not_sent(
     assert service.snapshot() == before
 
 
+DER = base64.b64encode(EmulatedCatalog("x").cas[0].certificate.public_bytes(Encoding.DER)).decode()
 ANSWERS: dict[str, Any] = {
     "no object": [],
     "no list": {"value": {}},
     "no certificate": {"value": [{"name": "1", "properties": {"status": "Active", "certificate": "AAAA"}}]},
     "no base64": {"value": [{"name": "1", "properties": {"status": "Active", "certificate": "?"}}]},
-    "a name that leads elsewhere": {"value": [{"name": "../../../x", "properties": {"status": "Active"}}]},
+    "a name that leads elsewhere": {
+        "value": [{"name": "..", "properties": {"status": "Active", "certificate": DER}}],
+    },
     "nothing": {"value": []},
     "none of today": {"value": [{"name": "1", "properties": {"status": "Expired", "certificate": "AAAA"}}]},
     "no properties": {"value": [{"name": "1"}]},

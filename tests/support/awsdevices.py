@@ -1,7 +1,7 @@
 """Runs in the environment of ``tests/tools/aws.in``: connects devices with Amazon's own clients.
 
-Arguments: client (crt, old), what to do (echo, fleet-json:TEMPLATE:CSR), root file, host, port, ALPN (or -), then
-NAME=CHAIN=KEY each. One JSON line per device.
+Arguments: client (crt, five for MQTT 5, old), what to do (echo, fleet:TEMPLATE:CSR), root file, host, port, ALPN
+(or -), then NAME=CHAIN=KEY each. One JSON line per device.
 """
 
 import json
@@ -9,8 +9,8 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from awscrt import io, mqtt
-from awsiot import iotidentity
+from awscrt import io, mqtt, mqtt5
+from awsiot import iotidentity, mqtt5_client_builder
 
 client, work, root, host, port, alpn, *devices = sys.argv[1:]
 
@@ -36,6 +36,36 @@ def crt_echo(name, chain, key):
     said = {"heard": heard.result(10).decode()}
     connection.disconnect().result(10)
     return said
+
+
+def five_echo(name, chain, key):
+    connected, ended, heard = Future(), Future(), Future()
+    made = mqtt5_client_builder.mtls_from_path(
+        endpoint=host,
+        port=int(port),
+        cert_filepath=chain,
+        pri_key_filepath=key,
+        ca_filepath=root,
+        client_id=name,
+        on_publish_received=lambda data: heard.set_result(data.publish_packet.payload),
+        on_lifecycle_connection_success=connected.set_result,
+        on_lifecycle_connection_failure=lambda data: connected.done() or connected.set_exception(data.exception),
+        on_lifecycle_stopped=ended.set_result,
+    )
+    made.start()
+    try:
+        connected.result(10)
+        topic = f"things/{name}/echo"
+        wanted = mqtt5.SubscribePacket([mqtt5.Subscription(topic, mqtt5.QoS.AT_LEAST_ONCE)])
+        granted = made.subscribe(wanted).result(10).reason_codes
+        told = mqtt5.PublishPacket(topic=topic, payload=f"hello {name}", qos=mqtt5.QoS.AT_LEAST_ONCE)
+        made.publish(told).result(10)
+        said = {"heard": heard.result(10).decode(), "granted": [int(one) for one in granted]}
+        made.unsubscribe(mqtt5.UnsubscribePacket([topic])).result(10)
+        return said
+    finally:
+        made.stop()
+        ended.result(10)
 
 
 def old_echo(name, chain, key):
@@ -90,7 +120,8 @@ def crt_fleet(name, chain, key):
     return {"pem": made.certificate_pem, "thing": thing.thing_name, "configuration": thing.device_configuration}
 
 
-run = {"crt": {"echo": crt_echo, "fleet": crt_fleet}, "old": {"echo": old_echo}}[client][work.split(":")[0]]
+clients = {"crt": {"echo": crt_echo, "fleet": crt_fleet}, "five": {"echo": five_echo}, "old": {"echo": old_echo}}
+run = clients[client][work.split(":")[0]]
 
 
 def told(device):

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from birthmark.testing.dps import EmulatedDps
 
-__all__ = ["Authority", "Device", "call", "group_of", "individual_of", "new_root", "register", "text_of"]
+__all__ = ["VERSION", "Authority", "Device", "call", "group_of", "individual_of", "new_root", "register", "text_of"]
 
 VERSION = "?api-version=2021-06-01"
 

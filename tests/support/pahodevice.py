@@ -13,7 +13,15 @@ __all__ = ["connected", "run", "said_back", "subscribed"]
 
 
 def connected(
-    place: Path, name: str, root_pem: str, host: str, port: int, *, alpn: str | None = None
+    place: Path,
+    name: str,
+    root_pem: str,
+    host: str,
+    port: int,
+    *,
+    alpn: str | None = None,
+    will: tuple[str, bytes] | None = None,
+    protocol: int = paho.MQTTv311,
 ) -> paho.Client | None:
     """Connect with ``device.crt`` and ``device.key`` of a directory; None: it is not let in.
 
@@ -24,8 +32,10 @@ def connected(
     context.load_cert_chain(place / "device.crt", place / "device.key")
     if alpn:
         context.set_alpn_protocols([alpn])
-    made = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
+    made = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, reconnect_on_failure=False)
     made.tls_set_context(context)
+    if will is not None:
+        made.will_set(*will)
     made.user_data_set([])
     made.on_message = lambda _client, held, message: held.append((message.topic, message.payload))
     try:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import boto3
-import botocore.loaders
+from botocore.loaders import JSONFileLoader
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -43,8 +44,8 @@ POLICY = {
     ],
 }
 MARK = "birthmark-standing"
-_LOADER = botocore.loaders.create_loader()
-"""The descriptions of AWS are large: a process of tests reads them once."""
+_described = cache(JSONFileLoader().load_file)
+"""The descriptions of AWS are large: a process of tests reads each once."""
 
 
 class AwsFleet(Fleet):
@@ -60,17 +61,27 @@ class AwsFleet(Fleet):
 
 
 class CountedFront(Front):
-    """Counts what reaches the service, and lets nobody in when it is told to."""
+    """Counts and names what reaches the service; lets nobody in, or loses one answer, when it is told to."""
 
     count = 0
     shut = False
+    names: tuple[str, ...] = ()
+    lose: str | None = None
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         with self.lock:
             self.count += 1
         return super().__call__(environ, start)
 
+    def _iot(self, *asked: Any) -> Any:
+        answer = super()._iot(*asked)
+        if self.names and self.names[-1] == self.lose:
+            self.lose = None
+            raise ConnectionAbortedError("the answer is lost, as asked for")
+        return answer
+
     def _throttle(self, name: str) -> None:
+        self.names += (name,)
         if self.shut:
             raise Refusal("UnauthorizedException", "You are not authorized to perform this operation.")
         super()._throttle(name)
@@ -91,9 +102,8 @@ class AwsPlace:
         text = self.query if query is None else query
         if "mode=bulk" in text:
             ends += f"&s3_endpoint={self.aws.url}"
-        return AwsIotCloud(
-            f"aws-iot:{REGION}?{text}&{ends}", secrets=_no_secret, base=self.directory, sleep=_short_sleep, **more
-        )
+        asked = {"sleep": _short_sleep, **more}
+        return AwsIotCloud(f"aws-iot:{REGION}?{text}&{ends}", secrets=_no_secret, base=self.directory, **asked)
 
     def client(self, service: str = "iot") -> Any:
         return boto3.client(service, region_name=REGION, endpoint_url=self.aws.url)
@@ -115,7 +125,7 @@ def aws_place(directory: Path, query: str) -> Iterator[AwsPlace]:
     account = f"{os.getpid():012d}"
     with (
         patch.dict(os.environ, environment),
-        patch.object(botocore.loaders, "create_loader", lambda *_: _LOADER),
+        patch.object(JSONFileLoader, "load_file", lambda _, path: _described(path)),
         EmulatedAws(region=REGION, account=account) as aws,
     ):
         front = aws._front
@@ -218,9 +228,7 @@ def _world(query: str, *, knows_cas: bool = True) -> Callable[[Path], AbstractCo
 _POLICY = "policy=devices&policy_document=policy.json"
 CLOUDS = {
     "aws-iot-thing": _world(f"mode=thing&{_POLICY}&thing_type=lamp&thing_group=lamps"),
-    "aws-iot-certificate-sni-only": _world("mode=certificate&ca=sni-only&blocked=revoked"),
     "aws-iot-bulk": _world(f"mode=bulk&{_POLICY}&bucket=lists&role={ROLE}&batch=12"),
     "aws-iot-jitp": _world(f"mode=jitp&{_POLICY}&role={ROLE}"),
-    "aws-iot-jitr": _world("mode=jitr"),
     "aws-iot-no-ca": _world(f"mode=no-ca&{_POLICY}", knows_cas=False),
 }

@@ -99,7 +99,7 @@ def prepare(
     from birthmark.shell.wiring import open_workspace
 
     with (
-        open_workspace(workspace) as opened,
+        open_workspace(workspace, publish=plan_only is None) as opened,
         open_register(opened, name, chosen_clouds(opened, [name])[name]) as known,
     ):
         cloud, cas = known.cloud.name, [one.name for one in known.authorities()]

@@ -1,7 +1,8 @@
-"""The message broker that devices meet: MQTT 3.1.1 with wildcards and QoS 0 and 1, held to the device's policies.
+"""The message broker that devices meet: MQTT 3.1.1 and 5 with wildcards and QoS 0 and 1, held to the device's policies.
 
-Sources: OASIS MQTT 3.1.1; AWS IoT developer guide, "MQTT". No retained messages, no sessions that outlive their
-connection, no second delivery. What a policy forbids closes the connection, as the service does.
+Sources: OASIS MQTT 3.1.1 and 5.0; AWS IoT developer guide, "MQTT". No retained messages, no sessions that outlive their
+connection, no second delivery; properties of MQTT 5 are passed over. What a policy forbids closes the connection, as
+the service does.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from birthmark.testing.aws.registry import Certificate, Registry
 from birthmark.testing.dps.tls import TlsStream
 from birthmark.testing.mqtt.packets import Closed, Fields, PacketReader, packet
 
-__all__ = ["Broker"]
+__all__ = ["Broker", "topic_matches"]
 
 _CONNECT_S = 10.0
 _WAITING = 1_000
 _FILTERS = 50
 _BAD_VERSION = 1
+_LIMITS = bytes([0x24, 1, 0x25, 0, 0x28, 1, 0x29, 0, 0x2A, 0])
+"""Properties of CONNACK: QoS 1 at most; wildcards, but nothing retained, no identifiers, nothing shared."""
 
 
 class _Client:
     """One connection. Messages wait in a queue, so that a slow reader holds nobody up."""
 
-    def __init__(self, stream: TlsStream, client_id: str, certificate: Certificate, permits: Permits) -> None:
-        self.stream, self.client_id, self.certificate, self.permits = stream, client_id, certificate, permits
+    def __init__(self, stream: TlsStream, client_id: str, permits: Permits, *, five: bool) -> None:
+        self.stream, self.client_id, self.permits, self.five = stream, client_id, permits, five
         self.filters: dict[str, int] = {}
         self.queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
         self.will: tuple[str, bytes] | None = None
@@ -51,7 +54,7 @@ class _Client:
         if qos:
             self._number = self._number % 65_535 + 1
             head += self._number.to_bytes(2, "big")
-        self.offer(packet(0x30 | qos << 1, head + payload))
+        self.offer(packet(0x30 | qos << 1, head + (b"\0" if self.five else b"") + payload))
 
     async def send(self) -> None:
         """Write what is queued, until the client is gone."""
@@ -70,7 +73,7 @@ class Broker:
     def publish(self, topic: str, payload: bytes, qos: int = 0) -> None:
         """Hand a message to everybody who listens."""
         for client in list(self._clients.values()):
-            granted = [held for pattern, held in client.filters.items() if _matches(pattern, topic)]
+            granted = [held for pattern, held in client.filters.items() if topic_matches(pattern, topic)]
             if granted and self._may(client, "Receive", "topic", topic):
                 client.message(topic, payload, min(qos, max(granted)))
 
@@ -97,7 +100,8 @@ class Broker:
                 if not self._admission.active(certificate):
                     return
                 if head >> 4 == 14:
-                    client.will = None
+                    if body[:1] != b"\x04":  # MQTT 5: "disconnect with will message"
+                        client.will = None
                     return
                 self._handle(client, head, Fields(body))
         except Closed:
@@ -121,23 +125,29 @@ class Broker:
         if head != 0x10 or fields.text() != "MQTT":
             raise Closed
         level, flags, keep_alive = fields.octets(1)[0], fields.octets(1)[0], fields.number()
-        if level != 4:
+        if level not in (4, 5):
             await stream.write(packet(0x20, bytes([0, _BAD_VERSION])))
             raise Closed
-        name = fields.text() or uuid.uuid4().hex
+        five = level == 5
+        if five:
+            fields.properties()
+        given = fields.text()
+        name = given or uuid.uuid4().hex
         with self._lock:
-            permits = Permits(self._registry(), certificate.arn, name)
+            permits = Permits(self._registry(), certificate.arn, name, certificate.claim)
             allowed = permits.allow("Connect", "client", name)
         if not allowed or len(name) > 128 or flags & 0x01:
             raise Closed
-        client = _Client(stream, name, certificate, permits)
+        client = _Client(stream, name, permits, five=five)
         if flags & 0x04:
+            if five:
+                fields.properties()
             client.will = fields.text(), fields.octets(fields.number())
         old = self._clients.pop(name, None)
         if old is not None:  # the later connection of a client id goes before the earlier one
             old.stream.cut()
         self._clients[name] = client
-        await stream.write(packet(0x20, b"\0\0"))
+        await stream.write(packet(0x20, b"\0\0" + (_connack(name if not given else "") if five else b"")))
         return client, keep_alive * 1.5 or None
 
     def _handle(self, client: _Client, head: int, fields: Fields) -> None:
@@ -147,33 +157,42 @@ class Broker:
         elif kind == 8:
             self._subscribe(client, fields)
         elif kind == 10:
-            identifier = fields.octets(2)
-            while fields.rest():
-                client.filters.pop(fields.text(), None)
-            client.offer(packet(0xB0, identifier))
+            self._unsubscribe(client, fields)
         elif kind == 12:
             client.offer(packet(0xD0, b""))
         elif kind != 4:
             raise Closed
 
+    def _unsubscribe(self, client: _Client, fields: Fields) -> None:
+        identifier, done = fields.octets(2), bytearray()
+        if client.five:
+            fields.properties()
+        while fields.rest():
+            done.append(0x00 if client.filters.pop(fields.text(), None) is not None else 0x11)
+        client.offer(packet(0xB0, identifier + (b"\0" + done if client.five else b"")))
+
     def _subscribe(self, client: _Client, fields: Fields) -> None:
         identifier, granted = fields.octets(2), bytearray()
+        if client.five:
+            fields.properties()
         while fields.rest():
-            pattern, qos = fields.text(), fields.octets(1)[0]
+            pattern, qos = fields.text(), fields.octets(1)[0] & 3
             if len(client.filters) >= _FILTERS or not _valid(pattern):
                 raise Closed
             if self._may(client, "Subscribe", "topicfilter", pattern):
                 client.filters[pattern] = min(qos, 1)
                 granted.append(min(qos, 1))
             else:
-                granted.append(0x80)
-        client.offer(packet(0x90, identifier + granted))
+                granted.append(0x87 if client.five else 0x80)
+        client.offer(packet(0x90, identifier + (b"\0" if client.five else b"") + granted))
 
     def _published(self, client: _Client, head: int, fields: Fields) -> None:
         topic, qos = fields.text(), head >> 1 & 3
         if qos > 1 or not topic or "+" in topic or "#" in topic or len(topic) > 512:
             raise Closed
         identifier = fields.octets(2) if qos else b""
+        if client.five:
+            fields.properties()
         if not self._may(client, "Publish", "topic", topic):
             raise Closed
         if qos:
@@ -181,8 +200,15 @@ class Broker:
         answer = self._fleet.answer(topic, fields.rest())
         if answer is None:
             self.publish(topic, fields.rest(), qos)
-        elif any(_matches(pattern, answer[0]) for pattern in client.filters):
+        elif any(topic_matches(pattern, answer[0]) for pattern in client.filters):
             client.message(*answer, qos=0)
+
+
+def _connack(assigned: str) -> bytes:
+    """Return the properties of CONNACK in MQTT 5; ``assigned``: the client id if the client named none."""
+    name = assigned.encode()
+    found = _LIMITS + (b"\x12" + len(name).to_bytes(2, "big") + name if assigned else b"")
+    return bytes([len(found)]) + found
 
 
 def _valid(pattern: str) -> bool:
@@ -194,7 +220,7 @@ def _valid(pattern: str) -> bool:
     )
 
 
-def _matches(pattern: str, topic: str) -> bool:
+def topic_matches(pattern: str, topic: str) -> bool:
     """Say whether a topic filter is for a topic; a wildcard at its beginning is not for ``$`` topics."""
     wanted, levels = pattern.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):

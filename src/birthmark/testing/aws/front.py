@@ -87,6 +87,7 @@ class Front:
                 work = _OURS.get(name)
                 if work is None:
                     return self._by_moto(environ)
+                desk.url = f"http://{environ.get('HTTP_HOST') or self.url}"  # links lead to where the client came
                 query, headers = environ.get("QUERY_STRING", ""), _headers(environ)
                 asked = self._api.parameters(name, place, query, headers, _body(environ))
                 return 200, {}, self._api.octets(work(desk, asked))

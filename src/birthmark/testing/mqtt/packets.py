@@ -70,6 +70,18 @@ class Fields:
         except UnicodeDecodeError:
             raise Closed from None
 
+    def properties(self) -> bytes:
+        """Return the properties that come next (OASIS MQTT 5.0, section 2.2.2), their length before them."""
+        length = shift = 0
+        while True:
+            octet = self.octets(1)[0]
+            length |= (octet & 0x7F) << shift
+            shift += 7
+            if not octet & 0x80:
+                return self.octets(length)
+            if shift > 21:
+                raise Closed
+
     def rest(self) -> bytes:
         """Return what is left."""
         return self._data

@@ -5,8 +5,8 @@ So a device that was revoked a second ago is never told as let in, and nothing i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from cryptography import x509
 
@@ -19,7 +19,7 @@ from birthmark.workflow.register.changes import ChangeFeed
 
 __all__ = ["Chains", "Wanted", "WantedNow", "authority_chain"]
 
-_MOST_CHAINS = 4096
+_GAP, _LONGEST_RUN = 64, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +30,25 @@ class Wanted:
     certificate_seq: int | None = None
 
 
-@dataclass(slots=True)
 class Chains:
     """Finds the chain of a certificate among the CAs on record; empty where its issuer is none of them."""
 
-    cas: Sequence[CaRecord]
-    _known: dict[tuple[bytes, bytes | None], tuple[bytes, ...]] = field(default_factory=dict)
+    def __init__(self, cas: Sequence[CaRecord]) -> None:
+        by_name = {record.ca: record for record in cas}
+        self._by_subject: dict[bytes, list[tuple[bytes | None, tuple[bytes, ...]]]] = {}
+        for record in cas:
+            certificate = x509.load_der_x509_certificate(record.certificate)
+            chain = (record.certificate, *authority_chain(record, by_name))
+            named = self._by_subject.setdefault(certificate.subject.public_bytes(), [])
+            named.append((_key_id(certificate, x509.SubjectKeyIdentifier), chain))
 
     def of(self, certificate: x509.Certificate) -> tuple[bytes, ...]:
         """Return the certificates (DER) above ``certificate``: its issuing CA first, the root last."""
-        issuer, key_id = certificate.issuer.public_bytes(), _key_id(certificate, x509.AuthorityKeyIdentifier)
-        place = (issuer, key_id)
-        if place not in self._known:
-            if len(self._known) >= _MOST_CHAINS:
-                self._known.clear()
-            self._known[place] = self._find(issuer, key_id)
-        return self._known[place]
-
-    def _find(self, issuer: bytes, key_id: bytes | None) -> tuple[bytes, ...]:
-        by_name = {record.ca: record for record in self.cas}
-        for record in self.cas:
-            certificate = x509.load_der_x509_certificate(record.certificate)
-            same_key = key_id is None or _key_id(certificate, x509.SubjectKeyIdentifier) in (None, key_id)
-            if certificate.subject.public_bytes() == issuer and same_key:
-                return (record.certificate, *authority_chain(record, by_name))
-        return ()
+        named = self._by_subject.get(certificate.issuer.public_bytes(), ())
+        if len(named) == 1:
+            return named[0][1]
+        wanted = _key_id(certificate, x509.AuthorityKeyIdentifier) if named else None
+        return next((chain for key_id, chain in named if key_id == wanted), ())
 
 
 def authority_chain(authority: CaRecord, by_name: Mapping[str, CaRecord]) -> tuple[bytes, ...]:
@@ -91,35 +85,50 @@ class WantedNow:
         A refusal names what cannot be told: ``export.certificate.missing``. Raises ``Tampered``:
         ``credential.malformed``, ``log.issued.missing``.
         """
-        records = self.feed.records.devices(list(told))
+        devices = self.feed.records.devices(list(told))
+        stored = self._stored(devices, told)
         found: dict[str, Wanted | Refused] = {}
         for serial, told_seq in told.items():
+            device = devices.get(serial)
+            seq = device.issued_seq if device is not None and device.issued_seq is not None else told_seq
             try:
-                found[serial] = self._of(serial, records.get(serial), told_seq)
+                found[serial] = self._of(serial, device, seq, stored.get(serial))
             except Refused as refusal:
                 found[serial] = refusal
         return found
 
-    def _of(self, serial: str, device: DeviceRecord | None, told_seq: int | None) -> Wanted:
+    def _stored(self, devices: Mapping[str, DeviceRecord], told: Mapping[str, int | None]) -> dict[str, bytes]:
+        """Return the certificates that are in our log. Neighbours are read together: they lie together."""
+        wanted: dict[int, str] = {}
+        for serial, told_seq in told.items():
+            device = devices.get(serial)
+            seq = device.issued_seq if device is not None and device.issued_seq is not None else told_seq
+            if seq is not None:
+                wanted[seq] = serial
+        found: dict[str, bytes] = {}
+        for first, count in _runs(sorted(wanted)):
+            for seq, entry in self.feed.ledger.entries(first, count):
+                if seq in wanted:
+                    event, certificate = decode_entry(entry)
+                    if isinstance(event, Issued | Received) and event.device == wanted[seq]:
+                        found[wanted[seq]] = certificate
+        return found
+
+    def _of(self, serial: str, device: DeviceRecord | None, seq: int | None, stored: bytes | None) -> Wanted:
         if device is not None and device.state is DeviceState.VERIFIED:
-            der = self.feed.certificate_of(device)
+            # Where our log is not the place, or its entry is not the one, this says so by its name.
+            der = self.feed.certificate_of(device) if stored is None else stored
             certificate = _loaded(der, serial)
             if not self.feed.records.is_revoked(_serial_octets(certificate)):
                 registration = Registration(serial, "enabled", (der,), self._chain(certificate))
-                return Wanted(registration, device.issued_seq)
-        last = self._last(serial, device, told_seq)
+                return Wanted(registration, None if stored is None else seq)
+        last = self._elsewhere(serial, device) if stored is None else stored
         if last is None:
             return Wanted(Registration(serial, "blocked", (), ()))
         return Wanted(Registration(serial, "blocked", (last,), self._chain(_loaded(last, serial))))
 
-    def _last(self, serial: str, device: DeviceRecord | None, told_seq: int | None) -> bytes | None:
-        """Return the certificate that a blocked device had last, as far as it is known here."""
-        seq = device.issued_seq if device is not None and device.issued_seq is not None else told_seq
-        if seq is not None:
-            for _, entry in self.feed.ledger.entries(seq, 1):
-                event, certificate = decode_entry(entry)
-                if isinstance(event, Issued | Received) and event.device == serial:
-                    return certificate
+    def _elsewhere(self, serial: str, device: DeviceRecord | None) -> bytes | None:
+        """Return the certificate that a blocked device had at a site, as far as it is known here."""
         settled = self.feed.records.settled(serial)
         if device is None or settled is None or device.state is DeviceState.ORDERED:
             return None
@@ -136,6 +145,17 @@ class WantedNow:
             self._chains = Chains(self.feed.records.cas())
             chain = self._chains.of(certificate)
         return chain
+
+
+def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of ranges that hold all numbers (ascending) and not much between them."""
+    at = 0
+    while at < len(seqs):
+        end = at + 1
+        while end < len(seqs) and seqs[end] - seqs[end - 1] <= _GAP and seqs[end] - seqs[at] < _LONGEST_RUN:
+            end += 1
+        yield seqs[at], seqs[end - 1] - seqs[at] + 1
+        at = end
 
 
 def _loaded(der: bytes, device_serial: str) -> x509.Certificate:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from birthmark.adapters.clouds.aws_iot.calls import AwsSays, AwsTurn
+from birthmark.adapters.clouds.aws_iot.certificates import text_of
 from birthmark.adapters.clouds.aws_iot.facts import id_of, pem_of, signer_of
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
 from birthmark.adapters.clouds.aws_iot.reports import TaskReport, fetch_report, read_errors, read_results
@@ -53,9 +54,8 @@ class BulkTask:
         key = f"{self._options.prefix}{name}.json"
         try:
             task = self._task(turn, key, content)
-            if self._wait(turn, task) is None:
-                return {}
-            report = self._report(turn, task)
+            known = self._wait(turn, task) is not None
+            report = self._report(turn, task) if known else TaskReport({}, {})
             turn.s3("delete_object", Bucket=self._options.bucket, Key=key)
         except AwsSays as answer:
             raise Misconfigured(
@@ -92,14 +92,19 @@ class BulkTask:
         else:
             turn.s3("put_object", Bucket=bucket, Key=key, Body=content, ContentType="application/json")
         self._wait_for_others(turn)
-        started = turn.iot(
-            "start_thing_registration_task",
-            templateBody=self._template.text,
-            inputFileBucket=bucket,
-            inputFileKey=key,
-            roleArn=self._options.role,
-        )
-        return str(started.get("taskId", ""))
+        try:
+            started = turn.iot(
+                "start_thing_registration_task",
+                templateBody=self._template.text,
+                inputFileBucket=bucket,
+                inputFileKey=key,
+                roleArn=self._options.role,
+            )
+        except AwsSays:
+            if self._running(turn):
+                raise _busy("another bulk task was started in this account meanwhile") from None
+            raise
+        return text_of(started, "taskId")
 
     def _has_file(self, turn: AwsTurn, key: str) -> bool:
         try:
@@ -126,16 +131,15 @@ class BulkTask:
         """Return once no task runs: an account has one at a time."""
         pause = _FIRST_POLL_S
         for _ in range(_POLLS):
-            running = [
-                task
-                for status in _RUNNING
-                for task in turn.iot("list_thing_registration_tasks", status=status, maxResults=1).get("taskIds", ())
-            ]
-            if not running:
+            if not self._running(turn):
                 return
             turn.wait(pause)
             pause = min(pause * 1.5, _LONGEST_POLL_S)
         raise _busy("another bulk task runs in this account")
+
+    def _running(self, turn: AwsTurn) -> bool:
+        asked = (turn.iot("list_thing_registration_tasks", status=status, maxResults=1) for status in _RUNNING)
+        return any(found.get("taskIds") for found in asked)
 
     def _wait(self, turn: AwsTurn, task: str) -> str | None:
         """Return the status in which the task ended; None if AWS does not know it any more."""

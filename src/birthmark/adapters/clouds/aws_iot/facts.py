@@ -18,10 +18,11 @@ from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.rules_cloud import CLOUD_KEYS
 from birthmark.ports import CloudRecord, Registration
 
-__all__ = ["common_names", "expected_record", "id_of", "pem_of", "read_pem", "require_possible", "signer_of"]
+__all__ = ["expected_record", "id_of", "pem_of", "read_pem", "require_possible", "signer_of", "subject_names"]
 
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}", re.ASCII)
 _LONGEST_PEM = 65_536
+_NAMES_A_DEVICE = (NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
 
 
 def id_of(der: bytes) -> str:
@@ -44,15 +45,15 @@ def read_pem(text: object) -> bytes | None:
         return None
 
 
-def common_names(der: bytes) -> tuple[str, ...]:
-    """Return the common names of a certificate's subject; none if it cannot be read."""
+def subject_names(der: bytes) -> frozenset[str]:
+    """Return what names a device in a certificate: common names and serial numbers; none if it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a stranger's certificate may be odd, it is only compared
             subject = x509.load_der_x509_certificate(der).subject
-            return tuple(str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+            return frozenset(str(one.value) for one in subject if one.oid in _NAMES_A_DEVICE)
     except UNREADABLE:
-        return ()
+        return frozenset()
 
 
 def signer_of(registration: Registration, der: bytes) -> bytes | None:

@@ -32,23 +32,27 @@ class Groundwork:
     def __init__(self, options: AwsIotOptions, base: Path) -> None:
         self._options = options
         self._document = None if options.policy_document is None else _read(options.policy_document)
+        self._profile = None if options.profile is None else _profile(options.profile, base)
         self.template = self._open_template()
-        if options.mode == "jitp" and self.template is not None and options.profile is not None:
-            self.template.require_profile(_profile(options.profile, base))
 
     def _open_template(self) -> ProvisioningTemplate | None:
         options = self._options
         if options.mode == "jitp" and options.template_name is None:
             made = just_in_time_template(options.policy or "", options.thing_type, options.thing_group)
             template = parse_aws_template(made if options.template is None else _read(options.template))
-            template.require_just_in_time()
-            return template
+            return self._checked(template)
         if options.mode == "bulk":
             made = bulk_template(options.policy or "", options.thing_type, options.thing_group)
             template = parse_aws_template(made if options.template is None else _read(options.template))
             template.require_bulk()
             return template
         return None
+
+    def _checked(self, template: ProvisioningTemplate) -> ProvisioningTemplate:
+        template.require_just_in_time()
+        if self._profile is not None:
+            template.require_profile(self._profile)
+        return template
 
     def require_subject(self, registration: Registration) -> None:
         """Return if the certificates have all that a just-in-time template names; ``cloud.aws.template.subject``."""
@@ -137,9 +141,7 @@ class Groundwork:
             )
         if found.get("type") != "JITP" or not found.get("enabled", True):
             raise _different(f"provisioning template {name}", "it is not an enabled one of type JITP")
-        template = parse_aws_template(str(found.get("templateBody", "")))
-        template.require_just_in_time()
-        self.template = template
+        self.template = self._checked(parse_aws_template(str(found.get("templateBody", ""))))
         return True
 
     def _make(self, turn: AwsTurn, what: str) -> None:

@@ -35,7 +35,7 @@ _FORMS: Mapping[str, str] = {
     "device_trust": r"[^\0]{1,1024}",
     "device_topic": r"[!-~]{1,256}",
     "rate": _NUMBER,
-    "batch": r"[1-9][0-9]{0,4}",
+    "batch": r"[1-9][0-9]{0,3}|10000",
     "blocked": "inactive|revoked",
 }
 _NEEDS: Mapping[str, tuple[str, ...]] = {

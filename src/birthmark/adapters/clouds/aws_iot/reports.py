@@ -22,7 +22,7 @@ __all__ = ["TaskReport", "fetch_report", "read_errors", "read_results"]
 
 _MOST_LINKS, _MOST_PAGES = 1_000, 8
 _MOST_OCTETS, _LONGEST_LINE = 256 * 1024 * 1024, 256 * 1024
-_FETCH_S = 60.0
+_FETCH_S, _LONGEST_FETCH_S = 60.0, 900.0
 _CERTIFICATE = re.compile(r":cert/([0-9a-f]{64})\b", re.ASCII)
 _THING = re.compile(r":thing/([a-zA-Z0-9:_-]{1,128})(?![a-zA-Z0-9:_-])", re.ASCII)
 
@@ -41,7 +41,7 @@ def fetch_report(turn: AwsTurn, task: str, kind: str, *, origin: str | None) -> 
     Links are followed by https alone, or to ``origin``, the endpoint of the URI. They hold a signature, so no error
     shows one. ``Unavailable("cloud.aws.report")``.
     """
-    octets = 0
+    octets, end = 0, turn.now() + _LONGEST_FETCH_S
     with httpx.Client(timeout=_FETCH_S, follow_redirects=False, trust_env=True) as client:
         for link in _links(turn, task, kind):
             _require_link(link, origin)
@@ -52,8 +52,8 @@ def fetch_report(turn: AwsTurn, task: str, kind: str, *, origin: str | None) -> 
                         raise _unreadable(f"its link answers {answer.status_code}")
                     for part in answer.iter_bytes():
                         octets += len(part)
-                        if octets > _MOST_OCTETS:
-                            raise _unreadable("it is larger than 256 MiB")
+                        if octets > _MOST_OCTETS or turn.now() > end:
+                            raise _unreadable("it is larger than 256 MiB, or takes longer than 15 minutes")
                         *lines, rest = (rest + part).split(b"\n")
                         yield from lines
                         if len(rest) > _LONGEST_LINE:

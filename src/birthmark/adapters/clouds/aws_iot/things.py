@@ -8,8 +8,6 @@ goes after it, so that who sets the certificate to ACTIVE by hand later does not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from birthmark.adapters.clouds.aws_iot.calls import AwsSays, AwsTurn
 from birthmark.adapters.clouds.aws_iot.certificates import (
     HeldCertificate,
@@ -18,7 +16,7 @@ from birthmark.adapters.clouds.aws_iot.certificates import (
     describe_certificate,
     hold_certificate,
 )
-from birthmark.adapters.clouds.aws_iot.facts import common_names, signer_of
+from birthmark.adapters.clouds.aws_iot.facts import signer_of, subject_names
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
 from birthmark.ports import Registration
 
@@ -158,9 +156,8 @@ def _retire(options: AwsIotOptions, turn: AwsTurn, registration: Registration, s
 
 def _require_ours(registration: Registration, known_as: str, der: bytes) -> None:
     """A thing of this name may be somebody else's: only a certificate that names the device is taken away."""
-    names: Sequence[str] = common_names(der)
-    ours = {registration.device_serial, *(name for one in registration.certificates for name in common_names(one))}
-    if not ours & set(names):
+    ours = {registration.device_serial}.union(*map(subject_names, registration.certificates))
+    if not ours & subject_names(der):
         raise NotThisDevice(
             "cloud.aws.thing.foreign",
             f"the thing {registration.device_serial} has the certificate {known_as}, which names another device",

@@ -18,6 +18,7 @@ from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, bearer_token,
 from birthmark.adapters.clouds.azure_dps.authorities import Authorities
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.clouds.azure_dps.documents import digest, record_of
+from birthmark.adapters.clouds.azure_dps.endorsements import read_endorsements
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
 from birthmark.adapters.clouds.azure_dps.individual import BULK, Enrollments
 from birthmark.adapters.clouds.azure_dps.judge import judge_registration
@@ -44,7 +45,8 @@ _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``; the class implements ``ports.Admits``."""
+    """Implements ``ports.Cloud``; the class implements ``ports.Admits``. ``born_elsewhere``: see
+    ``judge_registration``."""
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class AzureDpsCloud:
         self._uri = parse_dps_uri(uri)
         self._judge = partial(judge_registration, born_elsewhere=born_elsewhere)
         self._web = _service(self._uri, secrets, base, clock)
-        self._enrollments, self._groups = Enrollments(self._web, self._uri), Groups(self._web, self._uri)
+        named = self._uri.endorsements
+        self._endorsements = {} if named is None else read_endorsements(base / named)
+        self._enrollments = Enrollments(self._web, self._uri, self._endorsements)
+        self._groups = Groups(self._web, self._uri)
         self._arm = _manager(self._uri, secrets, base) if self._uri.ca == "reference" else None
         self._now = lambda: datetime.fromtimestamp(clock(), UTC)
         self._lock = threading.Lock()
@@ -106,7 +111,8 @@ class AzureDpsCloud:
         if self._by_groups and registration.standing == "enabled":
             return None
         serial = registration.device_serial
-        digests = tuple(sorted(digest(der) for der in registration.certificates))
+        by_tpm = serial in self._endorsements
+        digests = () if by_tpm else tuple(sorted(digest(der) for der in registration.certificates))
         return CloudRecord(serial.lower(), serial, registration.standing, digests)
 
     def estimate(self, devices: int, authorities: Sequence[CloudAuthority]) -> Estimate:
@@ -130,8 +136,8 @@ class AzureDpsCloud:
 
     def calls_of(self, registrations: Sequence[Registration]) -> int:
         serials = [one.device_serial.lower() for one in registrations if one.standing == "enabled"]
-        written = len(registrations) - len(serials) if self._by_groups else len(registrations)
-        calls = _chunks_cost(written)
+        written = [one for one in registrations if not self._by_groups or one.standing == "blocked"]
+        calls = sum(self._enrollments.cost(written[at : at + BULK]) for at in range(0, len(written), BULK))
         if not self._by_groups or not serials:
             return calls
         with self._lock:
@@ -151,8 +157,8 @@ class AzureDpsCloud:
                 names.add(one.device_serial.lower())
             else:
                 outcomes[one.device_serial] = problem
-        covered = [one for one in good if self._by_groups and one.standing == "enabled"]
-        told = [*self._cover(covered), *self._write([one for one in good if one not in covered])]
+        own = [one for one in good if not self._by_groups or one.standing == "blocked"]
+        told = [*self._cover([one for one in good if self._by_groups and one.standing == "enabled"]), *self._write(own)]
         outcomes |= {outcome.device_serial: outcome for outcome in told}
         return [outcomes[one.device_serial] for one in registrations]
 
@@ -185,8 +191,10 @@ class AzureDpsCloud:
             if self._after is not None:
                 rows, self._after = self._enrollments.page(self._after)
                 self._held |= {row.registration_id.lower() for row in rows}
-            doubtful = [one for one in told if self._after is not None or one.device_serial.lower() in self._held]
-        outcomes = [Outcome(one.device_serial, "covered") for one in told if one not in doubtful]
+            unread = self._after is not None
+            doubtful = [one for one in told if unread or one.device_serial.lower() in self._held]
+        apart = {one.device_serial for one in doubtful}
+        outcomes = [Outcome(one.device_serial, "covered") for one in told if one.device_serial not in apart]
         for at in range(0, len(doubtful), BULK):
             some = doubtful[at : at + BULK]
             done = self._enrollments.delete(some)
@@ -221,11 +229,6 @@ def _judged(told: Registration, names: set[str], judge: Callable[[Registration],
         detail = "another device has this name there: case does not count"
         return Outcome(told.device_serial, "refused", "cloud.name.taken", detail)
     return None
-
-
-def _chunks_cost(count: int) -> int:
-    whole, rest = divmod(count, BULK)
-    return whole * Enrollments.cost(BULK) + Enrollments.cost(rest)
 
 
 def _service(uri: DpsUri, secrets: SecretsHandler, base: Path, clock: Callable[[], float]) -> DpsWeb:

@@ -7,7 +7,6 @@ PEM and come out as their thumbprints only. What is not ours in a record (twins,
 from __future__ import annotations
 
 import base64
-import textwrap
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -26,6 +25,7 @@ __all__ = [
     "group_body",
     "merged",
     "pem",
+    "read_attestation",
     "read_bulk",
     "read_document",
     "read_enrollment",
@@ -43,7 +43,7 @@ _REPROVISION = {"migrate": (True, True), "reset": (True, False), "never": (False
 
 
 class _Info(msgspec.Struct, rename="camel"):
-    sha256_thumbprint: str = ""
+    sha256_thumbprint: str | None = None
 
 
 class _Certificate(msgspec.Struct, rename="camel"):
@@ -66,9 +66,14 @@ class _X509(msgspec.Struct, rename="camel"):
     ca_references: _References | None = None
 
 
+class _Tpm(msgspec.Struct, rename="camel"):
+    endorsement_key: str | None = None
+
+
 class _Attestation(msgspec.Struct, rename="camel"):
     type: str = ""
     x509: _X509 | None = None
+    tpm: _Tpm | None = None
 
 
 class _Reprovision(msgspec.Struct, rename="camel"):
@@ -78,8 +83,8 @@ class _Reprovision(msgspec.Struct, rename="camel"):
 
 class _Shared(msgspec.Struct, rename="camel"):
     attestation: _Attestation
-    etag: str = ""
-    provisioning_status: str = "enabled"
+    etag: str | None = None
+    provisioning_status: str | None = None
     reprovision_policy: _Reprovision | None = None
     allocation_policy: str | None = None
     iot_hubs: list[str] | None = None
@@ -123,7 +128,7 @@ class BulkError(msgspec.Struct, rename="camel"):
 
     registration_id: str = ""
     error_code: int = 0
-    error_status: str = ""
+    error_status: str | None = None
 
 
 class BulkResult(msgspec.Struct, rename="camel"):
@@ -133,6 +138,7 @@ class BulkResult(msgspec.Struct, rename="camel"):
     errors: list[BulkError] | None = None
 
 
+read_attestation = msgspec.json.Decoder(_Attestation).decode
 read_bulk = msgspec.json.Decoder(BulkResult).decode
 read_document = msgspec.json.Decoder(dict[str, Any]).decode
 read_enrollment = msgspec.json.Decoder(Enrollment).decode
@@ -143,12 +149,15 @@ read_groups = msgspec.json.Decoder(list[Group]).decode
 
 def _thumbprints(slots: _Slots | None) -> tuple[str, ...]:
     members = (slots.primary, slots.secondary) if slots else ()
-    return tuple(one.info.sha256_thumbprint.lower() for one in members if one is not None and one.info is not None)
+    return tuple(
+        (one.info.sha256_thumbprint or "").lower() for one in members if one is not None and one.info is not None
+    )
 
 
 def pem(der: bytes) -> str:
     """Return a certificate as PEM (RFC 7468)."""
-    lines = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    text = base64.b64encode(der).decode()
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
     return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
@@ -162,13 +171,15 @@ def reference_name(ca: str, der: bytes) -> str:
     return f"{ca}-{digest(der)[:16]}"
 
 
-def enrollment_body(told: Registration, uri: DpsUri) -> dict[str, Any]:
-    """Return the individual enrolment of a device that was judged.
+def enrollment_body(told: Registration, uri: DpsUri, endorsement: str | None = None) -> dict[str, Any]:
+    """Return the individual enrolment of a device that was judged. ``endorsement``: it shows itself by its TPM.
 
     Who has no certificate is blocked by name: with symmetric keys that the service makes and nobody reads.
     """
     attestation: dict[str, Any] = {"type": "symmetricKey", "symmetricKey": {}}
-    if told.certificates:
+    if endorsement is not None:
+        attestation = {"type": "tpm", "tpm": {"endorsementKey": endorsement}}
+    elif told.certificates:
         attestation = {"type": "x509", "x509": {"clientCertificates": _uploaded(told.certificates)}}
     return {
         "registrationId": told.device_serial,

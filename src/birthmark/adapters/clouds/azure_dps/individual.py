@@ -6,7 +6,7 @@ read. Cut anywhere, or with an answer lost, the same again ends the same: what w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ from birthmark.adapters.clouds.azure_dps.documents import (
     digest,
     enrollment_body,
     merged,
+    read_attestation,
     read_bulk,
     read_document,
     read_enrollment,
@@ -46,13 +47,13 @@ def decoded(read: Callable[[bytes], _T], answer: Answer, cloud: str) -> _T:
 class Enrollments:
     """The individual enrolments of one service."""
 
-    def __init__(self, web: DpsWeb, uri: DpsUri) -> None:
-        self._web, self._uri = web, uri
+    def __init__(self, web: DpsWeb, uri: DpsUri, endorsements: Mapping[str, str]) -> None:
+        self._web, self._uri, self._endorsements = web, uri, endorsements
 
     def write(self, told: Sequence[Registration]) -> list[Outcome]:
         """Make and change up to ten; costs ``cost`` calls at most. Raises as ``ports.Cloud.tell`` does."""
         outcomes: dict[str, Outcome] = {}
-        bodies = {one.device_serial.lower(): enrollment_body(one, self._uri) for one in told}
+        bodies = {one.device_serial.lower(): self._body(one) for one in told}
         errors = self._bulk("create", list(bodies.values()))
         differing: list[dict[str, Any]] = []
         for one in told:
@@ -62,8 +63,10 @@ class Enrollments:
                 outcomes[key] = Outcome(one.device_serial, "done")
             elif _status(error) != 409:
                 outcomes[key] = _refused(one, error)
+            elif (found := self._get(key)) is None:
+                outcomes[key] = _refused(one, error)  # something else of it is taken, not its name
             else:
-                document, held = self._get(key)
+                document, held = found
                 if (held.device_id or "").lower() == key and held.device_id != one.device_serial:
                     outcomes[key] = _taken(one, held)
                 elif self._same(held, one):
@@ -78,14 +81,16 @@ class Enrollments:
                 outcomes[key] = Outcome(one.device_serial, "done") if error is None else _refused(one, error)
         return [outcomes[one.device_serial.lower()] for one in told]
 
-    @staticmethod
-    def cost(count: int) -> int:
-        """Return what ``write`` of so many, ten at most, costs at most."""
-        return count + 2 if count else 0
+    def cost(self, told: Sequence[Registration]) -> int:
+        """Return what ``write`` of these, ten at most, costs at most: a TPM's key is read by a call of its own."""
+        return len(told) + sum(one.device_serial in self._endorsements for one in told) + 2 if told else 0
+
+    def _body(self, told: Registration) -> dict[str, Any]:
+        return enrollment_body(told, self._uri, self._endorsements.get(told.device_serial))
 
     def delete(self, told: Sequence[Registration]) -> list[Outcome]:
         """Take away up to ten, in one call, of devices that their CA lets in: ``covered`` where there was none."""
-        errors = self._bulk("delete", [enrollment_body(one, self._uri) for one in told])
+        errors = self._bulk("delete", [self._body(one) for one in told])
         outcomes = []
         for one in told:
             error = errors.get(one.device_serial.lower())
@@ -104,21 +109,30 @@ class Enrollments:
         following = answer.headers.get("x-ms-continuation") or None
         return decoded(read_enrollments, answer, self._uri.name), following
 
-    def _get(self, key: str) -> tuple[dict[str, Any], Enrollment]:
+    def _get(self, key: str) -> tuple[dict[str, Any], Enrollment] | None:
         answer = self._web.call("GET", f"/enrollments/{quote(key, safe='')}", also=(404,))
         if answer.status == 404:
-            raise self._moved()
+            return None
         return decoded(read_document, answer, self._uri.name), decoded(read_enrollment, answer, self._uri.name)
 
     def _same(self, held: Enrollment, told: Registration) -> bool:
-        wanted = tuple(digest(der) for der in told.certificates)
+        endorsement = self._endorsements.get(told.device_serial)
+        wanted = () if endorsement is not None else tuple(digest(der) for der in told.certificates)
+        kind = "tpm" if endorsement is not None else "x509" if wanted else "symmetricKey"
         return (
             held.certificates == wanted
             and held.enabled == (told.standing == "enabled")
             and held.device_id == told.device_serial
-            and held.attestation.type == ("x509" if wanted else "symmetricKey")
+            and held.attestation.type == kind
             and same_policies(held, self._uri)
+            and (endorsement is None or self._has_endorsement(held, endorsement))
         )
+
+    def _has_endorsement(self, held: Enrollment, endorsement: str) -> bool:
+        """Compare the TPM's key, which the service shows only where it is asked for."""
+        path = f"/enrollments/{quote(held.registration_id.lower(), safe='')}/attestationmechanism"
+        shown = decoded(read_attestation, self._web.call("POST", path), self._uri.name)
+        return shown.type == "tpm" and shown.tpm is not None and shown.tpm.endorsement_key == endorsement
 
     def _bulk(self, mode: str, members: list[dict[str, Any]]) -> dict[str, BulkError]:
         """Return the members that were not done, by id in lower case; ``Unavailable`` if any may be done later."""
@@ -135,7 +149,7 @@ class Enrollments:
             if _status(error) in (408, 429) or _status(error) >= 500:
                 raise Unavailable(
                     "cloud.half_done",
-                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status)}",
+                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status or '')}",
                     hint="The same is told again later: what was done already is compared then.",
                     cloud=self._uri.name,
                     service_code=error.error_code,
@@ -156,7 +170,7 @@ def _status(error: BulkError) -> int:
 
 
 def _refused(told: Registration, error: BulkError) -> Outcome:
-    detail = f"{error.error_code} {plain(error.error_status)}".strip()
+    detail = f"{error.error_code} {plain(error.error_status or '')}".strip()
     return Outcome(told.device_serial, "refused", "cloud.record.refused", detail)
 
 

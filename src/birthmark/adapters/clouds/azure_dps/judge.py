@@ -8,9 +8,9 @@ RSA, P-256 or P-384, signatures SHA-256 or SHA-384.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from functools import lru_cache
+from typing import NamedTuple, NoReturn
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from birthmark.errors import BirthmarkError, Refused
@@ -26,6 +26,14 @@ MOST_CERTIFICATES = 2
 """Primary and secondary."""
 _MOST_NAME, _MOST_ANY = 64, 128
 _NAME = re.compile(r"[A-Za-z0-9._:-]*[A-Za-z0-9-]", re.ASCII)
+
+
+class _Seen(NamedTuple):
+    """Common names, kind of key, name of the signature algorithm."""
+
+    names: tuple[str, ...]
+    kind: str
+    signature: str
 
 
 def is_name(text: str) -> bool:
@@ -52,12 +60,11 @@ def judge_registration(told: Registration, *, born_elsewhere: bool = False) -> N
             certificates=count,
         )
     for der in told.certificates:
-        certificate = _judge_certificate(der, serial)
-        names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if names != [serial]:
+        seen = _judge_certificate(der, serial)
+        if seen.names != (serial,):
             raise Refused(
                 "cloud.certificate.name",
-                f"the certificate of {serial} says {names}: the CN has to be the device serial, once",
+                f"the certificate of {serial} says {list(seen.names)}: the CN has to be the device serial, once",
                 hint="Use a profile whose one CN is {device_serial}: it becomes the registration id.",
                 device_serial=serial,
             )
@@ -78,20 +85,29 @@ def judge_authority(authority: CloudAuthority) -> None:
         _judge_certificate(der, authority.name)
 
 
-def _judge_certificate(der: bytes, name: str) -> x509.Certificate:
+def _judge_certificate(der: bytes, name: str) -> _Seen:
     try:
-        parts = open_parts(der)
-        certificate = parse_certificate(parts)
-        kind = algorithm_of(certified_key(certificate)).name
+        seen = _seen(der)
     except BirthmarkError as problem:
         _refuse_kind(name, problem.message)
+    if seen.kind not in CLOUD_KEYS:
+        _refuse_kind(name, f"a key of kind {seen.kind}")
+    if seen.signature not in AZURE_SIGNATURES:
+        _refuse_kind(name, f"signature algorithm {seen.signature}")
+    return seen
+
+
+@lru_cache(maxsize=1024)
+def _seen(der: bytes) -> _Seen:
+    """Return what a certificate says of itself; what is expected and what is told is looked at within one batch."""
+    parts = open_parts(der)
+    certificate = parse_certificate(parts)
     known = SIGNATURES.get(parts.algorithm)
-    signature = parts.algorithm if known is None else known.name
-    if kind not in CLOUD_KEYS:
-        _refuse_kind(name, f"a key of kind {kind}")
-    if signature not in AZURE_SIGNATURES:
-        _refuse_kind(name, f"signature algorithm {signature}")
-    return certificate
+    return _Seen(
+        tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)),
+        algorithm_of(certified_key(certificate)).name,
+        parts.algorithm if known is None else known.name,
+    )
 
 
 def _refuse_name(name: str) -> NoReturn:

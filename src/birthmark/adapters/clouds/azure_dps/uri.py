@@ -40,7 +40,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "most-cas": (25, 100_000),
 }
 """(what holds if nothing is said, the most that may be said); the quotas are those that Microsoft publishes."""
-_TEXTS = ("scope", "device-host", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust")
+_TEXTS = ("scope", "device-host", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust", "endorsements")
 _OPTIONS = (*_CHOICES, *_NUMBERS, *_TEXTS)
 
 
@@ -69,6 +69,7 @@ class DpsUri:
     trust: str | None
     scope: str | None
     device_host: str
+    endorsements: str | None
 
     @property
     def name(self) -> str:
@@ -122,6 +123,7 @@ def parse_dps_uri(uri: str) -> DpsUri:
         trust=found.get("trust"),
         scope=found.get("scope"),
         device_host=found.get("device-host", _DEVICE_HOST).lower(),
+        endorsements=found.get("endorsements"),
     )
 
 
@@ -140,6 +142,8 @@ def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
         _wrong("scope is the ID scope of the service, as 0ne00000000")
     if chosen["ca"] == "reference" and "arm" not in found:
         _wrong("ca=reference needs arm=…: CA certificates are made known through the resource manager")
+    if "endorsements" in found and chosen["mode"] != "individual":
+        _wrong("endorsements is for mode=individual: a group knows certificates only")
     if chosen["ca"] == "upload" and {"arm", "arm-host", "arm-token", "proof"} & set(found):
         _wrong("arm, arm-host, arm-token and proof are for ca=reference")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,7 @@ __all__ = ["Catalog", "CatalogCa"]
 _T = TypeVar("_T")
 _DER = Encoding.DER
 _MAX_FILE = 256 * 1024
+_SERIAL = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}", re.ASCII)
 _OURS = ("active", "inactive")
 """Standing of a certificate: in use, or not yet or no more in use; the others are expired or revoked."""
 
@@ -101,7 +103,10 @@ class Catalog:
         return [ca for ca, _ in good]
 
     def chain(self, ca: CatalogCa) -> tuple[bytes, ...]:
-        """Return the certificates (DER) above a CA, root last; ``Tampered("cloud.catalog.chain")`` if they are not."""
+        """Return the certificates (DER) above a CA, root last if it is there.
+
+        ``Tampered("cloud.catalog.chain")`` if they did not sign it.
+        """
         if self._uri.chain:
             above: Sequence[bytes] = self._from_file()[1]
         else:
@@ -112,7 +117,7 @@ class Catalog:
             return ()
         roots = [der for der in pool if (own := self._ca(der)).subject == own.issuer]
         try:
-            path = verify_chain(ca.certificate, pool, roots, at=self._clock())
+            path = verify_chain(ca.certificate, pool, roots or pool, at=self._clock())
         except Tampered as problem:
             raise Tampered(
                 "cloud.catalog.chain",
@@ -151,6 +156,8 @@ class Catalog:
             status = ((one.properties and one.properties.status) or "").lower()
             text = one.properties and one.properties.certificate
             # Of an expired certificate the manager has the name alone.
+            if text and status in _OURS and not _SERIAL.fullmatch(one.name):
+                raise bad_answer(self._uri.name, "a certificate whose name is no serial number")
             if text and status in _OURS:
                 found += [CatalogCa(der, one.name, status == "active") for der in self._certificates(text)[:1]]
         return found

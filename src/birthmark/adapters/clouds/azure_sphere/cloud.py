@@ -38,6 +38,8 @@ from birthmark.ports.cloud import (
 __all__ = ["AzureSphereCloud"]
 
 _SPHERE_VERSION, _DPS_VERSION = "2024-04-01", "2022-12-12"
+_READ, _GROUP, _PROVEN = 4, 2, 5
+"""Calls: catalog, chain, groups and CAs; a group compared and written; a CA listed, sent, coded, signed, verified."""
 _MOST = 2
 """Certificates of a group: a primary and a secondary one."""
 
@@ -69,13 +71,14 @@ class AzureSphereCloud:
 
     def estimate(self, devices: int, authorities: Sequence[CloudAuthority]) -> Estimate:
         certificates = sum(len(one.certificates) for one in authorities) or 1
-        calls = certificates if self._uri.chain is None else 0
-        if self._by_reference and self._uri.service.proof == "possession":
-            calls += 2 * certificates
-        what = f"the CA of the catalog {self._uri.catalog} read, {certificates} of its certificates proven"
-        step = EstimatedStep(what, calls + 1, (calls + 1) / self.limits.calls_a_minute, "Microsoft runs this CA")
+        groups = len(authorities) or 1
+        calls = _READ + _GROUP * groups + (_PROVEN * certificates if self._by_reference else 0)
+        what = f"{certificates} CA certificates of the catalog {self._uri.catalog} read and let in by {groups} groups"
+        why = "Microsoft runs this CA: the catalog proves possession, and its devices come in by daily certificates"
+        first = EstimatedStep(what, calls, calls / self.limits.calls_a_minute, why)
+        told = EstimatedStep(f"{devices} devices covered by the groups of their CA", 0, 0.0, "none is told of by name")
         found = self._dps.estimate(devices, authorities)
-        return replace(found, steps=(step, *found.steps))
+        return replace(found, steps=(first, told, found.steps[-1]))
 
     def prepare(self, authorities: Sequence[CloudAuthority], prove: ProvePossession) -> Sequence[str]:
         """As the port says; without ``authorities`` it is the CA of the catalog, under the catalog's name.
@@ -91,12 +94,13 @@ class AzureSphereCloud:
             require_possible(self._uri.service, authorities)
         known = {one.certificate: one for one in held}
         self._require_own(authorities, known)
-        if self._by_reference:
-            for authority in authorities:
-                for der in authority.certificates:
-                    proof = partial(self._proof, known[der])
-                    lines += self._authorities.prepare([replace(authority, certificates=(der,))], proof)
-        return [*lines, *self._dps.prepare(authorities, _never)]
+        proven: list[str] = []
+        for authority in authorities if self._by_reference else ():
+            for der in authority.certificates:
+                proof = partial(self._proof, known[der])
+                proven += self._authorities.prepare([replace(authority, certificates=(der,))], proof)
+        # The service says once more of each that it is proven.
+        return [*lines, *proven, *self._dps.prepare(authorities, _never)[len(proven) :]]
 
     def calls_of(self, registrations: Sequence[Registration]) -> int:
         return self._dps.calls_of(registrations)
