@@ -110,6 +110,25 @@ class TestPreparing:
             place.open(f"{THING}&thing_type=old").prepare([], place.fleet.prove)
         assert raised.value.code == "cloud.aws.different"
 
+    def test_a_fleet_template_is_made_once_and_compared(self, place: AwsPlace) -> None:
+        own = json.loads(just_in_time_template("devices", None, None))
+        own["Parameters"]["Name"] = {"Type": "String"}
+        own["Resources"]["thing"]["Properties"]["ThingName"] = {"Fn::Join": ["-", ["fleet", {"Ref": "Name"}]]}
+        (place.directory / "fleet.json").write_text(json.dumps(own))
+        query = f"{THING}&fleet=first-power-up&fleet_template=fleet.json&role={ROLE}"
+        assert "fleet template first-power-up: made" in place.open(query).prepare([], place.fleet.prove)
+        assert "fleet template first-power-up: is there, unchanged" in place.open(query).prepare([], place.fleet.prove)
+        held = place.client().describe_provisioning_template(templateName="first-power-up")
+        assert (held["type"], json.loads(held["templateBody"])) == ("FLEET_PROVISIONING", own)
+        own["DeviceConfiguration"] = {"hall": "3"}
+        (place.directory / "fleet.json").write_text(json.dumps(own))
+        with pytest.raises(Refused) as raised:
+            place.open(query).prepare([], place.fleet.prove)
+        assert raised.value.code == "cloud.aws.different"
+        (place.directory / "fleet.json").write_text(bulk_template("devices", None, None))
+        with pytest.raises(Misconfigured):
+            place.open(query)
+
 
 class TestOneByOne:
     def test_a_certificate_of_another_name_on_the_thing_stays_as_it_is(
@@ -174,6 +193,24 @@ class TestOneByOne:
         sni.prepare([place.fleet.authority()], place.fleet.prove)
         assert place.fleet.proofs == []
         assert kinds(sni.tell([place.fleet.registration("lamp-2")])) == ["done"]
+
+    def test_a_profile_that_is_not_there_and_an_answer_that_is_none(
+        self, place: AwsPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(Misconfigured) as raised:
+            place.open().tell([place.fleet.registration("lamp-1")])
+        assert raised.value.code == "cloud.aws.credentials"
+        monkeypatch.delenv("AWS_PROFILE")
+        cloud = place.open()
+        place.front._iot = lambda *asked: (200, {}, b"<html>")  # type: ignore[method-assign]
+        for act in (lambda: cloud.tell([place.fleet.registration("lamp-1")]), lambda: cloud.page("")):
+            with pytest.raises(Unavailable):
+                act()
+        place.front._iot = lambda *asked: (200, {}, b"{}")  # type: ignore[method-assign]
+        with pytest.raises(Unavailable) as unanswered:
+            cloud.tell([place.fleet.registration("lamp-1")])
+        assert unanswered.value.code == "cloud.aws.answer"
 
     def test_each_operation_keeps_the_rate_of_the_uri(self, place: AwsPlace, cloud: AwsIotCloud) -> None:
         clock = [0.0]

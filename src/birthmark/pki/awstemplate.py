@@ -104,6 +104,14 @@ class ProvisioningTemplate:
                 hint="Set OverrideSettings of the thing to FAIL: a serial that is there twice is seen and compared.",
             )
 
+    def require_fleet(self) -> None:
+        """Return if a device that asks with a claim gets a certificate by it: ``Misconfigured("cloud.aws.template")``.
+
+        The device itself gives the other parameters, so they are not known here.
+        """
+        if _ID not in self.used or _CERTIFICATE not in self.kinds:
+            raise _malformed(f"a fleet template ties the certificate that AWS made by {_ID}, and this one does not")
+
     def require_profile(self, profile: Profile) -> None:
         """Return if certificates of ``profile`` have what it names; ``Misconfigured("cloud.aws.template.profile")``."""
         types = {found.oid for one in profile.subject if (found := attribute_type(one.type)) is not None}
