@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import cbor2
 import paho.mqtt.client as paho
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from birthmark.testing.aws import EmulatedAws
+from birthmark.testing.aws.registry import Certificate
 from support.awsworld import ROLE, authority, certificate, client, device_files, pem, proof, request
 from support.pahodevice import connected, run, said_back, subscribed
 from support.stationworld import Factory, build_factory
@@ -368,6 +370,31 @@ def test_amazons_identity_client_provisions_a_fleet_device_with_its_own_key(aws:
     assert "heard" in sdk(aws, tmp_path, "crt", "echo", aws.mqtt_port, "-", unit)["fleet-claim"]
     again = sdk(aws, tmp_path, "crt", f"fleet:fleet:{tmp_path / 'unit.csr'}", aws.mqtt_port, "-", place)["claim"]
     assert "409" in again["error"]  # the template refuses a second device of that number
+
+
+def test_a_claim_of_the_service_provisions_by_its_template_and_does_nothing_else(
+    aws: EmulatedAws, tmp_path: Path
+) -> None:
+    iot = client(aws)
+    for name in ("fleet", "other"):
+        iot.create_provisioning_template(templateName=name, templateBody=FLEET, provisioningRoleArn=ROLE, enabled=True)
+    made = iot.create_provisioning_claim(templateName="fleet")
+    key = load_pem_private_key(made["keyPair"]["PrivateKey"].encode(), None)
+    place = device_files(tmp_path / "claim", made["certificatePem"], key)
+    csr, own = request("unit-1")
+    (tmp_path / "unit.csr").write_text(csr)
+    seen = sdk(aws, tmp_path, "crt", f"fleet:fleet:{tmp_path / 'unit.csr'}", aws.mqtt_port, "-", place)["claim"]
+    assert seen["thing"] == "fleet-claim"
+    assert x509.load_pem_x509_certificate(seen["pem"].encode()).public_key() == own.public_key()
+    refused = online(aws, place)
+    assert not subscribed(refused, "things/#")
+    refused.publish("$aws/provisioning-templates/other/provision/json", b"{}")
+    assert run(refused, lambda: not refused.is_connected())
+    held = aws.registry.certificates[made["certificateId"]]
+    assert isinstance(held, Certificate)
+    assert timedelta(minutes=4) < made["expiration"] - datetime.now(UTC) <= timedelta(minutes=5)
+    held.ends = datetime.now(UTC)
+    assert not mqtt(aws, place, aws.mqtt_port)
 
 
 def ask(made: paho.Client, topic: str, members: Any, form: str = "json") -> tuple[str, Any]:

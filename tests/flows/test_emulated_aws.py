@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
@@ -30,6 +30,7 @@ from support.awsworld import ROLE, authority, certificate, client, pem, proof, r
 from support.stationworld import Factory, build_factory
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing-aws.md"
+KEYS = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]})
 TEMPLATE = json.dumps(
     {
@@ -416,6 +417,12 @@ def test_a_bulk_task_registers_each_line_and_reports_what_failed(factory: Factor
         (21, "InvalidRequestException"),
     ]
     results = lines(iot, task, "RESULTS")
+    with EmulatedAws(account="210987654321") as other:  # a link leads to where the client came, and opens once known
+        named = boto3.client("iot", endpoint_url=aws.url.replace("127.0.0.1", "localhost"), **KEYS)
+        link = named.list_thing_registration_task_reports(taskId=task, reportType="RESULTS")["resourceLinks"][0]
+        assert link.startswith(f"http://localhost:{aws.port}/")
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"{other.url}/_{link.partition('/_')[2]}", timeout=10)  # noqa: S310
     assert len(results) == 19
     assert results[0]["response"]["ResourceArns"]["thing"].endswith("thing/unit-0")
     assert iot.list_thing_registration_tasks(status="Completed")["taskIds"] == [task]
@@ -512,13 +519,11 @@ def test_nothing_is_left_for_the_next_emulator() -> None:
         assert client(second, "kms").list_keys()["Keys"] == []
 
 
-def test_the_example_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
-    code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "test_page.py").write_text(code)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
-    lean = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=lean, capture_output=True, text=True, timeout=60)
-    assert "1 passed" in done.stdout, done.stdout
+def test_the_example_of_the_page_runs_as_it_stands() -> None:
+    names: dict[str, Any] = {}
+    exec(PAGE.read_text().partition("```python\n")[2].partition("```")[0], names)  # noqa: S102  our own page
+    with contextmanager(names["aws"].__wrapped__)() as running:  # the fixture, as pytest would call it
+        names["test_my_registration"](running)
 
 
 def test_the_command_of_the_page_answers_boto3_until_it_is_told_to_stop(tmp_path: Path) -> None:
@@ -535,8 +540,7 @@ def test_the_command_of_the_page_answers_boto3_until_it_is_told_to_stop(tmp_path
         assert "BEGIN CERTIFICATE" in (files / "root.pem").read_text()
         told = dict(row.split("=", 1) for row in (files / "connection.txt").read_text().splitlines())
         assert told["endpoint_url"] == said[said.index("endpoint") + 1]
-        keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": told["region"]}
-        iot = boto3.client("iot", endpoint_url=told["endpoint_url"], **keys)
+        iot = boto3.client("iot", endpoint_url=told["endpoint_url"], **{**KEYS, "region_name": told["region"]})
         assert iot.describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"] == "localhost"
         host, _, port = said[said.index("mqtt") + 1].partition(":")
         socket.create_connection((host, int(port)), timeout=5).close()

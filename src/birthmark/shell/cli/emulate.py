@@ -57,9 +57,13 @@ def aws(
         "emulated-aws"
     ),
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the endpoint that SDKs are given; 0 takes a free one.")] = 0,
-    mqtt_port: Annotated[int, typer.Option(help="Port of MQTT for devices, without ALPN.")] = 8883,
-    alpn_port: Annotated[int, typer.Option(help="Port of MQTT with ALPN; 0 takes a free one, 443 is AWS's.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the endpoint that SDKs are given; 0 takes a free one.")
+    ] = 0,
+    mqtt_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of MQTT for devices, without ALPN.")] = 8883,
+    alpn_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of MQTT with ALPN; 0 takes a free one, 443 is AWS's.")
+    ] = 0,
     endpoint: Annotated[str, typer.Option(help="Name that devices connect to and ask for (SNI).")] = "localhost",
     region: Annotated[str, typer.Option(help="The region whose devices connect.")] = "us-east-1",
 ) -> None:

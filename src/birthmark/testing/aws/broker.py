@@ -134,7 +134,7 @@ class Broker:
         given = fields.text()
         name = given or uuid.uuid4().hex
         with self._lock:
-            permits = Permits(self._registry(), certificate.arn, name)
+            permits = Permits(self._registry(), certificate.arn, name, certificate.claim)
             allowed = permits.allow("Connect", "client", name)
         if not allowed or len(name) > 128 or flags & 0x01:
             raise Closed

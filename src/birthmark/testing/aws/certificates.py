@@ -12,6 +12,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
@@ -165,10 +166,11 @@ def add_signed(registry: Registry, text: str, ca_text: str | None, status: str) 
     """Register the certificate (PEM) of a registered CA; ``ca_text`` None: the one CA that has signed it."""
     certificate, pem = read_certificate(text)
     if ca_text:
-        wanted = x509.load_pem_x509_certificate(read_certificate(ca_text)[1].encode())
+        wanted, _ = read_certificate(ca_text)
         if not signed_by(certificate, wanted):
             raise Refusal("CertificateValidationException", "The CA certificate has not signed this certificate.")
-        found = [one for one in issuers_of(registry, certificate) if one.x509 == wanted]
+        known = registry.ca_certificates.get(wanted.fingerprint(SHA256()).hex())
+        found = [known] if isinstance(known, Authority) else []
     else:
         found = issuers_of(registry, certificate)
     if not found:

@@ -67,7 +67,7 @@ class DataPlane:
         try:
             for port, alpn in zip(self.ports, (False, True), strict=True):
                 servers.append(await asyncio.start_server(self._connected(alpn), self._host, port))
-        except OSError as problem:
+        except (OSError, OverflowError) as problem:  # OverflowError: no such port
             for server in servers:
                 server.close()
             started.set_exception(problem)

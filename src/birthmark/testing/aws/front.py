@@ -70,7 +70,8 @@ class Front:
             return _send(start, self._control(environ, path.split("/")[2:]))
         if service != "iot":
             return self._moto(environ, start)  # type: ignore[no-any-return]
-        time.sleep(self._faults.plan.latency_s)
+        if self._faults.plan.latency_s:
+            time.sleep(self._faults.plan.latency_s)
         answer = self._iot(environ, region)
         with self.lock:
             lost = self._faults.loses_answer()
@@ -87,6 +88,7 @@ class Front:
                 work = _OURS.get(name)
                 if work is None:
                     return self._by_moto(environ)
+                desk.url = f"http://{environ.get('HTTP_HOST') or self.url}"  # links lead to where the client came
                 query, headers = environ.get("QUERY_STRING", ""), _headers(environ)
                 asked = self._api.parameters(name, place, query, headers, _body(environ))
                 return 200, {}, self._api.octets(work(desk, asked))

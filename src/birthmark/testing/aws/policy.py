@@ -18,10 +18,13 @@ __all__ = ["Permits"]
 
 
 class Permits:
-    """What one connection may do, by the policies of its certificate as they are now."""
+    """What one connection may do, by the policies of its certificate as they are now.
 
-    def __init__(self, registry: Registry, certificate_arn: str, client_id: str) -> None:
-        self._registry, self._arn = registry, certificate_arn
+    ``claim``: the template of a provisioning claim, which has no policies and may do what that template needs.
+    """
+
+    def __init__(self, registry: Registry, certificate_arn: str, client_id: str, claim: str = "") -> None:
+        self._registry, self._arn, self._claim = registry, certificate_arn, claim
         self._variables = {"iot:ClientId": client_id}
         if client_id in registry.list_principal_things(certificate_arn):
             self._variables["iot:Connection.Thing.ThingName"] = client_id
@@ -32,6 +35,9 @@ class Permits:
 
     def allow(self, action: str, kind: str, name: str) -> bool:
         """Say whether ``iot:{action}`` is allowed on ``{kind}/{name}``: client, topic or topicfilter."""
+        if self._claim:
+            places = ("$aws/certificates/create", f"$aws/provisioning-templates/{self._claim}/provision/")
+            return kind == "client" or name.startswith(places)
         wanted, allowed = self._registry.arn_of(kind, name), False
         for policy in self._registry.list_attached_policies(self._arn):
             for statement in _statements(str(policy.document)):

@@ -157,7 +157,7 @@ def _claim(desk: Desk, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     key = rsa.generate_private_key(65537, 2048)
     pem = desk.registry.amazon.issue(key.public_key())
     made = add_certificate(desk.registry, pem, "ACTIVE", None, "DEFAULT")
-    made.ends = now() + _CLAIM
+    made.claim, made.ends = asked["templateName"], now() + _CLAIM
     return {
         "certificateId": made.certificate_id,
         "certificatePem": pem,

@@ -62,7 +62,7 @@ def carry_out(registry: Registry, plan: Plan, given: Certificate | None = None) 
         if plan.thing is not None:
             registry.attach_thing_principal(str(plan.thing.properties["ThingName"]), certificate.arn)
     for one, (name, document) in zip(plan.policies, documents, strict=True):
-        if document is not None:
+        if document is not None and name not in registry.policies:  # two resources may be one policy
             registry.create_policy(name, document)  # type: ignore[arg-type]  # moto keeps the text it is given
         arns[one.name] = registry.policies[name].arn
         if certificate is not None:
@@ -83,6 +83,8 @@ def _judge_thing(registry: Registry, resource: Resource | None) -> FakeThing | N
         raise not_found(f"The thing type {kind}")
     for group in resource.properties.get("ThingGroups", ()):
         registry.describe_thing_group(group)
+    if resource.properties.get("BillingGroup"):
+        registry.describe_billing_group(resource.properties["BillingGroup"])
     found = registry.thing(name)
     if found is not None and "FAIL" in resource.overrides.values():
         raise Refusal("ConflictingResourceUpdateException", f"Thing {name} already exists.")

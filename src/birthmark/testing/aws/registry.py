@@ -32,11 +32,13 @@ def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
 
 
 class Certificate(FakeCertificate):
-    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``ends``: when a claim is worth nothing more.
+    """A device's certificate. ``mode``: ``DEFAULT`` or ``SNI_ONLY``; ``claim``: the template that it may provision
+    with, and nothing else, until ``ends``.
 
     ``reason``: why it could not be provisioned when its device first connected.
     """
 
+    claim: str = ""
     ends: datetime | None = None
     reason: str = ""
 

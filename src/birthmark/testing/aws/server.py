@@ -89,7 +89,7 @@ class EmulatedAws:
             )
         try:
             self._data.start()
-        except OSError:
+        except (OSError, OverflowError):
             self._server.server_close()
             raise
         self.mqtt_port, self.alpn_port = self._data.ports
