@@ -64,6 +64,8 @@ class TestPreparing:
             "DISABLE",
             "DEFAULT",
         )
+        twice = [place.fleet.authority(), place.fleet.authority()]
+        assert len(cloud.prepare(twice, place.fleet.prove)) == 2
         assert place.fleet.proofs == [("issuing", iot.get_registration_code()["registrationCode"])]
         assert json.loads(iot.get_policy(policyName="devices")["policyDocument"]) == POLICY
 
@@ -277,6 +279,16 @@ class TestBulk:
         assert kinds(bulk.tell(self.told(place, 4))) == ["done"] * 4
         held = place.aws.registry.certificates[id_of(earlier.certificates[0])]
         assert held.status == "INACTIVE"
+
+    def test_a_certificate_that_is_there_and_blocked_is_let_in_by_a_task(
+        self, place: AwsPlace, bulk: AwsIotCloud
+    ) -> None:
+        told = self.told(place, 3)
+        known = place.client().register_certificate(certificatePem=pem(told[1].certificates[0]), status="INACTIVE")
+        assert kinds(bulk.tell(told)) == ["done"] * 3
+        held = place.client().describe_certificate(certificateId=known["certificateId"])["certificateDescription"]
+        assert held["status"] == "ACTIVE"
+        assert "UpdateCertificate" not in place.front.names
 
     def test_a_task_of_somebody_else_is_waited_for_and_not_for_ever(self, place: AwsPlace, bulk: AwsIotCloud) -> None:
         place.client("s3").put_object(Bucket="lists", Key="theirs.json", Body=b"{}\n")

@@ -31,6 +31,10 @@ _LATER = frozenset(
 _NOT_US = frozenset(
     {
         "AccessDenied",
+        "AuthFailure",
+        "OptInRequired",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
         "AccessDeniedException",
         "ExpiredToken",
         "ExpiredTokenException",
