@@ -22,7 +22,9 @@ from birthmark.errors import Misconfigured, Refused, Unavailable
 from birthmark.pki.awstemplate import bulk_template, just_in_time_template, parse_aws_template
 from birthmark.ports.cloud import Registration
 from birthmark.testing.aws.register import register_thing
+from support.awsworld import device_files
 from support.clouds.aws_iot import POLICY, REGION, ROLE, AwsFleet, AwsPlace, aws_place
+from support.pahodevice import connected
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "clouds" / "aws-iot.md").read_text()
 WITH_POLICY = "policy=devices&policy_document=policy.json"
@@ -446,6 +448,39 @@ class TestJustInTime:
             cloud.expected(told)
         assert by_device.value.code == "cloud.aws.template.subject"
         assert cloud.tell([told])[0].code == "cloud.aws.template.subject"
+
+
+@pytest.mark.parametrize("query", [THING, BULK, TestJustInTime.QUERY], ids=["thing", "bulk", "jitp"])
+def test_who_connects_is_who_was_told(place: AwsPlace, query: str) -> None:
+    """Devices with their keys at the data plane: let in, blocked while it is connected, let in again, reworked."""
+    cloud, fleet = place.open(query), place.fleet
+    cloud.prepare([fleet.authority()], fleet.prove)
+    good, other, untold = (fleet.registration(f"lamp-{number}") for number in range(3))
+
+    def files(one: Registration, name: str) -> Path:
+        leaf, *above = map(x509.load_der_x509_certificate, (*one.certificates, *one.chain))
+        return device_files(place.directory / name, leaf, fleet.keys[one.device_serial], *above)
+
+    def let_in(files: Path, name: str) -> bool:
+        # The first connection of a just-in-time device ends, once AWS knows it: devices try again.
+        tries = range(2) if "jitp" in query else range(1)
+        return any(connected(files, name, place.aws.root_pem, "localhost", place.aws.mqtt_port) for _ in tries)
+
+    own = {one.device_serial: files(one, one.device_serial) for one in (good, other, untold)}
+    cloud.tell([good, other])
+    assert let_in(own["lamp-0"], "lamp-0")
+    assert let_in(own["lamp-1"], "lamp-1")
+    assert not let_in(own["lamp-0"], "lamp-1"), "the policy lets a device in under its own name alone"
+    assert let_in(own["lamp-2"], "lamp-2") == ("jitp" in query)
+    cloud.tell([Registration("lamp-0", "blocked", good.certificates, good.chain)])
+    assert not let_in(own["lamp-0"], "lamp-0")
+    cloud.tell([good])
+    assert let_in(own["lamp-0"], "lamp-0")
+    if "jitp" not in query:
+        reworked = fleet.registration("lamp-1")
+        cloud.tell([reworked])
+        assert let_in(files(reworked, "reworked"), "lamp-1")
+        assert not let_in(own["lamp-1"], "lamp-1")
 
 
 def test_a_million_devices_by_mode(place: AwsPlace) -> None:
