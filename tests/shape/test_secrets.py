@@ -13,12 +13,14 @@ from birthmark.model.secret import Secret
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "birthmark"
 
 MAY_REVEAL = {
+    "adapters/clouds/azure_dps/auth.py": "signs SAS tokens and hands a bearer token to the HTTP library",
     "adapters/keys/file.py": "opens and writes encrypted key files",
     "adapters/pkcs11_token.py": "logs in to the token",
     "adapters/targets/identity.py": "compares the key in the device with its certificate",
     "adapters/targets/fileforms.py": "writes the device's key file",
     "adapters/targets/exec/target.py": "hands key and secret to the vendor's program through a pipe",
-    "adapters/handshake.py": "hands the device's key to the TLS library",
+    "adapters/issuers/azure_adr.py": "signs the tokens of devices with the key of their group",
+    "adapters/devicetls.py": "hands the key of a device, or the PIN of its token, to the TLS library",
     "adapters/issuers/web.py": "hands password or key passphrase of a service to the HTTP and TLS libraries",
     "wire/cmp.py": "derives the MAC key of CMP messages",
     "shell/bench/sitelog.py": "signs as the made-up devices of a throw-away workspace",

@@ -14,7 +14,9 @@ import msgspec
 
 from birthmark.errors import Tampered
 from birthmark.model.eventbase import EventBase, utc_text
+from birthmark.model.possessionevents import PossessionIntended, PossessionProven
 from birthmark.model.preloadevents import KeyOrigin, Preloaded, PreloadTakenIn, VendorDelegated
+from birthmark.model.registerevents import Registered
 from birthmark.model.siteevents import (
     AccessGranted,
     AccessWithdrawn,
@@ -41,6 +43,7 @@ __all__ = [
     "Abandoned",
     "AccessGranted",
     "AccessWithdrawn",
+    "Admitted",
     "ApprovalUsed",
     "ApproversSet",
     "BundleClosed",
@@ -61,9 +64,12 @@ __all__ = [
     "KeyOrigin",
     "OrderAssigned",
     "OrderCreated",
+    "PossessionIntended",
+    "PossessionProven",
     "PreloadTakenIn",
     "Preloaded",
     "Received",
+    "Registered",
     "Rejected",
     "Requested",
     "Reserved",
@@ -227,6 +233,17 @@ class Verified(EventBase, frozen=True, tag="verified"):
     receipt_sha256: str
 
 
+class Admitted(EventBase, frozen=True, tag="admitted"):
+    """A verified device was let into a cloud of kind ``service``. Attachment: a further receipt that says so."""
+
+    device: str
+    station: str
+    attempt: str
+    evidence: Literal["signature", "digest", "jwt"]
+    service: str
+    receipt_sha256: str
+
+
 class KeyErased(EventBase, frozen=True, tag="key_erased"):
     """The sealed private key of a device was overwritten at the authority or site."""
 
@@ -293,6 +310,7 @@ Event = (
     | Drawn
     | Installed
     | Verified
+    | Admitted
     | KeyErased
     | Failed
     | Superseded
@@ -321,6 +339,9 @@ Event = (
     | PreloadTakenIn
     | Preloaded
     | VendorDelegated
+    | PossessionIntended
+    | PossessionProven
+    | Registered
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

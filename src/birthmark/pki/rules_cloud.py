@@ -9,16 +9,16 @@ from cryptography.x509.oid import NameOID
 
 from birthmark.pki.lintcase import Case, Rule, Severity
 
-__all__ = ["CLOUD_KEYS", "CLOUD_RULES", "REGISTRATION_ID"]
+__all__ = ["AZURE_SIGNATURES", "CLOUD_KEYS", "CLOUD_RULES", "REGISTRATION_ID"]
 
 REGISTRATION_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 """What every version of the DPS documentation allows (compared without case), and what fits a CN."""
 
 CLOUD_KEYS = frozenset({"p256", "p384", "rsa2048", "rsa3072", "rsa4096"})
-_AZURE_SIGNATURES = frozenset(
+AZURE_SIGNATURES = frozenset(
     {"ecdsa-with-SHA256", "ecdsa-with-SHA384", "sha256WithRSAEncryption", "sha384WithRSAEncryption"}
 )
-_AWS_SIGNATURES = _AZURE_SIGNATURES | {"ecdsa-with-SHA512", "sha512WithRSAEncryption"}
+_AWS_SIGNATURES = AZURE_SIGNATURES | {"ecdsa-with-SHA512", "sha512WithRSAEncryption"}
 
 
 def _registration_id(case: Case) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _azure_keys(case: Case) -> Iterator[str]:
 
 
 def _azure_signature(case: Case) -> Iterator[str]:
-    yield from _unless(case.signature in _AZURE_SIGNATURES, f"signature algorithm {case.signature}")
+    yield from _unless(case.signature in AZURE_SIGNATURES, f"signature algorithm {case.signature}")
 
 
 def _aws_key(case: Case) -> Iterator[str]:

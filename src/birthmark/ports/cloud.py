@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
+
+from birthmark.wire.registry import LogCursor
 
 __all__ = [
+    "BookState",
     "Cloud",
     "CloudAuthority",
     "CloudLimits",
     "CloudPage",
     "CloudRecord",
+    "CountsCalls",
+    "DueDevice",
     "Estimate",
     "EstimatedStep",
+    "KnownDevice",
     "Obstacle",
     "Outcome",
+    "ParkedDevice",
     "ProvePossession",
+    "RegisterBook",
     "Registration",
+    "ScratchRecords",
+    "Settlement",
     "Standing",
+    "ToldDevice",
 ]
 
 Standing = Literal["enabled", "blocked"]
@@ -165,5 +176,151 @@ class Cloud(Protocol):
     def tell(self, registrations: Sequence[Registration]) -> Sequence[Outcome]: ...
 
     def page(self, after: str) -> CloudPage: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsCalls(Protocol):
+    """What a ``Cloud`` can do besides: say how many requests it has sent, answered or not.
+
+    Then the pace is kept by what calls cost, and not by the most that ``calls_of`` says they could.
+    """
+
+    @property
+    def calls(self) -> int: ...
+
+
+BookState = Literal["due", "asked", "settled", "parked"]
+
+
+@dataclass(frozen=True, slots=True)
+class DueDevice:
+    """A device of which a cloud is to be told. ``revision``: number of the log entry that says so.
+
+    ``told_seq``: the entry of our log with the certificate that the cloud was last let in with; None if there is none.
+    """
+
+    device_serial: str
+    revision: int
+    tries: int
+    told_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of a device that was asked. ``outcome`` None: nothing is known, it is due again.
+
+    ``key``, ``certificate_seq``: as which record, and with the certificate of which entry of our log, it is told.
+    """
+
+    device: DueDevice
+    outcome: Literal["done", "same", "covered", "refused"] | None
+    standing: Standing = "blocked"
+    key: str | None = None
+    certificate_seq: int | None = None
+    code: str = ""
+    detail: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """Where a device stands in a book; ``told_seq`` as of ``DueDevice``."""
+
+    state: BookState
+    told_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedDevice:
+    """A device that a cloud will not take, and why; nothing is tried until somebody says so."""
+
+    device_serial: str
+    revision: int
+    tries: int
+    code: str
+    detail: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToldDevice:
+    """A settlement that does not stand in the log yet."""
+
+    device_serial: str
+    revision: int
+    standing: Standing
+    outcome: str
+
+
+class RegisterBook(Protocol):
+    """What one cloud was told, and what it is to be told yet. Every change is one durable transaction.
+
+    ``fold`` notes devices with the entries that speak of them, and the cursor behind those, together: a device that is
+    new or has a newer entry is due, whatever became of it before. ``turn`` settles what was asked and takes up to
+    ``take`` devices that are due, of the oldest entries first, as asked; a settlement of another revision than the one
+    in the book changes nothing. ``recover`` makes due again what was asked by a run that ended, and says how many.
+    ``unlogged`` returns settlements until ``mark_logged`` was called with them.
+    """
+
+    def cursor(self) -> LogCursor | None: ...
+
+    def fold(self, entries: Mapping[str, int], cursor: LogCursor) -> int:
+        """Return how many devices became due."""
+        ...
+
+    def recover(self) -> int: ...
+
+    def turn(self, settlements: Sequence[Settlement], take: int) -> Sequence[DueDevice]: ...
+
+    def holders(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Return the device of each of these record keys (at most some hundreds) that a device was told as."""
+        ...
+
+    def known(self, device_serials: Sequence[str]) -> Mapping[str, KnownDevice]:
+        """Return those of the devices (at most some hundreds) that are in the book."""
+        ...
+
+    def counts(self) -> Mapping[BookState, int]: ...
+
+    def parked(self, after: str, limit: int) -> Sequence[ParkedDevice]:
+        """Return parked devices with a serial greater than ``after``, ascending."""
+        ...
+
+    def reopen(self, device_serials: Sequence[str] | None) -> int:
+        """Make these devices due that are settled or parked (None: all that are parked); return how many it were."""
+        ...
+
+    def unlogged(self, limit: int) -> Sequence[ToldDevice]: ...
+
+    def mark_logged(self, told: Sequence[ToldDevice]) -> None: ...
+
+    def prepared(self) -> str | None:
+        """Return what ``note_prepared`` was last called with."""
+        ...
+
+    def note_prepared(self, authorities_sha256: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ScratchRecords(Protocol):
+    """Room for comparing more records than fit into memory; it is gone with the process.
+
+    ``touch`` notes devices, ``devices`` returns them in pages, ascending. ``expect`` notes the record of a device;
+    ``match`` returns, for each record of a page, the device and the expected record with its key, and counts it as
+    seen. ``unseen`` returns expected records that were never seen, in pages, ascending by their keys.
+    """
+
+    def touch(self, device_serials: Sequence[str]) -> None: ...
+
+    def devices(self, after: str, limit: int) -> Sequence[str]: ...
+
+    def expect(self, records: Sequence[tuple[str, CloudRecord]]) -> None: ...
+
+    def match(self, records: Sequence[CloudRecord]) -> Sequence[tuple[str, CloudRecord] | None]: ...
+
+    def unseen(self, after: str, limit: int) -> Sequence[tuple[str, CloudRecord]]: ...
 
     def close(self) -> None: ...

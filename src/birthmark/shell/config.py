@@ -19,6 +19,7 @@ __all__ = [
     "PART_FORMAT",
     "AuthoritySettings",
     "CaSettings",
+    "CloudSettings",
     "LedgerSettings",
     "MesSettings",
     "ServeSettings",
@@ -164,6 +165,17 @@ class VendorSettings(_Settings, frozen=True):
     signers: _Text | None = None
 
 
+class CloudSettings(_Settings, frozen=True):
+    """A cloud or registry that is told of devices. ``uri``: cloud URI; a secret in it is a reference.
+
+    ``cas``, ``products``: only devices of orders that name one of these CAs, and of these products; default: all.
+    """
+
+    uri: _Text
+    cas: tuple[_Name, ...] | None = None
+    products: tuple[_Name, ...] | None = None
+
+
 class SiteSettings(_Settings, frozen=True):
     """A site: the origin of its authority's log, and where its credentials come from."""
 
@@ -211,6 +223,7 @@ class WorkspaceSettings(_Settings, frozen=True):
     stations: dict[_Name, StationSettings] = {}
     products: dict[_Name, ProductSettings] = {}
     vendors: dict[_Vendor, VendorSettings] = {}
+    clouds: dict[_Name, CloudSettings] = {}
 
 
 _S = TypeVar("_S", WorkspaceSettings, SettingsPart)
@@ -339,6 +352,7 @@ _TABLES: dict[str, type[_Settings]] = {
     "stations": StationSettings,
     "products": ProductSettings,
     "vendors": VendorSettings,
+    "clouds": CloudSettings,
 }
 
 

@@ -22,23 +22,30 @@ if TYPE_CHECKING:
     from birthmark.shell.wiring import Workspace
     from birthmark.workflow.homecoming.sitemirror import SiteMirror
 
-__all__ = ["change_feed", "export_directory"]
+__all__ = ["StoredCertificates", "change_feed", "export_directory", "published_feed"]
 
 
 def change_feed(workspace: Workspace) -> ChangeFeed:
     """Return the changes of this workspace's log, published up to now. It is of one thread."""
+    workspace.publish()
+    return published_feed(workspace)[0]
+
+
+def published_feed(workspace: Workspace) -> tuple[ChangeFeed, StoredCertificates]:
+    """Return the changes as far as they are published, and what reads the certificates. Both are of one thread."""
     from birthmark.adapters.logstore import FileLogStore
 
-    workspace.publish()
-    certificates = _Certificates(workspace)
+    certificates = StoredCertificates(workspace)
     workspace.close_later(certificates.close)
-    return ChangeFeed(
-        workspace.ledger, workspace.records, FileLogStore(workspace.root / "log"), certificates.certificate_of
-    )
+    store = FileLogStore(workspace.root / "log")
+    return ChangeFeed(workspace.ledger, workspace.records, store, certificates.certificate_of), certificates
 
 
-class _Certificates:
-    """Finds the certificate of a device: in our log, or where a site signs for itself in the kept log of that site."""
+class StoredCertificates:
+    """Finds the certificate of a device: in our log, or where a site signs for itself in the kept log of that site.
+
+    From the first certificate of a site on its reports wait, until ``close``; it may be used again afterwards.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -77,6 +84,7 @@ class _Certificates:
 
     def close(self) -> None:
         self._opened.close()
+        self._sites.clear()
 
 
 def export_directory(

@@ -18,6 +18,7 @@ from birthmark.adapters.audit.life import LIVE, NEXT, DevicePart, Life, unlawful
 from birthmark.adapters.audit.mirrors import Mirrors
 from birthmark.adapters.audit.reader import LedgerReader
 from birthmark.adapters.audit.receipts import ReceiptCase, receipt_fault
+from birthmark.adapters.audit.registrations import registered_fault
 from birthmark.adapters.audit.spill import read_records
 
 __all__ = ["check_devices"]
@@ -123,6 +124,11 @@ class _Lives:
         if kind == "revoked":
             self._revoked(life, document, seq)
             return
+        if kind == "registered":
+            fault = registered_fault(life, document, seq)
+            if fault is not None:
+                self._add(life, *fault, seq)
+            return
         if kind == "settled":
             self._settled_by_site(life, document, seq)
             return
@@ -135,12 +141,12 @@ class _Lives:
         if not life.own:
             life.own, life.position = True, life.place
         held, attempt = life.attempt, document.get("attempt")
-        if kind in ("installed", "verified", "failed") and held not in (None, attempt):
+        if kind in ("installed", "verified", "admitted", "failed") and held not in (None, attempt):
             self._add(life, "audit.device.state", f"{kind} by attempt {attempt}, but attempt {held} holds it", seq)
         if kind == "drawn":
             self._check_drawer(life, document["station"], seq)
         life.state = after
-        if kind in ("drawn", "installed", "verified", "failed"):
+        if kind in ("drawn", "installed", "verified", "admitted", "failed"):
             life.attempt = attempt
         if kind == "reserved":
             if document["order"] != life.order:
@@ -156,7 +162,7 @@ class _Lives:
         elif kind == "installed":
             if document["cert_sha256"] != life.certificates.get(life.intent or 0):
                 self._add(life, "audit.device.certificate", "another certificate was installed than was issued", seq)
-        elif kind == "verified":
+        elif kind in ("verified", "admitted"):
             self._verified(life, document, extra, seq)
 
     def _check_drawer(self, life: Life, station: str, seq: int) -> None:
@@ -174,6 +180,7 @@ class _Lives:
         if not life.own:
             life.own, life.position = True, None if life.intent is None else life.place
         life.state, life.settled = document["state"], document
+        life.verified |= life.state == "verified"
         for fault in self.homecoming.faults(life, document, self._certificate(life)):
             self._add(life, *fault, seq)
 
@@ -190,6 +197,7 @@ class _Lives:
             life.state = "pooled" if life.key_origin == "injected" else "issued"
 
     def _verified(self, life: Life, document: dict[str, Any], receipt: bytes, seq: int) -> None:
+        life.verified = True
         self.part.receipts += 1
         case = ReceiptCase(
             origin=self.origin,
@@ -200,6 +208,7 @@ class _Lives:
             receipt_sha256=document["receipt_sha256"],
             vkey=self.vkeys.get(document["station"]),
             certificate=self._certificate(life),
+            service=document.get("service"),
         )
         fault = receipt_fault(receipt, case)
         if fault is not None:

@@ -18,12 +18,19 @@ __all__ = ["ACT_TYPES", "check_dual_control"]
 _LONGEST = timedelta(days=30)
 _RESUMES = frozenset(
     ("ceremony.run", "ca.import", "site.delegate", "bundle.seal", "bundle.open", "access.grant", "preload.ingest",
-     "preload.delegate")
+     "preload.delegate", "ca.possession")
 )  # fmt: skip
 """Acts that one plan covers however often they are gone on with; of all others one plan covers one."""
 
-Wanted = list[tuple[str, Mapping[str, str]]]
+Wanted = list[tuple[str, "Mapping[str, str | OneOf]"]]
 """Approvals of which one is enough: action, and the facts that the plan must state."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A fact that states several names, ``name`` among them."""
+
+    name: str
 
 
 @dataclass(slots=True)
@@ -72,6 +79,10 @@ def _delegated(document: Document, role: str) -> Wanted:
     return [("preload.delegate", _of(document, "ca", "quota", "vendor"))]
 
 
+def _proven(document: Document, role: str) -> Wanted:
+    return [("ca.possession", {"cas": OneOf(str(document["ca"])), **_of(document, "cloud")})]
+
+
 def _destroyed(document: Document, role: str) -> Wanted:
     return [("ceremony.run", {})]
 
@@ -97,6 +108,7 @@ _ACTS: Mapping[str, Callable[[Document, str], Wanted]] = {
     "approvers_set": _ruled,
     "preload_taken_in": _preloaded,
     "vendor_delegated": _delegated,
+    "possession_intended": _proven,
 }
 ACT_TYPES = frozenset(_ACTS)
 """Events that are guarded acts."""
@@ -129,12 +141,18 @@ def _check_act(seq: int, document: Document, wanted: Wanted, used: list[_Used], 
         return
     for one in reversed(used):
         for action, facts in wanted:
-            if one.action == action and not one.spent and all(one.facts.get(n) == v for n, v in facts.items()):
+            if one.action == action and not one.spent and all(_states(one.facts.get(n), v) for n, v in facts.items()):
                 one.spent = action not in _RESUMES
                 return
     device = document.get("device")
     what = f"entry {seq} ({document['type']}) needs an approval of {wanted[0][0]} for exactly this, and has none"
     findings.add("audit.approval.missing", what, f"entry {seq}", device if isinstance(device, str) else None)
+
+
+def _states(stated: str | None, wanted: str | OneOf) -> bool:
+    if isinstance(wanted, OneOf):
+        return stated is not None and wanted.name in stated.split(" ")
+    return stated == wanted
 
 
 def _check_use(seq: int, document: Document, plan: Mapping[str, str], findings: Findings) -> None:

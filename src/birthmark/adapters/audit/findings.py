@@ -22,6 +22,7 @@ INVARIANTS: Mapping[str, str] = {
     "I11": "every certificate was signed by its CA, for its device, within the CA's life",
     "I12": "what came home from a site is what the site's own log says, and stays within what was handed to it",
     "I13": "who is let in and what was approved is signed by those who may, once",
+    "I14": "no cloud lets a device in before it was verified",
 }
 
 _ERROR, _WARNING, _INFO = "error", "warning", "info"
@@ -128,6 +129,12 @@ CATALOGUE: Mapping[str, tuple[str, str, str]] = {
         "there is no mirror of a site's log, so what it reported cannot be checked",
     ),
     "audit.pool.drawn_twice": ("I8", _ERROR, "a pooled key was handed out twice"),
+    "audit.possession.certificate": (
+        "I11",
+        _ERROR,
+        "a proof of possession is not the certificate that was intended, or not of its CA",
+    ),
+    "audit.possession.intent": ("I5", _ERROR, "a proof of possession without an intent of its own before it"),
     "audit.preload.certificate": ("I11", _ERROR, "a device was bound with another certificate than its chip has"),
     "audit.preload.clone": ("I2", _ERROR, "one preloaded chip was bound to two devices"),
     "audit.preload.id": ("I2", _ERROR, "two chips of a vendor have one id"),
@@ -140,6 +147,8 @@ CATALOGUE: Mapping[str, tuple[str, str, str]] = {
     "audit.receipt.names": ("I11", _ERROR, "a receipt speaks of another device or certificate"),
     "audit.receipt.proof": ("I11", _ERROR, "a receipt does not prove that the device has its key"),
     "audit.receipt.signature": ("I11", _ERROR, "a receipt is not signed by its station"),
+    "audit.registered.early": ("I14", _ERROR, "a cloud was told to let a device in that was never verified"),
+    "audit.registered.lines": ("I14", _ERROR, "what a cloud was told does not stand in its entry as it should"),
     "audit.serial.double": ("I1", _ERROR, "one certificate serial was reserved twice"),
     "audit.signature": ("I11", _ERROR, "the CA did not sign this certificate"),
     "audit.site.drawn_here": ("I12", _ERROR, "an identity that a site makes was drawn elsewhere"),

@@ -28,6 +28,7 @@ from birthmark.adapters.audit.issuers import Issuers, serial_tag
 from birthmark.adapters.audit.logpass import read_range
 from birthmark.adapters.audit.preloads import SOURCE, Preloads, origin_fault
 from birthmark.adapters.audit.reader import LedgerReader
+from birthmark.adapters.audit.registrations import check_registered
 from birthmark.adapters.audit.settlement import check_settled
 from birthmark.adapters.audit.spill import Spill, shard_of
 from birthmark.errors import Tampered
@@ -39,7 +40,9 @@ _DEVICE_SERIALS = re.compile(
     rb"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?(?:\n[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?)*"
 )
 _UNVERIFIED = frozenset(("audit.signature", "audit.certificate.malformed"))
-_LIFE = frozenset(("drawn", "installed", "verified", "key_erased", "failed", "superseded", "revoked", "scrapped"))
+_LIFE = frozenset(
+    ("drawn", "installed", "verified", "admitted", "key_erased", "failed", "superseded", "revoked", "scrapped")
+)
 
 
 @dataclass(slots=True)
@@ -98,6 +101,8 @@ class _Pass:
             self._spill_keys(seq, self._preloads.entry(seq, document, attachment), REQUEST_OCTETS)
         elif kind == "site_settled":
             check_settled(self.reader, self.spill, seq, document, attachment, self.assigned, self.part)
+        elif kind == "registered":
+            check_registered(seq, document, attachment, self.part.findings, self._device_record)
         elif kind == "abandoned":
             self._abandoned(seq, document)
         elif kind in _LIFE:

@@ -22,6 +22,7 @@ NEXT: Mapping[tuple[str, str], str] = {
     ("drawn", "installed"): "installed",
     ("issued", "installed"): "installed",
     ("installed", "verified"): "verified",
+    ("verified", "admitted"): "verified",
     **{(state, "failed"): "failed" for state in _BEFORE_FAILED},
     **{(state, "superseded"): "ordered" for state in _BEFORE_SUPERSEDED},
     **{(state, "scrapped"): "scrapped" for state in (*_BEFORE_SUPERSEDED, "ordered", "reserved")},
@@ -71,6 +72,8 @@ class Life:
     """The last ``site_settled`` line."""
     settled_row: bool = False
     """Table ``settled`` has a row of it."""
+    verified: bool = False
+    """It was verified at some time, here or at a site."""
     at_site: dict[str, list[int]] = field(default_factory=dict)
     """Site to the entries of its log that hold a certificate of this device."""
 

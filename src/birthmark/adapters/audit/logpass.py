@@ -28,8 +28,9 @@ SITE_TYPES = _TOLD | frozenset(
     ("site_stopped", "site_resumed", "access_withdrawn", "order_assigned", "bundle_sealed", "consigned",
      "site_settled", "finding_raised", "bundle_closed", "approvers_set")
 )  # fmt: skip
-_INDEXED = CONTROL_TYPES | SITE_TYPES | {"devices_ordered", "abandoned", "superseded"}
-_ATTACHED = CONTROL_TYPES | _TOLD
+POSSESSION_TYPES = frozenset(("possession_intended", "possession_proven"))
+_INDEXED = CONTROL_TYPES | SITE_TYPES | POSSESSION_TYPES | {"devices_ordered", "abandoned", "superseded"}
+_ATTACHED = CONTROL_TYPES | _TOLD | {"possession_proven"}
 _CLOCK_TOLERANCE_S = 600
 """Entries of one pipeline are timed by several processes and written in another order than they were made."""
 _ZERO = bytes(32)

@@ -33,6 +33,7 @@ from birthmark.adapters.audit.index import Index
 from birthmark.adapters.audit.logcheck import LogKey, Tree
 from birthmark.adapters.audit.logpass import LogPart, check_clock, pass_log, read_range
 from birthmark.adapters.audit.mirrorpass import check_mirrors
+from birthmark.adapters.audit.possession import check_possession
 from birthmark.adapters.audit.preloads import check_manifests
 from birthmark.adapters.audit.reader import LedgerReader, LogFiles
 from birthmark.adapters.audit.shardpass import ShardPart, pass_shard
@@ -196,6 +197,7 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
     _identity_pass(audit, index, shards)
     audit.counts.update(check_mirrors(audit.root, audit.scratch, shards, index, audit.workers, audit.findings))
     audit.counts["signatures"] += check_authorities(index, hashes, audit.findings)
+    audit.counts["signatures"] += check_possession(indexed, index.authorities, audit.findings)
     check_templates(index, audit.findings)
     check_authority_files(audit.root, index, audit.findings)
     seconds["identities"], clock = round(time.monotonic() - clock, 3), time.monotonic()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from birthmark.adapters.issuers.uri import IssuerUri
 
-__all__ = ["WEB_OPTIONS", "WebService"]
+__all__ = ["WEB_OPTIONS", "WebAnswer", "WebService"]
 
 WEB_OPTIONS = ("trust", "certificate", "key", "key-secret", "user", "secret")
 """``trust``: PEM file of TLS roots; ``certificate``, ``key``, ``key-secret``: of the TLS client; or user and secret."""
@@ -26,6 +27,15 @@ _TIMEOUT_S = 30.0
 _MAX_ANSWER = 256 * 1024
 _DIGITS = 9
 """Of the seconds in a Retry-After header: about 30 years."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebAnswer:
+    """``retry_after``: seconds, None if the service said nothing."""
+
+    status: int
+    retry_after: float | None
+    body: bytes
 
 
 class WebService:
@@ -54,7 +64,16 @@ class WebService:
         )
 
     def post(self, url: str, body: bytes, *, content_type: str, accept: str, keep_alive: bool = True) -> bytes:
-        """Return the body of a 200 answer. Without ``keep_alive`` each message has a connection of its own.
+        """Return the body of a 200 answer. Without ``keep_alive`` each message has a connection of its own."""
+        headers = {"content-type": content_type, "accept": accept}
+        if not keep_alive:
+            headers["connection"] = "close"
+        return self.exchange("POST", url, body, headers=headers, statuses=(200,)).body
+
+    def exchange(
+        self, method: str, url: str, body: bytes, *, headers: Mapping[str, str], statuses: Collection[int]
+    ) -> WebAnswer:
+        """Return an answer whose status is one of ``statuses``.
 
         Raises ``Unavailable``: ``issuer.unreachable``, ``issuer.busy``, ``issuer.pending`` (202);
         ``Misconfigured``: ``issuer.credentials``, ``issuer.address``; ``Refused("issuer.refused")``;
@@ -63,16 +82,15 @@ class WebService:
         """
         import httpx
 
-        headers = {"content-type": content_type, "accept": accept, "accept-encoding": "identity"}
-        if not keep_alive:
-            headers["connection"] = "close"
+        sent = {**headers, "accept-encoding": "identity"}
         try:
-            with self._client.stream("POST", url, content=body, headers=headers) as response:
+            with self._client.stream(method, url, content=body, headers=sent) as response:
                 answer = self._bounded(response)
         except httpx.HTTPError as problem:
-            raise self._unreachable(problem) from problem
-        if response.status_code == httpx.codes.OK:
-            return answer
+            raise self._unreachable(problem) from None  # the library's own error holds the request and its token
+        if response.status_code in statuses:
+            after = _retry_after(response.headers.get("retry-after", ""))
+            return WebAnswer(response.status_code, after, answer)
         raise self._problem(response, answer)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     bench.command("ingest")(ingest)
     bench.command("ray")(ray)
     bench.command("image")(image)
+    bench.command("register")(registration)
     app.add_typer(bench, name="bench")
 
 
@@ -164,6 +165,21 @@ def image(
 
     for number in [heads] if heads is not None else [1, 8]:
         _show(bench_image(count, number, parent=parent), as_json=as_json)
+
+
+def registration(
+    count: Annotated[int, typer.Option(min=2, help="How many devices.")] = 100_000,
+    cloud: Annotated[str, typer.Option(help="dps: the emulated service; export: a directory of files.")] = "dps",
+    reconcile: Annotated[bool, typer.Option("--reconcile", help="Compare all records afterwards.")] = False,
+    parent: ParentOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Devices per minute told to an emulated cloud, against what its limits allow; killed in the middle."""
+    from birthmark.shell.bench.register import bench_register
+
+    with progress_bar("making devices", total=count, quiet=as_json) as advance:
+        result = bench_register(count, parent=parent, cloud=cloud, reconcile=reconcile, making=advance)
+    _show(result, as_json=as_json)
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:

@@ -38,6 +38,7 @@ NOUNS: dict[str, str] = {
     "label": "label",
     "image": "image",
     "device": "device",
+    "register": "register",
     "export": "export",
     "ledger": "ledger",
     "audit": "audit",

@@ -64,7 +64,7 @@ class _Client:
 
 
 class Broker:
-    """Everything of it runs in one event loop, but for ``publish_soon``."""
+    """Everything of it runs in one event loop."""
 
     def __init__(self, admission: Admission, fleet: Fleet, registry: Callable[[], Registry], lock: RLock) -> None:
         self._admission, self._fleet, self._registry, self._lock = admission, fleet, registry, lock
@@ -143,11 +143,11 @@ class Broker:
             if five:
                 fields.properties()
             client.will = fields.text(), fields.octets(fields.number())
+        await stream.write(packet(0x20, b"\0\0" + (_connack(name if not given else "") if five else b"")))
         old = self._clients.pop(name, None)
         if old is not None:  # the later connection of a client id goes before the earlier one
             old.stream.cut()
         self._clients[name] = client
-        await stream.write(packet(0x20, b"\0\0" + (_connack(name if not given else "") if five else b"")))
         return client, keep_alive * 1.5 or None
 
     def _handle(self, client: _Client, head: int, fields: Fields) -> None:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 __all__ = ["Answer", "Problem", "json_object", "utc_now", "utc_stamp"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: ``body`` is JSON-ready or None for an empty one; ``headers`` in lower case."""
+    """One answer. ``body``: JSON-ready (parts may be ``msgspec.Raw``), None if empty; ``headers``: lower case."""
 
     status: int
     body: Any = None
@@ -27,7 +29,7 @@ class Answer:
 
     def octets(self) -> bytes:
         """Return the body as it goes over the wire."""
-        return b"" if self.body is None else json.dumps(self.body).encode()
+        return b"" if self.body is None else msgspec.json.encode(self.body)
 
 
 class Problem(Exception):  # a protocol answer, not a failure of birthmark
@@ -55,7 +57,7 @@ class Problem(Exception):  # a protocol answer, not a failure of birthmark
 
 def utc_stamp(moment: datetime) -> str:
     """Return an aware moment as the service writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def utc_now() -> str:

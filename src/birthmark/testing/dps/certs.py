@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha1, sha256
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,7 +22,16 @@ from cryptography.x509.oid import NameOID
 from birthmark.pki.certread import UNREADABLE
 from birthmark.testing.dps.answers import Problem, utc_stamp
 
-__all__ = ["ServerIdentity", "certificate_info", "common_name", "read_certificate", "thumbprint"]
+__all__ = [
+    "Held",
+    "ServerIdentity",
+    "certificate_info",
+    "common_name",
+    "names_of",
+    "read_certificate",
+    "read_held",
+    "thumbprint_sha1",
+]
 
 _DAY = timedelta(days=1)
 _MAX_CERTIFICATE = 16_384
@@ -75,8 +87,27 @@ def _sign(builder: x509.CertificateBuilder, key: Any, issuer_key: Any) -> x509.C
     return builder.add_extension(authority, critical=False).sign(key, hashes.SHA256())
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A certificate of an enrolment: what the API shows of it (JSON), and its DER where paths are built to it."""
+
+    thumbprint: bytes
+    info: bytes
+    der: bytes = b""
+
+
 def read_certificate(text: object) -> bytes:
     """Return the DER in ``text``: PEM, base64 of PEM, or base64 of DER. Anything else is ``Problem(400006)``."""
+    return _read(text)[1]
+
+
+def read_held(text: object, *, keep_der: bool) -> Held:
+    """Return what is kept of the certificate in ``text`` (as ``read_certificate``), parsed once and never again."""
+    certificate, der = _read(text)
+    return Held(sha256(der).digest(), msgspec.json.encode(_info(certificate, der)), der if keep_der else b"")
+
+
+def _read(text: object) -> tuple[x509.Certificate, bytes]:
     wrong = Problem(400006, "The certificate cannot be read.")
     if not isinstance(text, str) or not 0 < len(text) <= _MAX_CERTIFICATE:
         raise wrong
@@ -89,14 +120,14 @@ def read_certificate(text: object) -> bytes:
         pem = data.lstrip().startswith(b"-----")
         certificate = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
         _ = certificate.subject, certificate.extensions
-        return certificate.public_bytes(Encoding.DER)
+        return certificate, certificate.public_bytes(Encoding.DER)
     except (binascii.Error, UnicodeError, *UNREADABLE):
         raise wrong from None
 
 
-def thumbprint(der: bytes) -> str:
-    """Return the SHA-256 thumbprint, upper-case hex."""
-    return sha256(der).hexdigest().upper()
+def thumbprint_sha1(der: bytes) -> str:
+    """Return the SHA-1 thumbprint that the service shows, upper-case hex."""
+    return sha1(der, usedforsecurity=False).hexdigest().upper()
 
 
 def common_name(der: bytes) -> str | None:
@@ -108,13 +139,24 @@ def common_name(der: bytes) -> str | None:
     return str(names[0].value) if len(names) == 1 else None
 
 
-def certificate_info(der: bytes) -> dict[str, Any]:
-    """Return ``X509CertificateInfo`` of the service's API."""
+@lru_cache(maxsize=4096)
+def names_of(der: bytes) -> tuple[bytes, bytes]:
+    """Return subject and issuer of a certificate, as encoded."""
     certificate = x509.load_der_x509_certificate(der)
+    return certificate.subject.public_bytes(), certificate.issuer.public_bytes()
+
+
+@lru_cache(maxsize=4096)
+def certificate_info(der: bytes) -> msgspec.Raw:
+    """Return ``X509CertificateInfo`` of the service's API, as JSON."""
+    return msgspec.Raw(msgspec.json.encode(_info(x509.load_der_x509_certificate(der), der)))
+
+
+def _info(certificate: x509.Certificate, der: bytes) -> dict[str, Any]:
     return {
         "subjectName": certificate.subject.rfc4514_string(),
-        "sha1Thumbprint": sha1(der, usedforsecurity=False).hexdigest().upper(),
-        "sha256Thumbprint": thumbprint(der),
+        "sha1Thumbprint": thumbprint_sha1(der),
+        "sha256Thumbprint": sha256(der).hexdigest().upper(),
         "issuerName": certificate.issuer.rfc4514_string(),
         "notBeforeUtc": utc_stamp(certificate.not_valid_before_utc),
         "notAfterUtc": utc_stamp(certificate.not_valid_after_utc),

@@ -11,10 +11,14 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
+import msgspec
+
 from birthmark.testing.dps.answers import Problem, utc_now
-from birthmark.testing.dps.certs import certificate_info, read_certificate, thumbprint
+from birthmark.testing.dps.certs import Held, read_held
+from birthmark.testing.dps.symmetrickeys import read_symmetric_keys
 
 __all__ = ["Enrollment", "Kind", "read_enrollment", "valid_id"]
 
@@ -22,14 +26,26 @@ Kind = Literal["individual", "group"]
 _ID = re.compile(r"[A-Za-z0-9\-._:]{0,127}[A-Za-z0-9\-]")
 _STATUSES = ("enabled", "disabled")
 _ALLOCATIONS = ("hashed", "geoLatency", "static")
+_NONE: Mapping[str, Any] = MappingProxyType({})
+"""What most enrolments have none of: one for all of them."""
 _KEYS = {"individual": "registrationId", "group": "enrollmentGroupId"}
 _SLOTS = ("primary", "secondary")
-_KEPT = ("deviceId", "iotHubHostName", "initialTwin", "capabilities", "optionalDeviceInformation")
+_KEPT = (
+    "deviceId",
+    "iotHubHostName",
+    "initialTwin",
+    "capabilities",
+    "optionalDeviceInformation",
+    "credentialPolicyName",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """One enrolment. ``certificates``: slot → DER; ``references``: slot → name of a CA; ``tpm``: its keys as sent."""
+    """One enrolment. ``certificates``: slot → certificate; ``references``: slot → name of a CA.
+
+    ``tpm``: its keys as sent; ``symmetric``: slot → key (base64).
+    """
 
     kind: Kind
     id: str
@@ -40,10 +56,11 @@ class Enrollment:
     allocation: str
     hubs: tuple[str, ...]
     created: str
-    certificates: Mapping[str, bytes] = field(default_factory=dict)
-    references: Mapping[str, str] = field(default_factory=dict)
-    tpm: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    certificates: Mapping[str, Held] = field(default_factory=lambda: _NONE)
+    references: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    tpm: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    symmetric: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    extra: Mapping[str, Any] = field(default_factory=lambda: _NONE)
     etag: str = field(default_factory=lambda: f'"{uuid.uuid4().hex}"')
     updated: str = field(default_factory=utc_now)
 
@@ -63,13 +80,15 @@ class Enrollment:
         }
 
     def mechanism(self, *, secrets: bool) -> dict[str, Any]:
-        """Return the attestation mechanism; ``secrets`` shows the TPM's keys as well."""
+        """Return the attestation mechanism; ``secrets`` shows keys of TPMs and devices as well."""
         if self.attestation == "tpm":
             return {"type": "tpm", "tpm": dict(self.tpm) if secrets else {}}
+        if self.attestation == "symmetricKey":
+            return {"type": "symmetricKey", "symmetricKey": dict(self.symmetric) if secrets else {}}
         if self.references:
             return {"type": "x509", "x509": {"caReferences": dict(self.references)}}
         members = {
-            slot: {"certificate": None, "info": certificate_info(der)} for slot, der in self.certificates.items()
+            slot: {"certificate": None, "info": msgspec.Raw(held.info)} for slot, held in self.certificates.items()
         }
         place = "clientCertificates" if self.kind == "individual" else "signingCertificates"
         return {"type": "x509", "x509": {place: members}}
@@ -88,9 +107,7 @@ def read_enrollment(
         raise Problem(400002, f"The {_KEYS[kind]} is not valid or not that of the path.")
     attestation = _object(document, "attestation")
     policy = _object(document, "reprovisionPolicy")
-    wanted = document.get("iotHubs") or list(hubs)
-    if not isinstance(wanted, list) or not wanted or not all(one in hubs for one in wanted):
-        raise Problem(400003, "The enrolment names an IoT hub that is not linked.")
+    wanted = _hubs(document, hubs)
     status = document.get("provisioningStatus") or "enabled"
     allocation = document.get("allocationPolicy") or "hashed"
     if status not in _STATUSES or allocation not in _ALLOCATIONS:
@@ -105,37 +122,47 @@ def read_enrollment(
         _flag(policy, "updateHubAssignment"),
         _flag(policy, "migrateDeviceData"),
         allocation,
-        tuple(wanted),
+        wanted,
         utc_now() if old is None else old.created,
-        extra={key: document[key] for key in _KEPT if document.get(key) is not None},
+        extra={key: document[key] for key in _KEPT if document.get(key) is not None} or _NONE,
         **_attestation(kind, attestation, old),
     )
+
+
+def _hubs(document: dict[str, Any], linked: tuple[str, ...]) -> tuple[str, ...]:
+    single = document.get("iotHubHostName")  # how API versions before lists of hubs name one
+    wanted = document.get("iotHubs") or ([single] if single else list(linked))
+    if not isinstance(wanted, list) or not wanted or not all(one in linked for one in wanted):
+        raise Problem(400003, "The enrolment names an IoT hub that is not linked.")
+    return linked if tuple(wanted) == linked else tuple(wanted)
 
 
 def _attestation(kind: Kind, document: dict[str, Any], old: Enrollment | None) -> dict[str, Any]:
     if document.get("type") == "tpm" and kind == "individual":
         return {"tpm": _tpm(_object(document, "tpm"), old)}
+    if document.get("type") == "symmetricKey":
+        return {"symmetric": read_symmetric_keys(_object(document, "symmetricKey"), old.symmetric if old else {})}
     if document.get("type") != "x509":
         raise Problem(400005, "The attestation type is not supported for this enrolment.")
     x509 = _object(document, "x509")
     if kind == "individual":
-        return {"certificates": _certificates(_object(x509, "clientCertificates"), old)}
+        return {"certificates": _certificates(kind, _object(x509, "clientCertificates"), old)}
     if x509.get("caReferences"):
         references = _object(x509, "caReferences")
         named = {slot: references[slot] for slot in _SLOTS if references.get(slot)}
         if not all(isinstance(name, str) for name in named.values()) or not named:
             raise Problem(400005, "A CA reference is the name of a CA certificate.")
         return {"references": named}
-    return {"certificates": _certificates(_object(x509, "signingCertificates"), old)}
+    return {"certificates": _certificates(kind, _object(x509, "signingCertificates"), old)}
 
 
-def _certificates(document: dict[str, Any], old: Enrollment | None) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    kept = {thumbprint(der): der for der in (old.certificates.values() if old else ())}
+def _certificates(kind: Kind, document: dict[str, Any], old: Enrollment | None) -> dict[str, Held]:
+    found: dict[str, Held] = {}
+    kept = {held.thumbprint.hex().upper(): held for held in (old.certificates.values() if old else ())}
     for slot in _SLOTS:
         member = _object(document, slot)
         if member.get("certificate") is not None:
-            found[slot] = read_certificate(member["certificate"])
+            found[slot] = read_held(member["certificate"], keep_der=kind == "group")
         elif member:
             known = kept.get(str(_object(member, "info").get("sha256Thumbprint")))
             if known is None:

@@ -35,6 +35,7 @@ class MqttCall:
     operation_id: str | None
     body: bytes
     chain: tuple[bytes, ...]
+    token: str = ""
 
 
 async def serve_mqtt(stream: TlsStream, call: Callable[[MqttCall], Awaitable[Answer | None]]) -> None:
@@ -61,6 +62,7 @@ async def _connect(stream: TlsStream, head: int, body: bytes) -> tuple[MqttCall,
     if flags & 0x05:  # a will, or the reserved bit: no device that registers needs either
         raise Closed
     match = _USERNAME.fullmatch(fields.text()) if flags & 0x80 else None
+    token = fields.text() if flags & 0x40 else ""
     code = 0
     if level != 4:
         code = _BAD_VERSION
@@ -68,13 +70,13 @@ async def _connect(stream: TlsStream, head: int, body: bytes) -> tuple[MqttCall,
         code = _BAD_USER
     elif client != match[2]:
         code = _BAD_ID
-    elif not stream.chain:
+    elif not stream.chain and not token:
         code = _REFUSED
     await stream.write(packet(0x20, bytes([0, code])))
     if code or match is None:
         raise Closed
     version = parse_qs(match[3]).get("api-version", [""])[0]
-    return MqttCall(match[1], match[2], version, None, b"", stream.chain), keep_alive * 1.5 or None
+    return MqttCall(match[1], match[2], version, None, b"", stream.chain, token), keep_alive * 1.5 or None
 
 
 async def _handle(
@@ -125,6 +127,7 @@ async def _published(
         operation if place == _STATUS else None,
         fields.rest(),
         device.chain,
+        device.token,
     )
     try:
         answer = await call(wanted)

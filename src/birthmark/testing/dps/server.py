@@ -8,20 +8,24 @@ import hmac
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object
 from birthmark.testing.dps.certs import ServerIdentity
-from birthmark.testing.dps.device import DeviceApi
+from birthmark.testing.dps.device import DeviceApi, Shown
 from birthmark.testing.dps.faults import FaultPlan, Faults
 from birthmark.testing.dps.http import Request, serve_http
+from birthmark.testing.dps.issuance import DeviceRegistry
 from birthmark.testing.dps.limits import DpsLimits, Gate
-from birthmark.testing.dps.management import ManagementApi
+from birthmark.testing.dps.management import ManagementApi, ServiceFacts
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
+from birthmark.testing.dps.records import Enrollments, Registrations
 from birthmark.testing.dps.service import ServiceApi, check_token
+from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
 from birthmark.testing.dps.tls import TlsStream, server_context
 
@@ -35,6 +39,7 @@ class EmulatedDps:
 
     Port 0 takes a free one; ``mqtt_port`` is 8883 by default since Microsoft's clients know no other. ``hosts`` are
     the names in the server's certificate; clients trust ``root_pem``.
+    ``credential_policies``: name → days of the certificates that the device registry issues.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class EmulatedDps:
         assigning_s: float = 1.0,
         limits: DpsLimits | None = None,
         faults: FaultPlan | None = None,
+        credential_policies: Mapping[str, int] | None = None,
+        verified_chains: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or DpsLimits()
@@ -57,18 +64,35 @@ class EmulatedDps:
         self.management_token = os.urandom(24).hex()
         self._identity = ServerIdentity(sorted({host, *hosts}))
         self.root_pem = self._identity.root_pem
-        store = Store(limits.enrollments, limits.groups, limits.certificates, limits.registrations)
+        store = Store(
+            limits.enrollments,
+            limits.groups,
+            limits.certificates,
+            limits.registrations,
+            verified_chains=verified_chains,
+        )
         self.faults = Faults(faults or FaultPlan())
         self._gate = Gate(limits, monotonic)
-        self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic)
+        self.registry = DeviceRegistry({"default": 30} if credential_policies is None else credential_policies)
+        self._device = DeviceApi(store, self._gate, id_scope, assigning_s, monotonic, self.registry)
         self._service = ServiceApi(store, self.faults, tuple(hubs))
-        self._management = ManagementApi(store)
+        self._management = ManagementApi(
+            store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
+        )
+        self.sphere = CatalogsApi()
+        self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
+        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
+        self.registrations = Registrations(store.registrations, self._run_inside)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
 
     @property
     def connection_string(self) -> str:
         """What service clients are given."""
-        return f"HostName={self.host}:{self.https_port};SharedAccessKeyName={self.policy};SharedAccessKey={self.key}"
+        return f"HostName={self._address()};SharedAccessKeyName={self.policy};SharedAccessKey={self.key}"
+
+    def _address(self) -> str:
+        return f"{self.host}:{self.https_port}"
 
     def sas_token(self, seconds: int = 3600) -> str:
         """Return a SAS token for the service API."""
@@ -87,8 +111,25 @@ class EmulatedDps:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=10)
+        self._loop = None
+
+    def _run_inside(self, work: Callable[[], Any]) -> Any:
+        """Run ``work`` in the thread that answers, between two answers, and return what it returns."""
+        if self._loop is None:
+            return work()
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as problem:  # noqa: BLE001  it belongs to the thread that waits for it
+                done.set_exception(problem)
+
+        self._loop.call_soon_threadsafe(run)
+        return done.result(timeout=60)
 
     async def _run(self, started: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -158,9 +199,10 @@ class EmulatedDps:
 
     def _register(self, call: MqttCall) -> Answer:
         self._device.check(call.id_scope, call.api_version)
+        shown = Shown(call.chain, call.token)
         if call.operation_id is None:
-            return self._device.register(call.registration_id, call.chain, call.body)
-        return self._device.operation(call.registration_id, call.operation_id, call.chain)
+            return self._device.register(call.registration_id, shown, call.body, call.api_version)
+        return self._device.operation(call.registration_id, call.operation_id, shown)
 
     def _route(self, request: Request) -> Answer:
         path = request.path
@@ -171,6 +213,8 @@ class EmulatedDps:
                 return Answer(204)
             case _, ("subscriptions", *_):
                 self._bearer(request)
+                if path[5:6] == ("Microsoft.AzureSphere",):
+                    return self.sphere.answer(request)
                 self._gate.operation()
                 return self._management.answer(request)
             case _, ("enrollments" | "enrollmentGroups" | "registrations", *_):
@@ -181,14 +225,16 @@ class EmulatedDps:
                 self._gate.operation()
                 return self._service.answer(request)
             case method, (scope, "registrations", registration_id, *rest):
-                self._device.check(scope, request.query.get("api-version"))
+                version = request.query.get("api-version", "")
+                self._device.check(scope, version)
+                shown = Shown(request.chain, request.headers.get("authorization", ""))
                 match method, rest:
                     case "PUT", ["register"]:
-                        return self._device.register(registration_id, request.chain, request.body)
+                        return self._device.register(registration_id, shown, request.body, version)
                     case "GET", ["operations", operation_id]:
-                        return self._device.operation(registration_id, operation_id, request.chain)
+                        return self._device.operation(registration_id, operation_id, shown)
                     case "POST", []:
-                        return self._device.lookup(registration_id, request.chain, request.body)
+                        return self._device.lookup(registration_id, shown, request.body)
         raise Problem(404001, "Resource not found.")
 
     def _bearer(self, request: Request) -> None:

@@ -9,11 +9,12 @@ import base64
 import binascii
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object
-from birthmark.testing.dps.device import registration_document
+from birthmark.testing.dps.device import registration_state
 from birthmark.testing.dps.enrollments import Enrollment, Kind, read_enrollment
 from birthmark.testing.dps.faults import Faults
 from birthmark.testing.dps.http import Request
@@ -32,6 +33,13 @@ _MODES = ("create", "update", "updateIfMatchETag", "delete")
 
 def check_token(header: str, host: str, policy: str, key: bytes, now: float) -> None:
     """Raise ``Problem(401000)`` unless ``header`` is a SAS token for ``host`` (with or without a port) that holds."""
+    if _expiry(header, host, policy, key) <= now:
+        raise Problem(401000, "Unauthorized")
+
+
+@lru_cache(maxsize=64)
+def _expiry(header: str, host: str, policy: str, key: bytes) -> int:
+    """Return when a token that is signed well ends; clients send the same one again and again."""
     scheme, _, text = header.partition(" ")
     parts = {name: values[0] for name, values in parse_qs(text.strip(), max_num_fields=8).items()}
     raw = next((part[3:] for part in text.strip().split("&") if part.startswith("sr=")), "")
@@ -43,9 +51,10 @@ def check_token(header: str, host: str, policy: str, key: bytes, now: float) -> 
     except (ValueError, binascii.Error):
         raise Problem(401000, "Unauthorized") from None
     mine = audience in (host.lower(), host.lower().rpartition(":")[0])
-    good = scheme == "SharedAccessSignature" and mine and parts.get("skn") == policy and expiry > now
+    good = scheme == "SharedAccessSignature" and mine and parts.get("skn") == policy
     if not (hmac.compare_digest(sent, signed) and good):
         raise Problem(401000, "Unauthorized")
+    return expiry
 
 
 class ServiceApi:
@@ -78,10 +87,10 @@ class ServiceApi:
                     "deviceRegistration",
                     lambda row: (row.group or "").lower() == group.lower(),
                 )
-                return Answer(200, [registration_document(row) for row in found], headers)
+                return Answer(200, [registration_state(row) for row in found], headers)
             case "GET", "registrations", [name]:
                 row = self._store.registrations.need(name)
-                return Answer(200, registration_document(row), {"etag": row.etag})
+                return Answer(200, registration_state(row), {"etag": row.etag})
             case "DELETE", "registrations", [name]:
                 self._store.registrations.need(name)
                 self._store.registrations.expect(name, request.headers.get("if-match"))
@@ -161,11 +170,12 @@ def _page(
 ) -> tuple[list[Any], dict[str, str]]:
     try:
         count = int(request.headers.get("x-ms-max-item-count") or _PAGE)
+        count = min(max(count, 1), _PAGE)
         after = base64.urlsafe_b64decode(request.headers.get("x-ms-continuation", "")).decode()
     except ValueError:
         raise Problem(400012, "The continuation or the item count cannot be read.") from None
-    rows, follow = table.page(after, min(max(count, 1), _PAGE), keep)
-    headers = {"x-ms-item-type": kind}
+    rows, follow = table.page(after, count, keep)
+    headers = {"x-ms-item-type": kind, "x-ms-max-item-count": str(count)}
     if follow is not None:
         headers["x-ms-continuation"] = base64.urlsafe_b64encode(follow.encode()).decode()
     return rows, headers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from birthmark.testing.dps.answers import Problem, utc_now
@@ -18,11 +20,17 @@ _OPERATIONS_KEPT = 100_000
 
 
 class Table(Generic[_T]):
-    """Records by a name in which case does not count, with an upper bound."""
+    """Records by a name in which case does not count, with an upper bound.
+
+    Their order by name is made when a page is asked for and kept: a page costs what it holds, not what the table holds.
+    """
 
     def __init__(self, what: str, most: int, etag: Callable[[_T], str]) -> None:
         self._rows: dict[str, _T] = {}
         self._what, self._most, self._etag = what, most, etag
+        self._order: list[str] = []
+        self._new: set[str] = set()
+        self._gone: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,26 +57,57 @@ class Table(Generic[_T]):
 
     def put(self, name: str, row: _T) -> None:
         """Add or replace; a full table is ``Problem(400007)``."""
-        if name.lower() not in self._rows and len(self._rows) >= self._most:
-            raise Problem(400007, f"Quota exceeded: {self._what}, {self._most} at most.")
-        self._rows[name.lower()] = row
+        key = name.lower()
+        if key not in self._rows:
+            if len(self._rows) >= self._most:
+                raise Problem(400007, f"Quota exceeded: {self._what}, {self._most} at most.")
+            if key in self._gone:
+                self._gone.remove(key)
+            else:
+                self._new.add(key)
+        self._rows[key] = row
 
     def delete(self, name: str) -> None:
         """Remove the record or raise ``Problem(404201)``."""
         self.need(name)
-        del self._rows[name.lower()]
+        key = name.lower()
+        del self._rows[key]
+        if key in self._new:
+            self._new.remove(key)
+        else:
+            self._gone.add(key)
 
     def page(
         self, after: str, count: int, keep: Callable[[_T], bool] = lambda row: True
     ) -> tuple[list[_T], str | None]:
         """Return up to ``count`` records behind the name ``after``, by name, and the name to go on from."""
-        names = sorted(name for name, row in self._rows.items() if name > after and keep(row))
-        chosen = names[:count]
-        return [self._rows[name] for name in chosen], chosen[-1] if len(names) > count else None
+        self._sort()
+        chosen: list[_T] = []
+        last: str | None = None
+        for number in range(bisect_right(self._order, after), len(self._order)):
+            name = self._order[number]
+            row = self._rows.get(name)
+            if row is None or not keep(row):
+                continue
+            if len(chosen) == count:
+                return chosen, last
+            chosen.append(row)
+            last = name
+        return chosen, None
 
     def all(self) -> list[_T]:
         """Return every record, in order of arrival."""
         return list(self._rows.values())
+
+    def _sort(self) -> None:
+        """Bring the order up to date: what is in order already costs one comparison a name, and only after a change."""
+        if len(self._gone) * 2 > len(self._order):
+            self._order = [name for name in self._order if name not in self._gone]
+            self._gone.clear()
+        if self._new:
+            self._order.extend(sorted(self._new))
+            self._order.sort()
+            self._new.clear()
 
 
 @dataclass(slots=True)
@@ -79,18 +118,18 @@ class CaRecord:
     certificate: bytes
     verified: bool = False
     code: str | None = None
-    created: str = field(default_factory=utc_now)
-    updated: str = field(default_factory=utc_now)
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    updated: datetime = field(default_factory=lambda: datetime.now(UTC))
     etag: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def touch(self) -> None:
         """Give it a new etag."""
-        self.updated, self.etag = utc_now(), uuid.uuid4().hex
+        self.updated, self.etag = datetime.now(UTC), uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Where a device was assigned. ``certificate``: the one it showed (DER)."""
+    """Where a device was assigned. ``certificate``: the one it showed (DER), empty if it showed a token."""
 
     registration_id: str
     device_id: str
@@ -106,17 +145,24 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One registration under way: ``ready`` is when it is assigned, on the monotonic clock."""
+    """One registration under way: ``ready`` is when it is assigned, on the monotonic clock.
+
+    ``issued``: the certificate that was asked for and its chain (DER).
+    """
 
     operation_id: str
     registration_id: str
     ready: float
+    issued: tuple[bytes, ...] = ()
 
 
 class Store:
-    """Everything; one per emulator."""
+    """Everything; one per emulator. ``verified_chains``: paths of devices in groups have to end at a verified CA."""
 
-    def __init__(self, enrollments: int, groups: int, certificates: int, registrations: int) -> None:
+    def __init__(
+        self, enrollments: int, groups: int, certificates: int, registrations: int, *, verified_chains: bool = False
+    ) -> None:
+        self.verified_chains = verified_chains
         self.individual: Table[Enrollment] = Table("Enrollment", enrollments, lambda row: row.etag)
         self.groups: Table[Enrollment] = Table("Enrollment group", groups, lambda row: row.etag)
         self.certificates: Table[CaRecord] = Table("Certificate", certificates, lambda row: row.etag)

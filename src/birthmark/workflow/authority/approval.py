@@ -81,6 +81,9 @@ ACTIONS: Mapping[str, Action] = {
     "bundle.seal": Action(("order", "site"), "send private keys of an order, sealed, to a site", resumes=True),
     "bundle.open": Action(("bundle", "manifest_sha256", "order"), "take a bundle's keys into stock", resumes=True),
     "access.grant": Action(("name", "role", "spki_sha256"), "let a person in to the service", resumes=True),
+    "ca.possession": Action(
+        ("cas", "cloud"), "let CAs sign certificates that prove to a cloud that their keys are ours", resumes=True
+    ),
     "private.export": Action(("recipient", "what"), "let private keys leave the workspace"),
     "device.rework": Action(("device", "reason"), "give a device a second identity"),
 }

@@ -15,9 +15,12 @@ from birthmark.model.events import (
     Issued,
     OrderAssigned,
     OrderCreated,
+    PossessionIntended,
+    PossessionProven,
     Preloaded,
     PreloadTakenIn,
     Received,
+    Registered,
     Requested,
     Reserved,
     SiteAdded,
@@ -38,7 +41,8 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven,
+    Registered,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

@@ -6,6 +6,7 @@ as made. An end is told whether or not the making was; who does not know the dev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,7 +27,8 @@ from birthmark.wire.registry import ChangeKind, ChangeLine, LogCursor
 __all__ = ["CertificateOf", "ChangeFeed", "FeedRecords", "cursor_at", "foreign_source"]
 
 _STEP = 4096
-_MARKS = tuple(f'"type":"{tag}"'.encode() for tag in ("verified", "revoked", "superseded", "scrapped", "site_settled"))
+_MARK = re.compile(rb'"type":"(?:verified|revoked|superseded|scrapped|site_settled)"')
+_TOLD_STATES = frozenset(map(str, (DeviceState.VERIFIED, DeviceState.FAILED, DeviceState.SCRAPPED)))
 CERT_SERIAL_OCTETS = 16
 CertificateOf = Callable[[DeviceRecord], bytes]
 """The certificate (DER) of a device's identity, wherever its log is."""
@@ -87,9 +89,20 @@ class ChangeFeed:
             count = min(_STEP, size - start)
             for seq, entry in self.ledger.entries(start, count):
                 head = entry.partition(b"\n")[0]
-                if any(mark in head for mark in _MARKS):  # most entries are of no concern: do not take them apart
+                if _MARK.search(head):  # most entries are of no concern: do not take them apart
                     yield from self._of(seq, *e.decode_entry(entry))
             progress(count)
+
+    def touched(self, first: int, size: int) -> Iterator[tuple[int, list[str]]]:
+        """Yield (entry, devices) for entries ``first`` to ``size - 1`` that make or end identities.
+
+        Cheaper than ``changes`` by far: no certificate is read, and no table is asked.
+        """
+        for start in range(first, size, _STEP):
+            for seq, entry in self.ledger.entries(start, min(_STEP, size - start)):
+                head = entry.partition(b"\n")[0]
+                if _MARK.search(head):
+                    yield seq, _devices_of(*e.decode_entry(entry))
 
     def _of(self, seq: int, event: e.Event, attachment: bytes) -> Iterator[ChangeLine]:
         match event:
@@ -164,6 +177,17 @@ class ChangeFeed:
             reason=reason,
             site=site,
         )
+
+
+def _devices_of(event: e.Event, attachment: bytes) -> list[str]:
+    match event:
+        case e.Verified() | e.Revoked() | e.Superseded() | e.Scrapped():
+            return [event.device]
+        case e.SiteSettled():
+            lines = [line.split(" ") for line in attachment.decode("ascii", "replace").split("\n")]
+            return [line[0] for line in lines if len(line) > 1 and line[1] in _TOLD_STATES]
+        case _:
+            return []
 
 
 def foreign_source(device_serial: str, site: str) -> Refused:

@@ -9,6 +9,7 @@ from pathlib import Path
 from birthmark.adapters.clouds.aws_iot.bulk import BULK_CALLS, BulkTask
 from birthmark.adapters.clouds.aws_iot.calls import AwsCalls, AwsSays, AwsTurn
 from birthmark.adapters.clouds.aws_iot.certificates import NotThisDevice
+from birthmark.adapters.clouds.aws_iot.device import AwsIotDevices
 from birthmark.adapters.clouds.aws_iot.estimate import estimate_for
 from birthmark.adapters.clouds.aws_iot.facts import expected_record, require_possible
 from birthmark.adapters.clouds.aws_iot.groundwork import Groundwork
@@ -17,7 +18,7 @@ from birthmark.adapters.clouds.aws_iot.options import parse_aws_iot_uri
 from birthmark.adapters.clouds.aws_iot.pages import page_of_things
 from birthmark.adapters.clouds.aws_iot.things import tell_thing, things_calls
 from birthmark.adapters.extras import require_extra
-from birthmark.errors import Refused
+from birthmark.errors import Misconfigured, Refused
 from birthmark.ports import (
     CloudAuthority,
     CloudLimits,
@@ -37,7 +38,8 @@ _ONE = Registration("0", "enabled", (b"",), ())
 
 
 class AwsIotCloud:
-    """Implements ``ports.Cloud``. Credentials come from the default chain of the SDK and never stand in a URI.
+    """Implements ``ports.Cloud``, its class ``ports.Admits``. Credentials come from the default chain of the SDK and
+    never stand in a URI.
 
     Each operation of AWS keeps the rate of the URI by itself, as AWS counts them. ``limits.calls_a_minute`` is of all
     operations together: as many devices a second as the rate allows of each operation.
@@ -58,6 +60,20 @@ class AwsIotCloud:
         self._calls = AwsCalls(options, self.name, monotonic=monotonic, sleep=sleep)
         self._ground = Groundwork(options, base)
         self._just_in_time = JustInTime(options) if options.just_in_time else None
+
+    @classmethod
+    def door(cls, uri: str, *, base: str) -> AwsIotDevices:
+        """``Admits``: where the devices of this account connect; ``Misconfigured("cloud.aws.endpoint")``."""
+        options = parse_aws_iot_uri(uri, Path(base))
+        if options.device_endpoint is None:
+            raise Misconfigured(
+                "cloud.aws.endpoint",
+                "the uri of this account does not say where its devices connect",
+                hint="Add device_endpoint=… to the uri: `aws iot describe-endpoint --endpoint-type iot:Data-ATS`.",
+            )
+        host, _, port = options.device_endpoint.partition(":")
+        trust = "" if options.device_trust is None else str(options.device_trust)
+        return AwsIotDevices(host=host, port=int(port or 8883), trust=trust, topic=options.device_topic)
 
     @property
     def name(self) -> str:

@@ -33,6 +33,9 @@ _FORMS: Mapping[str, str] = {
     "role": r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]{1,512}",
     "endpoint": r"https?://[!-~]{1,512}",
     "s3_endpoint": r"https?://[!-~]{1,512}",
+    "device_endpoint": r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[1-9][0-9]{0,4})?",
+    "device_trust": r"[^\0]{1,1024}",
+    "device_topic": r"[!-~]{1,256}",
     "rate": _NUMBER,
     "batch": r"[1-9][0-9]{0,3}|10000",
     "blocked": "inactive|revoked",
@@ -59,7 +62,10 @@ _LOOPBACK = re.compile(r"127\.[0-9.]{5,11}|localhost|\[?::1\]?")
 
 @dataclass(frozen=True, slots=True)
 class AwsIotOptions:
-    """``rate``: most calls a second of each operation. ``batch``: devices of one bulk task. Files are paths."""
+    """``rate``: most calls a second of each operation. ``batch``: devices of one bulk task. Files are paths.
+
+    ``device_endpoint``: host and port at which devices connect; the account's data endpoint.
+    """
 
     region: str
     mode: Mode
@@ -78,6 +84,9 @@ class AwsIotOptions:
     role: str
     endpoint: str | None
     s3_endpoint: str | None
+    device_endpoint: str | None
+    device_trust: Path | None
+    device_topic: str | None
     rate: float
     batch: int
     blocked: Literal["INACTIVE", "REVOKED"]
@@ -128,6 +137,9 @@ def parse_aws_iot_uri(uri: str, base: Path) -> AwsIotOptions:
         role=found.get("role", ""),
         endpoint=_endpoint(found.get("endpoint")),
         s3_endpoint=_endpoint(found.get("s3_endpoint")),
+        device_endpoint=found.get("device_endpoint"),
+        device_trust=_path(base, found.get("device_trust")),
+        device_topic=found.get("device_topic"),
         rate=float(found.get("rate", "10")),
         batch=int(found.get("batch", "1000")),
         blocked="REVOKED" if found.get("blocked") == "revoked" else "INACTIVE",

@@ -9,6 +9,7 @@ from typing import Any
 from birthmark.adapters.ledgers.sql.database import Database
 from birthmark.adapters.ledgers.sql.foldedtables import ADD_ATTEMPT, SETTLE_HINT, ClaimKeys, octets_of
 from birthmark.adapters.ledgers.sql.foldpreload import PreloadFold
+from birthmark.adapters.ledgers.sql.foldregister import check_registered
 from birthmark.adapters.ledgers.sql.keyruns import RECORD_SIZE, REQUEST_SIZE, hashes_of, request_hashes_of
 from birthmark.errors import Refused
 from birthmark.model import events as e
@@ -68,12 +69,16 @@ class Fold(PreloadFold):
             e.Drawn: self._drawn,
             e.Installed: self._step,
             e.Verified: self._step,
+            e.Admitted: self._step,
             e.Failed: self._step,
             e.Superseded: self._superseded,
             e.Revoked: self._revoked,
             e.Scrapped: self._scrapped,
             e.KeyErased: self._no_change,
+            e.PossessionIntended: self._no_change,
+            e.PossessionProven: self._no_change,
             e.Rejected: self._no_change,
+            e.Registered: self._registered,
         }
 
     def apply(self, event: e.Event, attachment: bytes, seq: int) -> None:
@@ -145,6 +150,9 @@ class Fold(PreloadFold):
 
     def _no_change(self, event: e.Event, attachment: bytes, seq: int) -> None:
         """Fold nothing: the entry itself is the record."""
+
+    def _registered(self, event: e.Registered, attachment: bytes, seq: int) -> None:
+        check_registered(self._database, event, attachment, seq)
 
     def _workspace_created(self, event: e.WorkspaceCreated, attachment: bytes, seq: int) -> None:
         if seq != 0:
@@ -332,7 +340,7 @@ class Fold(PreloadFold):
         self._use_attempt(event.attempt, event.device, "drawn", seq)
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=event.attempt)
 
-    def _step(self, event: e.Installed | e.Verified | e.Failed, attachment: bytes, seq: int) -> None:
+    def _step(self, event: e.Installed | e.Verified | e.Admitted | e.Failed, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
         name = str(type(event).__struct_config__.tag)
         # While its chunk is being made a device has nothing that could be installed or fail.
