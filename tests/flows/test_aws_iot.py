@@ -22,7 +22,9 @@ from birthmark.errors import Misconfigured, Refused, Unavailable
 from birthmark.pki.awstemplate import bulk_template, just_in_time_template, parse_aws_template
 from birthmark.ports.cloud import Registration
 from birthmark.testing.aws.register import register_thing
+from support.awsworld import device_files
 from support.clouds.aws_iot import POLICY, REGION, ROLE, AwsFleet, AwsPlace, aws_place
+from support.pahodevice import connected
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "clouds" / "aws-iot.md").read_text()
 WITH_POLICY = "policy=devices&policy_document=policy.json"
@@ -64,6 +66,8 @@ class TestPreparing:
             "DISABLE",
             "DEFAULT",
         )
+        twice = [place.fleet.authority(), place.fleet.authority()]
+        assert len(cloud.prepare(twice, place.fleet.prove)) == 2
         assert place.fleet.proofs == [("issuing", iot.get_registration_code()["registrationCode"])]
         assert json.loads(iot.get_policy(policyName="devices")["policyDocument"]) == POLICY
 
@@ -109,6 +113,25 @@ class TestPreparing:
         with pytest.raises(Refused) as raised:
             place.open(f"{THING}&thing_type=old").prepare([], place.fleet.prove)
         assert raised.value.code == "cloud.aws.different"
+
+    def test_a_fleet_template_is_made_once_and_compared(self, place: AwsPlace) -> None:
+        own = json.loads(just_in_time_template("devices", None, None))
+        own["Parameters"]["Name"] = {"Type": "String"}
+        own["Resources"]["thing"]["Properties"]["ThingName"] = {"Fn::Join": ["-", ["fleet", {"Ref": "Name"}]]}
+        (place.directory / "fleet.json").write_text(json.dumps(own))
+        query = f"{THING}&fleet=first-power-up&fleet_template=fleet.json&role={ROLE}"
+        assert "fleet template first-power-up: made" in place.open(query).prepare([], place.fleet.prove)
+        assert "fleet template first-power-up: is there, unchanged" in place.open(query).prepare([], place.fleet.prove)
+        held = place.client().describe_provisioning_template(templateName="first-power-up")
+        assert (held["type"], json.loads(held["templateBody"])) == ("FLEET_PROVISIONING", own)
+        own["DeviceConfiguration"] = {"hall": "3"}
+        (place.directory / "fleet.json").write_text(json.dumps(own))
+        with pytest.raises(Refused) as raised:
+            place.open(query).prepare([], place.fleet.prove)
+        assert raised.value.code == "cloud.aws.different"
+        (place.directory / "fleet.json").write_text(bulk_template("devices", None, None))
+        with pytest.raises(Misconfigured):
+            place.open(query)
 
 
 class TestOneByOne:
@@ -175,6 +198,24 @@ class TestOneByOne:
         assert place.fleet.proofs == []
         assert kinds(sni.tell([place.fleet.registration("lamp-2")])) == ["done"]
 
+    def test_a_profile_that_is_not_there_and_an_answer_that_is_none(
+        self, place: AwsPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(Misconfigured) as raised:
+            place.open().tell([place.fleet.registration("lamp-1")])
+        assert raised.value.code == "cloud.aws.credentials"
+        monkeypatch.delenv("AWS_PROFILE")
+        cloud = place.open()
+        place.front._iot = lambda *asked: (200, {}, b"<html>")  # type: ignore[method-assign]
+        for act in (lambda: cloud.tell([place.fleet.registration("lamp-1")]), lambda: cloud.page("")):
+            with pytest.raises(Unavailable):
+                act()
+        place.front._iot = lambda *asked: (200, {}, b"{}")  # type: ignore[method-assign]
+        with pytest.raises(Unavailable) as unanswered:
+            cloud.tell([place.fleet.registration("lamp-1")])
+        assert unanswered.value.code == "cloud.aws.answer"
+
     def test_each_operation_keeps_the_rate_of_the_uri(self, place: AwsPlace, cloud: AwsIotCloud) -> None:
         clock = [0.0]
         slow = AwsIotCloud(
@@ -240,6 +281,16 @@ class TestBulk:
         assert kinds(bulk.tell(self.told(place, 4))) == ["done"] * 4
         held = place.aws.registry.certificates[id_of(earlier.certificates[0])]
         assert held.status == "INACTIVE"
+
+    def test_a_certificate_that_is_there_and_blocked_is_let_in_by_a_task(
+        self, place: AwsPlace, bulk: AwsIotCloud
+    ) -> None:
+        told = self.told(place, 3)
+        known = place.client().register_certificate(certificatePem=pem(told[1].certificates[0]), status="INACTIVE")
+        assert kinds(bulk.tell(told)) == ["done"] * 3
+        held = place.client().describe_certificate(certificateId=known["certificateId"])["certificateDescription"]
+        assert held["status"] == "ACTIVE"
+        assert "UpdateCertificate" not in place.front.names
 
     def test_a_task_of_somebody_else_is_waited_for_and_not_for_ever(self, place: AwsPlace, bulk: AwsIotCloud) -> None:
         place.client("s3").put_object(Bucket="lists", Key="theirs.json", Body=b"{}\n")
@@ -397,6 +448,39 @@ class TestJustInTime:
             cloud.expected(told)
         assert by_device.value.code == "cloud.aws.template.subject"
         assert cloud.tell([told])[0].code == "cloud.aws.template.subject"
+
+
+@pytest.mark.parametrize("query", [THING, BULK, TestJustInTime.QUERY], ids=["thing", "bulk", "jitp"])
+def test_who_connects_is_who_was_told(place: AwsPlace, query: str) -> None:
+    """Devices with their keys at the data plane: let in, blocked while it is connected, let in again, reworked."""
+    cloud, fleet = place.open(query), place.fleet
+    cloud.prepare([fleet.authority()], fleet.prove)
+    good, other, untold = (fleet.registration(f"lamp-{number}") for number in range(3))
+
+    def files(one: Registration, name: str) -> Path:
+        leaf, *above = map(x509.load_der_x509_certificate, (*one.certificates, *one.chain))
+        return device_files(place.directory / name, leaf, fleet.keys[one.device_serial], *above)
+
+    def let_in(files: Path, name: str) -> bool:
+        # The first connection of a just-in-time device ends, once AWS knows it: devices try again.
+        tries = range(2) if "jitp" in query else range(1)
+        return any(connected(files, name, place.aws.root_pem, "localhost", place.aws.mqtt_port) for _ in tries)
+
+    own = {one.device_serial: files(one, one.device_serial) for one in (good, other, untold)}
+    cloud.tell([good, other])
+    assert let_in(own["lamp-0"], "lamp-0")
+    assert let_in(own["lamp-1"], "lamp-1")
+    assert not let_in(own["lamp-0"], "lamp-1"), "the policy lets a device in under its own name alone"
+    assert let_in(own["lamp-2"], "lamp-2") == ("jitp" in query)
+    cloud.tell([Registration("lamp-0", "blocked", good.certificates, good.chain)])
+    assert not let_in(own["lamp-0"], "lamp-0")
+    cloud.tell([good])
+    assert let_in(own["lamp-0"], "lamp-0")
+    if "jitp" not in query:
+        reworked = fleet.registration("lamp-1")
+        cloud.tell([reworked])
+        assert let_in(files(reworked, "reworked"), "lamp-1")
+        assert not let_in(own["lamp-1"], "lamp-1")
 
 
 def test_a_million_devices_by_mode(place: AwsPlace) -> None:

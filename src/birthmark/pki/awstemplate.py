@@ -81,6 +81,8 @@ class ProvisioningTemplate:
     used: frozenset[str]
     kinds: frozenset[str]
     overrides: Mapping[str, str]
+    activates: bool
+    """Its certificate is ``ACTIVE`` afterwards, or the request fails, also if the certificate is there already."""
 
     def require_just_in_time(self) -> None:
         """Return if AWS can fill it from a certificate alone; ``Misconfigured("cloud.aws.template.parameter")``."""
@@ -92,7 +94,8 @@ class ProvisioningTemplate:
     def require_bulk(self) -> None:
         """Return if a line of a bulk task gives all that it needs, and a thing that is there already fails.
 
-        ``Misconfigured``: ``cloud.aws.template.parameter``, ``cloud.aws.template.overwrites``.
+        ``Misconfigured``: ``cloud.aws.template.parameter``, ``cloud.aws.template.overwrites``,
+        ``cloud.aws.template.status``.
         """
         self._require_values(BULK_PARAMETERS, "a line of a bulk task")
         if not {_THING, _CERTIFICATE} <= self.kinds:
@@ -103,6 +106,21 @@ class ProvisioningTemplate:
                 "the template would take over a thing that is there already: no OverrideSettings of it is FAIL",
                 hint="Set OverrideSettings of the thing to FAIL: a serial that is there twice is seen and compared.",
             )
+
+        if not self.activates:
+            raise Misconfigured(
+                "cloud.aws.template.status",
+                "a certificate that is there already and blocked would stay so, and the task would report it as made",
+                hint='Give the certificate "Status": "ACTIVE" and "OverrideSettings": {"Status": "REPLACE"}.',
+            )
+
+    def require_fleet(self) -> None:
+        """Return if a device that asks with a claim gets a certificate by it: ``Misconfigured("cloud.aws.template")``.
+
+        The device itself gives the other parameters, so they are not known here.
+        """
+        if _ID not in self.used or _CERTIFICATE not in self.kinds:
+            raise _malformed(f"a fleet template ties the certificate that AWS made by {_ID}, and this one does not")
 
     def require_profile(self, profile: Profile) -> None:
         """Return if certificates of ``profile`` have what it names; ``Misconfigured("cloud.aws.template.profile")``."""
@@ -182,22 +200,29 @@ def parse_aws_template(text: str) -> ProvisioningTemplate:
         used=frozenset(used),
         kinds=frozenset(kinds),
         overrides=thing.get("OverrideSettings", {}),
+        activates=any(_activates(one) for one in resources.values() if one["Type"] == _CERTIFICATE),
     )
+
+
+def _activates(certificate: Mapping[str, Any]) -> bool:
+    status, how = certificate["Properties"].get("Status", "ACTIVE"), certificate.get("OverrideSettings", {})
+    return str(status).upper() == "ACTIVE" and how.get("Status") in ("REPLACE", "FAIL")
 
 
 def just_in_time_template(policy: str, thing_type: str | None, thing_group: str | None) -> str:
     """Return a template that names a thing by the common name and gives its certificate a policy."""
     name, known_as = f"{_SUBJECT}CommonName", _ID
-    certificate = {"CertificateId": {"Ref": known_as}, "Status": "ACTIVE"}
+    certificate = {"Type": _CERTIFICATE, "Properties": {"CertificateId": {"Ref": known_as}, "Status": "ACTIVE"}}
     return _template((name, known_as), name, certificate, policy, _thing_parts(thing_type, thing_group), {})
 
 
 def bulk_template(policy: str, thing_type: str | None, thing_group: str | None) -> str:
     """Return a template that makes a thing with its certificate and policy, and fails if the thing is there."""
+    given = {name: {"Ref": name} for name in ("CertificatePem", "CACertificatePem")}
     certificate = {
-        "CertificatePem": {"Ref": "CertificatePem"},
-        "CACertificatePem": {"Ref": "CACertificatePem"},
-        "Status": "ACTIVE",
+        "Type": _CERTIFICATE,
+        "Properties": {**given, "Status": "ACTIVE"},
+        "OverrideSettings": {"Status": "REPLACE"},
     }
     fail = {"AttributePayload": "FAIL", "ThingTypeName": "FAIL", "ThingGroups": "FAIL"}
     names = ("ThingName", "CertificatePem", "CACertificatePem")
@@ -225,7 +250,7 @@ def _template(
             "Parameters": {name: {"Type": "String"} for name in names},
             "Resources": {
                 "thing": thing,
-                "certificate": {"Type": _CERTIFICATE, "Properties": dict(certificate)},
+                "certificate": dict(certificate),
                 "policy": {"Type": _POLICY, "Properties": {"PolicyName": policy}},
             },
         },

@@ -44,6 +44,9 @@ BULK = f"mode=bulk&policy=p&bucket=lists&role={ROLE}"
         "aws-iot:eu-west-1?mode=jitr&endpoint=https://iot.example/path",
         "aws-iot:eu-west-1?mode=jitr&endpoint=http://127.0.0.1:99999",
         "aws-iot:eu-west-1?mode=jitr&blocked=deleted",
+        "aws-iot:eu-west-1?mode=jitr&fleet=f",
+        f"aws-iot:eu-west-1?mode=jitr&fleet_template=f.json&role={ROLE}",
+        "aws-iot:eu-west-1?mode=jitr&fleet=f&fleet_template=f.json",
     ],
 )
 def test_a_uri_that_does_not_say_what_is_meant(uri: str, tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_a_bulk_template_fails_for_a_thing_that_is_there() -> None:
     assert raised.value.code == "cloud.aws.template.overwrites"
 
 
+@pytest.mark.parametrize(("path", "value"), [(("Properties", "Status"), "INACTIVE"), (("OverrideSettings",), {})])
+def test_a_bulk_template_leaves_no_certificate_blocked(path: tuple[str, ...], value: Any) -> None:
+    with pytest.raises(Misconfigured) as raised:
+        parse_aws_template(changed(BULK, "Resources", "certificate", *path, value=value)).require_bulk()
+    assert raised.value.code == "cloud.aws.template.status"
+
+
 def test_a_just_in_time_template_needs_the_certificate() -> None:
     document = json.loads(JITP)
     del document["Resources"]["certificate"]

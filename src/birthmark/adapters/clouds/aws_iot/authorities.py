@@ -59,9 +59,8 @@ def look_at_authorities(
     for a person to change), ``cloud.aws.ca.subject`` (ten of this subject are there).
     """
     plans = [
-        CaPlan(one.name, der, _is_held(options, turn, one.name, der, config))
-        for one in authorities
-        for der in one.certificates
+        CaPlan(name, der, _is_held(options, turn, name, der, config))
+        for der, name in {der: one.name for one in reversed(authorities) for der in one.certificates}.items()
     ]
     fresh = Counter(_subject(plan.der) for plan in plans if not plan.held)
     if fresh:

@@ -57,6 +57,7 @@ class BulkTask:
             known = self._wait(turn, task) is not None
             report = self._report(turn, task) if known else TaskReport({}, {})
             turn.s3("delete_object", Bucket=self._options.bucket, Key=key)
+            return self._outcomes(turn, [one for one, _ in lines], report)
         except AwsSays as answer:
             raise Misconfigured(
                 "cloud.aws.bulk",
@@ -64,7 +65,6 @@ class BulkTask:
                 hint="Check bucket, role and template; docs/clouds/aws-iot.md lists the rights that both need.",
                 reason=answer.code,
             ) from None
-        return self._outcomes(turn, [one for one, _ in lines], report)
 
     def _line(self, one: Registration) -> bytes | None:
         """Return a device's line of the file; None for one that a template cannot say."""

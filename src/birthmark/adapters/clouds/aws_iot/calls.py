@@ -31,6 +31,10 @@ _LATER = frozenset(
 _NOT_US = frozenset(
     {
         "AccessDenied",
+        "AuthFailure",
+        "OptInRequired",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
         "AccessDeniedException",
         "ExpiredToken",
         "ExpiredTokenException",
@@ -95,25 +99,28 @@ class AwsCalls:
         Raises ``AwsSays`` for what AWS decided; ``Unavailable("cloud.aws.later")``;
         ``Misconfigured("cloud.aws.credentials")``.
         """
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            NoCredentialsError,
-            ParamValidationError,
-            PartialCredentialsError,
-        )
+        from botocore import exceptions as said
+        from botocore.parsers import ResponseParserError
 
-        call = getattr(self._client(service), operation)
-        self._take_turn(operation)
         try:
+            call = getattr(self._client(service), operation)
+            self._take_turn(operation)
             found: dict[str, Any] = call(**asked)
-        except ClientError as problem:
+        except said.ClientError as problem:
             raise self._answered(problem.response) from None
-        except ParamValidationError:
+        except said.ParamValidationError:
             raise AwsSays("ParamValidation", f"the SDK does not take the arguments of {operation}", {}) from None
-        except (NoCredentialsError, PartialCredentialsError) as problem:
+        except (
+            said.NoCredentialsError,
+            said.PartialCredentialsError,
+            said.CredentialRetrievalError,
+            said.ProfileNotFound,
+            said.ConfigParseError,
+            said.SSOError,
+            said.TokenRetrievalError,
+        ) as problem:
             raise self._credentials(type(problem).__name__) from None
-        except BotoCoreError as problem:
+        except (said.BotoCoreError, ResponseParserError) as problem:
             raise self._later(type(problem).__name__, None) from None
         return found
 

@@ -10,7 +10,15 @@ from birthmark.adapters.clouds.aws_iot.calls import AwsSays, AwsTurn
 from birthmark.adapters.clouds.aws_iot.facts import id_of, pem_of, read_pem
 from birthmark.errors import Unavailable
 
-__all__ = ["HeldCertificate", "NotThisDevice", "certificate_id", "describe_certificate", "hold_certificate", "text_of"]
+__all__ = [
+    "HeldCertificate",
+    "NotThisDevice",
+    "certificate_id",
+    "describe_certificate",
+    "hold_certificate",
+    "rows_of",
+    "text_of",
+]
 
 _ARN = re.compile(r"arn:aws[a-z-]*:iot:[a-z0-9-]{1,40}:[0-9]{12}:cert/([0-9a-f]{64})", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -39,7 +47,22 @@ def text_of(answer: dict[str, Any], name: str) -> str:
     found = answer.get(name)
     if isinstance(found, str) and found:
         return found
-    raise Unavailable(
+    raise _unanswered(name)
+
+
+def rows_of(answer: dict[str, Any], name: str) -> list[Any]:
+    """Return a list that an answer must have, empty or not: one that is left out is not one with nothing in it.
+
+    ``Unavailable("cloud.aws.answer")``.
+    """
+    found = answer.get(name)
+    if isinstance(found, list):
+        return found
+    raise _unanswered(name)
+
+
+def _unanswered(name: str) -> Unavailable:
+    return Unavailable(
         "cloud.aws.answer",
         f"an answer of AWS IoT has no {name}",
         hint="It is asked again; check the endpoint in the URI if it repeats.",

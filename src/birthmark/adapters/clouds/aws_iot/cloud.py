@@ -55,7 +55,8 @@ class AwsIotCloud:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._options = options = parse_aws_iot_uri(uri, base)
-        require_extra("aws", "boto3")
+        for package in ("boto3", "httpx"):
+            require_extra("aws", package)
         self._calls = AwsCalls(options, self.name, monotonic=monotonic, sleep=sleep)
         self._ground = Groundwork(options, base)
         self._just_in_time = JustInTime(options) if options.just_in_time else None

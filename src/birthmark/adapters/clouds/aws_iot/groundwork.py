@@ -34,6 +34,10 @@ class Groundwork:
         self._document = None if options.policy_document is None else _read(options.policy_document)
         self._profile = None if options.profile is None else _profile(options.profile, base)
         self.template = self._open_template()
+        self._fleet = None
+        if options.fleet_template is not None:
+            self._fleet = parse_aws_template(_read(options.fleet_template))
+            self._fleet.require_fleet()
 
     def _open_template(self) -> ProvisioningTemplate | None:
         options = self._options
@@ -94,6 +98,7 @@ class Groundwork:
             ("thing type", options.thing_type),
             ("thing group", options.thing_group),
             ("provisioning template", options.template_name),
+            ("fleet template", options.fleet),
         )
         return [f"{kind} {name}" for kind, name in named if name is not None]
 
@@ -111,7 +116,19 @@ class Groundwork:
             return found is not None
         if kind == "thing group":
             return turn.found("describe_thing_group", thingGroupName=name) is not None
+        if kind == "fleet template":
+            return self._has_fleet(turn, name)
         return self._has_template(turn, name)
+
+    def _has_fleet(self, turn: AwsTurn, name: str) -> bool:
+        found = turn.found("describe_provisioning_template", templateName=name)
+        if found is None:
+            return False
+        same = same_json(found.get("templateBody"), self._fleet.text if self._fleet else None)
+        same = same and found.get("provisioningRoleArn") == self._options.role and found.get("enabled") is True
+        if not same or found.get("type", "FLEET_PROVISIONING") != "FLEET_PROVISIONING":
+            raise _different(f"fleet template {name}", "body, role, type or standing is not that of the URI")
+        return True
 
     def _has_policy(self, turn: AwsTurn, name: str) -> bool:
         found = turn.found("get_policy", policyName=name)
@@ -150,6 +167,15 @@ class Groundwork:
             turn.iot("create_policy", policyName=name, policyDocument=self._document)
         elif kind == "thing type":
             turn.iot("create_thing_type", thingTypeName=name)
+        elif kind == "fleet template" and self._fleet is not None:
+            turn.iot(
+                "create_provisioning_template",
+                templateName=name,
+                templateBody=self._fleet.text,
+                provisioningRoleArn=self._options.role,
+                type="FLEET_PROVISIONING",
+                enabled=True,
+            )
         else:
             turn.iot("create_thing_group", thingGroupName=name)
 

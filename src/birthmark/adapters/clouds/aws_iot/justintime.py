@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from birthmark.adapters.clouds.aws_iot.calls import AwsSays, AwsTurn
-from birthmark.adapters.clouds.aws_iot.certificates import NotThisDevice, describe_certificate
+from birthmark.adapters.clouds.aws_iot.certificates import NotThisDevice, describe_certificate, rows_of
 from birthmark.adapters.clouds.aws_iot.facts import id_of
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
 from birthmark.adapters.clouds.aws_iot.things import BLOCKED_MARK, tell_thing, things_calls
@@ -103,7 +103,7 @@ def _all_marked(turn: AwsTurn) -> set[str]:
             maxResults=_PAGE,
             nextToken=token,
         )
-        found |= {str(one.get("thingName", "")) for one in page.get("things", ())}
+        found |= {str(one.get("thingName", "")) for one in rows_of(page, "things")}
         token = page.get("nextToken")
         if not token:
             return found

@@ -26,6 +26,8 @@ _FORMS: Mapping[str, str] = {
     "thing_group": _NAME,
     "template": r"[^\0]{1,1024}",
     "profile": r"[^\0]{1,1024}",
+    "fleet": r"[0-9A-Za-z_-]{1,36}",
+    "fleet_template": r"[^\0]{1,1024}",
     "bucket": r"[a-z0-9.-]{3,63}",
     "prefix": r"[A-Za-z0-9!_.*'()/-]{1,200}",
     "role": r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]{1,512}",
@@ -75,6 +77,8 @@ class AwsIotOptions:
     template: Path | None
     template_name: str | None
     profile: str | None
+    fleet: str | None
+    fleet_template: Path | None
     bucket: str
     prefix: str
     role: str
@@ -126,6 +130,8 @@ def parse_aws_iot_uri(uri: str, base: Path) -> AwsIotOptions:
         template=None if is_name else _path(base, template),
         template_name=template if is_name else None,
         profile=found.get("profile"),
+        fleet=found.get("fleet"),
+        fleet_template=_path(base, found.get("fleet_template")),
         bucket=found.get("bucket", ""),
         prefix=found.get("prefix", "birthmark/"),
         role=found.get("role", ""),
@@ -144,9 +150,11 @@ def _check(mode: str, found: Mapping[str, str]) -> None:
     missing = [name for name in _NEEDS[mode] if name not in found]
     if missing:
         raise _bad(f"mode={mode} needs the option {missing[0]}")
-    useless = [name for name in _USELESS[mode] if name in found]
+    useless = [name for name in _USELESS[mode] if name in found and not (name == "role" and "fleet" in found)]
     if useless:
         raise _bad(f"mode={mode} has no use for the option {useless[0]}")
+    if ("fleet" in found) != ("fleet_template" in found) or ("fleet" in found and "role" not in found):
+        raise _bad("fleet, fleet_template and role go together")
     if "policy_document" in found and "policy" not in found:
         raise _bad("policy_document needs the option policy, which names it")
     if mode == "jitp" and "template" in found and {"policy", "thing_type", "thing_group"} & set(found):

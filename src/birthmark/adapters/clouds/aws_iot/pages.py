@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from birthmark.adapters.clouds.aws_iot.calls import AwsTurn
-from birthmark.adapters.clouds.aws_iot.certificates import NotThisDevice, certificate_id, describe_certificate
+from birthmark.adapters.clouds.aws_iot.certificates import NotThisDevice, certificate_id, describe_certificate, rows_of
 from birthmark.adapters.clouds.aws_iot.facts import id_of
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
 from birthmark.adapters.clouds.aws_iot.things import BLOCKED_MARK, principals_of
@@ -30,7 +30,7 @@ def page_of_things(options: AwsIotOptions, turn: AwsTurn, after: str) -> CloudPa
         attributeName=mark[0],
         attributeValue=mark[1],
     )
-    names = [str(one.get("thingName", "")) for one in found.get("things", ())]
+    names = [str(one.get("thingName", "")) for one in rows_of(found, "things")]
     records = [record for record in (_record(turn, name) for name in names if name) if record is not None]
     return CloudPage(records, found.get("nextToken") or None, turn.count)
 
@@ -39,7 +39,11 @@ def _record(turn: AwsTurn, name: str) -> CloudRecord | None:
     """Return the record of one thing, from the octets that AWS shows of each certificate and never from an id."""
     active: list[str] = []
     others: list[str] = []
-    for arn in principals_of(turn, name) or ():
+    try:
+        attached = principals_of(turn, name) or ()
+    except NotThisDevice:
+        return CloudRecord(name, name, "enabled", ())  # too many to be a device of ours, and not to be passed over
+    for arn in attached:
         known_as = certificate_id(arn)
         if known_as is None:
             continue

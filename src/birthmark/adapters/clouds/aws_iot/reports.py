@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from birthmark.adapters.clouds.aws_iot.calls import AwsTurn
 from birthmark.errors import Unavailable
 
@@ -41,6 +39,8 @@ def fetch_report(turn: AwsTurn, task: str, kind: str, *, origin: str | None) -> 
     Links are followed by https alone, or to ``origin``, the endpoint of the URI. They hold a signature, so no error
     shows one. ``Unavailable("cloud.aws.report")``.
     """
+    import httpx
+
     octets, end = 0, turn.now() + _LONGEST_FETCH_S
     with httpx.Client(timeout=_FETCH_S, follow_redirects=False, trust_env=True) as client:
         for link in _links(turn, task, kind):

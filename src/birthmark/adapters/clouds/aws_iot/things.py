@@ -15,6 +15,7 @@ from birthmark.adapters.clouds.aws_iot.certificates import (
     certificate_id,
     describe_certificate,
     hold_certificate,
+    rows_of,
 )
 from birthmark.adapters.clouds.aws_iot.facts import signer_of, subject_names
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
@@ -70,7 +71,7 @@ def principals_of(turn: AwsTurn, name: str) -> list[str] | None:
         page = turn.found("list_thing_principals", thingName=name, nextToken=token)
         if page is None:
             return None
-        found += [one for one in page.get("principals", ()) if isinstance(one, str)]
+        found += [one for one in rows_of(page, "principals") if isinstance(one, str)]
         token = page.get("nextToken")
         if not token:
             return found
@@ -91,7 +92,7 @@ def _thing(options: AwsIotOptions, turn: AwsTurn, name: str, *, fresh: bool) -> 
     if options.thing_group is None or options.just_in_time:
         return made
     if not fresh:
-        groups = turn.iot("list_thing_groups_for_thing", thingName=name).get("thingGroups", ())
+        groups = turn.iot("list_thing_groups_for_thing", thingName=name, maxResults=250).get("thingGroups", ())
         if options.thing_group in {one.get("groupName") for one in groups}:
             return made
     turn.iot("add_thing_to_thing_group", thingGroupName=options.thing_group, thingName=name)
