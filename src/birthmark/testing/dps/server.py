@@ -178,7 +178,9 @@ class EmulatedDps:
 
     async def _https(self, stream: TlsStream) -> None:
         await serve_http(
-            stream, lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator")
+            stream,
+            lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator"),
+            self._mqtt,
         )
 
     async def _mqtt(self, stream: TlsStream) -> None:
