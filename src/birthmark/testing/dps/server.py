@@ -80,8 +80,10 @@ class EmulatedDps:
         self._management = ManagementApi(
             store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
         )
-        self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
-        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
+        self.enrollments = Enrollments(
+            "individual", store.individual, self._run_inside, tuple(hubs), store.certificates
+        )
+        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs), store.certificates)
         self.registrations = Registrations(store.registrations, self._run_inside)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
