@@ -1,4 +1,4 @@
-"""The rules of the emulated DPS: which enrolment wins, where a device goes again, what is too much, what time is."""
+"""The rules of the emulated DPS: which enrolment wins, where a device goes again, what is too much."""
 
 from __future__ import annotations
 
@@ -333,8 +333,9 @@ def test_a_client_that_is_cut_off_in_the_middle_leaves_no_half_record(dps: Emula
     trust = ssl.create_default_context(cadata=dps.root_pem)
     plain = socket.create_connection((dps.host, dps.https_port), timeout=5)
     with trust.wrap_socket(plain, server_hostname=dps.host) as stream:
-        head = f"PUT /enrollments/half HTTP/1.1\r\nHost: x\r\nAuthorization: {dps.sas_token()}\r\n"
-        stream.sendall(head.encode() + b'Content-Length: 900\r\n\r\n{"registrationId":"half","att')
+        token = dps.sas_token()
+        head = f"PUT /enrollments/half HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nContent-Length: 900\r\n\r\n"
+        stream.sendall(head.encode() + b'{"registrationId":"half","att')
     assert call(dps, "GET", "/enrollments/half")[0] == 404
     connection = HTTPSConnection(dps.host, dps.https_port, context=trust, timeout=10)
     for _ in range(3):  # one connection carries many calls
