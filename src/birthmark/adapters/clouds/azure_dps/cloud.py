@@ -235,7 +235,7 @@ def _service(uri: DpsUri, secrets: SecretsHandler, base: Path, clock: Callable[[
     if uri.key is None:
         authorization = entra_tokens(DPS_AUDIENCE)
     else:
-        authorization = sas_tokens(uri.host, uri.policy, secrets(uri.key), clock)
+        authorization = sas_tokens(uri.host, uri.policy, partial(secrets, uri.key), clock)
     return _web(uri, base)(host=uri.host, authorization=authorization, version=_SERVICE_VERSION)
 
 
@@ -243,7 +243,7 @@ def _manager(uri: DpsUri, secrets: SecretsHandler, base: Path) -> DpsWeb:
     if uri.arm_token is None:
         authorization = entra_tokens(f"https://{uri.arm_host}/.default")
     else:
-        authorization = bearer_token(secrets(uri.arm_token))
+        authorization = bearer_token(partial(secrets, uri.arm_token))
     return _web(uri, base)(host=uri.arm_host, authorization=authorization, version=_ARM_VERSION)
 
 

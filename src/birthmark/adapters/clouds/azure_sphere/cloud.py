@@ -121,7 +121,7 @@ class AzureSphereCloud:
 
     def _authorization(self, secrets: SecretsHandler) -> Authorization:
         if self._uri.arm_token is not None:
-            return bearer_token(secrets(self._uri.arm_token))
+            return bearer_token(partial(secrets, self._uri.arm_token))
         if self._uri.chain is not None and not self._by_reference:
             return _nobody  # a file and the service are enough: no credentials for the manager are needed
         return entra_tokens(f"https://{self._uri.arm_host}/.default")
