@@ -9,7 +9,7 @@ PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go gol
   build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
   mtools dosfstools e2fsprogs squashfs-tools mosquitto mosquitto-clients mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils chromium curl
 
-.PHONY: install system tools demo demo-factories demo-line demo-cloud test faults line-faults lint docs matrix bench lock clean simulate
+.PHONY: install system tools demo demo-factories demo-line demo-cloud test faults line-faults register-faults lint docs matrix bench lock clean simulate
 
 install: system $(READY)
 
@@ -54,6 +54,10 @@ faults: install
 # Ten thousand devices that lie and lose their power, eight heads, SIGKILL of the station every few seconds: about ten minutes.
 line-faults: install
 	@BIRTHMARK_LINE_DEVICES=$(or $(DEVICES),10000) BIRTHMARK_LINE_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/faults/test_line_faults.py
+
+# The offline day: ten thousand devices into an emulated cloud through storms, lost answers and two SIGKILLs.
+register-faults: install
+	@BIRTHMARK_REGISTER_DEVICES=$(or $(DEVICES),10000) BIRTHMARK_REGISTER_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s tests/faults/test_register_faults.py
 
 lint: $(READY)
 	@$(BIN)/ruff format --check --quiet src tests scripts

@@ -228,6 +228,19 @@ def test_a_cloud_that_is_not_there_is_named(line: Line, dps: EmulatedDps, tmp_pa
     assert (type(trouble), trouble.code) == (Unavailable, "cloud.admit.unreachable")
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_trust_that_cannot_be_read_is_a_mistake_in_the_settings(
+    line: Line, dps: EmulatedDps, tmp_path: Path, content: bytes | None
+) -> None:
+    line.provision(POOLED[0])
+    if content is not None:
+        (tmp_path / "trust").write_bytes(content)
+    own = files_of(line.factory, POOLED[0])
+    token = TokenIdentity(MODULE, "none", "key", Secret(b"1"), tuple(own.certificates()))
+    for identity in (own, token):
+        assert refused(client(dps, tmp_path, trust=str(tmp_path / "trust")), identity).code == "handshake.trust"
+
+
 def answering(dps: EmulatedDps, directory: Path, answer: Iterable[bytes]) -> socket.socket:
     """Serve TLS in the name of the service and say to each device whatever ``answer`` yields."""
     own = dps._identity

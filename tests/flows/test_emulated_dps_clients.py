@@ -78,6 +78,9 @@ def test_the_resource_client_proves_possession_of_a_ca_and_reads_keys(tmp_path: 
         assert (seen["listed"], seen["left"]) == (["line", "trusted"], ["trusted"])
         assert seen["missing"] == ["ResourceNotFoundError", 404, 404201]
         assert seen["service"] == ["dps1", dps.id_scope, f"{dps.host}:{dps.https_port}"]
+        kind = "providers/Microsoft.Devices/provisioningServices/dps"
+        groups = [f"/subscriptions/sub/resourceGroups/{group}/{kind}" for group in ("emulated", "rg")]
+        assert seen["services"] == groups
         assert seen["hubs"] == ["a.azure-devices.net", "b.azure-devices.net"]
         assert (seen["keys"], seen["key"], seen["free"]) == ([[dps.policy, dps.key]], dps.key, True)
 

@@ -58,6 +58,7 @@ def test_what_is_new_is_told_once_and_what_ended_is_blocked(place: Path, capsys:
     ]  # fmt: skip
     again = run(capsys)
     assert (again["done"], again["calls"]) == (0, 0)
+    assert ask(capsys, "device", "show", "TH-0001")[1][0]["cloud export:registry"] == "settled: enabled, done"
     assert main(["device", "rework", "TH-0001", "--reason", "swapped", "--json"]) == 0
     assert main(["device", "scrap", "TH-0002", "--reason", "dropped", "--json"]) == 0
     provision(place, 4)

@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from birthmark.adapters.registerbook import SqliteRegisterBook
 from birthmark.errors import Tampered
 from birthmark.model import events as e
@@ -110,6 +112,13 @@ class LogWorld:
         self.say(e.Scrapped(at=AT, device=serial, reason="r", by="t"))
         row = self.rows[serial]
         self.rows[serial] = DeviceRecord(serial, "lot", DeviceState.SCRAPPED, row.intent, 0, row.issued_seq, None)
+
+    def revoke(self, serial: str) -> None:
+        """Revoke the certificate that a device has; it stays verified."""
+        number = x509.load_der_x509_certificate(self.certificate_of(self.rows[serial])).serial_number
+        octets = number.to_bytes((number.bit_length() + 7) // 8, "big")
+        self.revoked.add(octets)
+        self.say(e.Revoked(at=AT, device=serial, cert_serial=octets.hex(), reason="keyCompromise", by="t"))
 
     def publish(self) -> None:
         self.published = len(self.log)

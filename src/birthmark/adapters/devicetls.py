@@ -119,6 +119,7 @@ class TokenIdentity:
 
     def connect(self, server: TlsServer, seconds: float) -> TlsStream:
         """Start the client and return; what goes wrong with token or server is told by ``receive``."""
+        _context(server)
         with ExitStack() as made:
             directory = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="birthmark-token-")))
             (directory / "chain.pem").write_bytes(_pem(self.chain))
@@ -268,7 +269,15 @@ def _readable(data: bytes) -> int:
 
 
 def _context(server: TlsServer) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=server.trust or None)
+    try:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=server.trust or None)
+    except OSError as problem:  # among them what OpenSSL makes of a file without certificates
+        raise Misconfigured(
+            "handshake.trust",
+            f"the CAs that may speak for {server.name} cannot be read from {server.trust}",
+            hint="Name a PEM file with the certificates of these CAs.",
+            path=server.trust,
+        ) from problem
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if server.alpn:
         context.set_alpn_protocols(list(server.alpn))

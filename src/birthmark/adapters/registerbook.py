@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from birthmark.errors import BirthmarkError, Misconfigured, StationFault, Tamper
 from birthmark.ports import BookState, DueDevice, KnownDevice, ParkedDevice, Settlement, ToldDevice
 from birthmark.wire.registry import LogCursor, parse_cursor
 
-__all__ = ["SqliteRegisterBook"]
+__all__ = ["SqliteRegisterBook", "look_up"]
 
 _FORMAT = "birthmark-register/1"
 _STATES: tuple[BookState, ...] = ("due", "asked", "settled", "parked")
@@ -220,6 +220,20 @@ class SqliteRegisterBook:
 
     def close(self) -> None:
         self._database.close()
+
+
+def look_up(path: Path, device_serial: str) -> tuple[str, BookState, str] | None:
+    """Return cloud, state and what it was told of a device, from a book that is only read; None if it is not in it."""
+    if not path.is_file():
+        return None
+    with _naming_failures(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        (cloud,) = database.execute("SELECT value FROM meta WHERE name = 'cloud'").fetchone()
+        query = "SELECT state, outcome, enabled FROM registration WHERE device_serial = ?"
+        row = database.execute(query, (device_serial,)).fetchone()
+    if row is None:
+        return None
+    state, outcome, enabled = row
+    return str(cloud), _STATES[state], "" if outcome is None else f"{'enabled' if enabled else 'blocked'}, {outcome}"
 
 
 def _settled_row(item: Settlement) -> tuple[object, ...]:

@@ -47,7 +47,8 @@ class DeviceTls(Protocol):
 
     ``certificates`` are what it shows (DER), its own first. ``connect`` waits at most ``seconds``; ``OSError`` where no
     connection comes about, ``DeviceFault("handshake.credential")`` where key and certificate cannot be used,
-    ``StationFault("handshake.untrusted")`` where the server is not the one that ``server`` names.
+    ``StationFault("handshake.untrusted")`` where the server is not the one that ``server`` names,
+    ``Misconfigured("handshake.trust")`` where ``trust`` cannot be read.
     """
 
     @property

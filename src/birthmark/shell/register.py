@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from birthmark.adapters.registerbook import SqliteRegisterBook
+from birthmark.adapters.registerbook import SqliteRegisterBook, look_up
 from birthmark.adapters.registerscratch import SqliteScratch
 from birthmark.errors import Misconfigured, Refused
 from birthmark.shell.export import published_feed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from birthmark.shell.config import CloudSettings
     from birthmark.shell.wiring import Workspace
 
-__all__ = ["OpenRegister", "chosen_clouds", "open_cloud", "open_register", "register_directory"]
+__all__ = ["OpenRegister", "chosen_clouds", "open_cloud", "open_register", "register_directory", "told_clouds"]
 
 PATIENCE_S = 600.0
 _STEPS = Callable[[int, int, int], None]
@@ -56,6 +56,17 @@ def open_cloud(workspace: Workspace, uri: str) -> Cloud:
 def register_directory(root: Path) -> Path:
     """Return where the books of a workspace are."""
     return root / "register"
+
+
+def told_clouds(root: Path, device_serial: str) -> dict[str, str]:
+    """Return, for each cloud that has a book here and knows the device, where it stands and what the cloud was told."""
+    found: dict[str, str] = {}
+    for path in sorted(register_directory(root).glob("*.db")):
+        known = look_up(path, device_serial)
+        if known is not None:
+            cloud, state, told = known
+            found[cloud] = f"{state}: {told}" if told else state
+    return found
 
 
 @dataclass(slots=True)
@@ -191,7 +202,7 @@ def open_register(workspace: Workspace, name: str, settings: CloudSettings) -> I
 
 
 def _require_authority(workspace: Workspace) -> None:
-    if workspace.settings.role == "site":
+    if workspace.settings.role == "site" or workspace.records.authority() is not None:
         raise Misconfigured(
             "register.site",
             "a site tells no cloud of its devices",

@@ -192,6 +192,17 @@ def test_what_ended_since_it_was_read_is_told_as_ended(world: LogWorld, tmp_path
     assert counts.outcomes == {"same": 2}, "their own entries are read afterwards"
 
 
+def test_a_verified_device_with_a_revoked_certificate_is_let_in_no_more(world: LogWorld, tmp_path: Path) -> None:
+    service, book = MemoryService(), world.book(tmp_path / "book.db")
+    world.run(MemoryCloud(service), book, TestTime()).run()
+    world.revoke("unit-002")
+    world.publish()
+    counts = world.run(MemoryCloud(service), book, TestTime()).run()
+    assert counts.outcomes == {"done": 1}
+    assert service.records["unit-002"].standing == "blocked"
+    assert service.records["unit-002"].certificates, "still named by its certificate"
+
+
 def test_a_newer_entry_opens_what_is_settled_and_what_is_parked(world: LogWorld, tmp_path: Path) -> None:
     world.verify("x-bad")
     world.publish()

@@ -47,13 +47,19 @@ def show(
 
     with open_workspace(workspace, publish=False) as opened:
         device = known_device(opened.records, device_serial)
-        document = _document(opened, device)
+        document = {**_document(opened, device), **_clouds(opened.root, device_serial)}
         events = _history(opened, device_serial) if history else []
     shown = {name: value for name, value in document.items() if name != _CERTIFICATE}
     rows = [[name, "" if value is None else str(value)] for name, value in shown.items()]
     rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}{_where(event)}"] for event in events]
     whole: dict[str, object] = {**document, "history": events} if history else document
     emit(whole, table(f"Device {device_serial}", ["", ""], rows), as_json=as_json)
+
+
+def _clouds(root: Path, device_serial: str) -> dict[str, object]:
+    from birthmark.shell.register import told_clouds
+
+    return {f"cloud {name}": told for name, told in told_clouds(root, device_serial).items()}
 
 
 def rework(

@@ -80,8 +80,10 @@ class EmulatedDps:
             store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
         )
         self.sphere = CatalogsApi()
-        self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
-        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
+        self.enrollments = Enrollments(
+            "individual", store.individual, self._run_inside, tuple(hubs), store.certificates
+        )
+        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs), store.certificates)
         self.registrations = Registrations(store.registrations, self._run_inside)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -178,7 +180,9 @@ class EmulatedDps:
 
     async def _https(self, stream: TlsStream) -> None:
         await serve_http(
-            stream, lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator")
+            stream,
+            lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator"),
+            self._mqtt,
         )
 
     async def _mqtt(self, stream: TlsStream) -> None:

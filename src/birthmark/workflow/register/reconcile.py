@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from birthmark.errors import Refused, Unavailable
+from birthmark.errors import Misconfigured, Refused, Unavailable
 from birthmark.ports import BookState, Cloud, CloudPage, CloudRecord, RegisterBook, ScratchRecords
 from birthmark.workflow.register.fold import BookFold, pages_of
 from birthmark.workflow.register.pace import Pace
@@ -17,6 +17,7 @@ __all__ = ["Difference", "Reconciliation"]
 
 _PAGE = 400
 _TOUCH = 5000
+_LONGEST_NAME = 200
 
 DifferenceKind = Literal["missing", "foreign", "different"]
 
@@ -73,6 +74,13 @@ class Reconciliation:
             progress("compared", len(held.records))
             self.counts["held"] += len(held.records)
             yield from self._compare(held.records)
+            if held.after == after:
+                raise Misconfigured(
+                    "register.page.loop",
+                    f"{self.cloud.name} answers with the same page again and again",
+                    hint="This is no cloud of that kind, or something between it and here answers in its place.",
+                    cloud=self.cloud.name,
+                )
             after = held.after
         yield from self._missing()
 
@@ -117,7 +125,10 @@ class Reconciliation:
 
     def _compare(self, records: Sequence[CloudRecord]) -> Iterator[Difference]:
         for at in range(0, len(records), _PAGE):
-            part = records[at : at + _PAGE]
+            part = [one for one in records[at : at + _PAGE] if _is_name(one.key) and _is_name(one.name)]
+            for strange in records[at : at + _PAGE]:
+                if not (_is_name(strange.key) and _is_name(strange.name)):
+                    yield self._found("foreign", ascii(strange.name[:_LONGEST_NAME]), None, _FOREIGN[False], None)
             expected = self.scratch.match(part)
             states = self._states([item[0] for item in expected if item is not None])
             unverified = self.fold.feed.records.devices(
@@ -156,6 +167,11 @@ class Reconciliation:
     ) -> Difference:
         self.counts[kind] += 1
         return Difference(kind, name, serial, what, state)
+
+
+def _is_name(text: str) -> bool:
+    """Say whether text can be a name of a device or record at all: a cloud is a stranger, its names may be anything."""
+    return 0 < len(text) <= _LONGEST_NAME and text.isascii() and text.isprintable()
 
 
 def _difference(ours: CloudRecord, theirs: CloudRecord) -> str:
