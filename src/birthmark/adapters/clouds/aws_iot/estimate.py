@@ -38,7 +38,7 @@ def _steps(options: AwsIotOptions, devices: int, cas: int) -> Iterator[Estimated
     if options.mode == "bulk":
         tasks = ceil(devices / options.batch)
         yield _step(
-            f"{tasks} bulk tasks of {options.batch} devices, one after the other",
+            f"{tasks} bulk task{'s' if tasks != 1 else ''} of up to {options.batch} devices, one after the other",
             tasks * 12,
             max(devices / options.rate, tasks * 12 / options.rate),
             f"AWS runs one task of an account at a time, at about {options.rate:g} devices a second; {_ASSUMED}",
