@@ -92,8 +92,10 @@ def test_a_uri_says_everything_and_its_name_shows_no_reference() -> None:
 
 @pytest.mark.parametrize("key", [b"", b"not base64!", b"===="])
 def test_a_key_that_is_none_is_named_and_not_shown(key: bytes) -> None:
+    cloud = AzureDpsCloud(f"{HOST}?{KEY}", secrets=lambda reference: Secret(key), base=Path())
+    assert cloud.estimate(10, []).steps  # a plan sends nothing and needs no key
     with pytest.raises(Misconfigured) as caught:
-        AzureDpsCloud(f"{HOST}?{KEY}", secrets=lambda reference: Secret(key), base=Path())
+        cloud.page("")
     assert caught.value.code == "cloud.key"
     assert "not base64!" not in str(caught.value.document())
 
