@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from birthmark.errors import Unavailable
 from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
@@ -29,7 +29,7 @@ class Batcher:
         self._room = room
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Asked] = deque()
-        self._futures: dict[Asked, asyncio.Future[Answer]] = {}
+        self._open: dict[Asked, Callable[[Answer], None]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
@@ -45,24 +45,22 @@ class Batcher:
     @property
     def depth(self) -> int:
         """How many requests are not answered yet."""
-        return len(self._futures)
+        return len(self._open)
 
-    def submit(self, asked: Asked) -> asyncio.Future[Answer]:
-        """Return the answer to come; ``Unavailable("service.busy")`` when too many wait."""
-        if self._closing or len(self._futures) >= self._room:
+    def submit(self, asked: Asked, tell: Callable[[Answer], None]) -> None:
+        """Take a request; ``tell`` gets its answer, on the event loop. ``Unavailable("service.busy")`` if many wait."""
+        if self._closing or len(self._open) >= self._room:
             raise Unavailable(
                 "service.busy",
-                f"{len(self._futures)} requests wait already",
+                f"{len(self._open)} requests wait already",
                 hint="Send the same request again after the time in Retry-After.",
-                waiting=len(self._futures),
+                waiting=len(self._open),
             )
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._futures[asked] = future
+        self._open[asked] = tell
         with self._wake:
             self._waiting.append(asked)
             if len(self._waiting) >= self._wanted:
                 self._wake.notify()
-        return future
 
     def close(self) -> None:
         """Answer what was taken and end the thread. Call it off the event loop."""
@@ -101,7 +99,8 @@ class Batcher:
 
     def _deliver(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            future = self._futures.pop(answer.asked)
-            if not future.done():
-                # A client that went away gets the same answer when it asks again.
-                future.set_result(answer)
+            tell = self._open.pop(answer.asked)
+            try:
+                tell(answer)
+            except Exception as problem:  # noqa: BLE001  one connection that cannot be told is nobody else's loss
+                self._loop.call_exception_handler({"message": "an answer could not be told", "exception": problem})
