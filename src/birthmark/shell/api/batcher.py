@@ -6,14 +6,15 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from birthmark.errors import Unavailable
 from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
 
 __all__ = ["Batcher"]
 
-_GATHER_S = 0.002
-"""So long a round waits, at most, for as many requests as the one before answered."""
+_GATHER_S, _GAP_S = 0.006, 0.001
+"""A round waits for as many requests as the one before answered: so long at most, and as long as they come so fast."""
 
 
 class Batcher:
@@ -92,8 +93,11 @@ class Batcher:
             # Stations that were just answered mostly ask for their next device at once: one round for all of them
             # costs little more than one for the first.
             self._wanted = min(self._answered, self._most)
-            if len(self._waiting) < self._wanted and not self._closing:
-                self._wake.wait_for(lambda: len(self._waiting) >= self._wanted or self._closing, _GATHER_S)
+            until = monotonic() + _GATHER_S
+            while (here := len(self._waiting)) < self._wanted and not self._closing:
+                self._wake.wait(_GAP_S)
+                if len(self._waiting) == here or monotonic() > until:
+                    break
             self._wanted = 1
             return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
 
