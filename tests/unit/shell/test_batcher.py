@@ -62,6 +62,7 @@ def together(batcher: Batcher, numbers: range) -> list[asyncio.Future[Answer]]:
 
 def test_a_round_waits_for_as_many_as_were_just_answered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 60.0)
 
     async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
         await asyncio.gather(*together(batcher, range(3)))
@@ -82,8 +83,20 @@ def test_nobody_waits_for_ever_for_a_station_that_does_not_come(monkeypatch: pyt
     assert run(stations).rounds == [3, 1, 1]
 
 
+def test_a_gap_in_arrivals_ends_the_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 0.0)
+
+    async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
+        await asyncio.gather(*together(batcher, range(3)))
+        await ask(batcher, 3)
+
+    assert run(stations).rounds == [3, 1]
+
+
 def test_closing_ends_the_wait_and_answers_what_was_taken(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 60.0)
 
     async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
         await asyncio.gather(*together(batcher, range(3)))
