@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -120,3 +121,12 @@ def test_a_refusal_the_short_way_is_a_document_like_any_other(line: ssl.SSLSocke
     assert first.startswith(b"HTTP/1.1 400 ")
     assert second.startswith(b"HTTP/1.1 400 ")
     assert (told["error"], told["family"]) == ("service.request.malformed", "Refused")
+
+
+def test_a_long_body_that_comes_in_pieces_is_read_to_its_end(line: ssl.SSLSocket) -> None:
+    whole = request(b"[" * 100_000)
+    for start in range(0, len(whole), 20_000):
+        line.sendall(whole[start : start + 20_000])
+        time.sleep(0.05)
+    ((head, told),) = answers(line, 1)
+    assert (head[:13], told["error"]) == (b"HTTP/1.1 400 ", "service.request.malformed")

@@ -18,23 +18,23 @@ from birthmark.errors import BirthmarkError
 from birthmark.shell.api.answers import error_response, json_response, unexpected
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.service import Endpoint
-from birthmark.wire.service import MAX_REQUEST_OCTETS
 
 __all__ = ["Direct", "is_plain"]
 
 _ODD = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
-_LENGTH_DIGITS = len(str(MAX_REQUEST_OCTETS))
+_MOST_OCTETS = 16 * 1024
+"""Of a body. Uvicorn stops reading at 64 KiB until somebody takes what is there, and on the short way nobody does."""
 
 
 def is_plain(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Say whether a body follows that has one length, not too long, and is what it is."""
+    """Say whether a body follows that has one length, at most 16 KiB, and is what it is."""
     length = b""
     for name, value in headers:
         if name == b"content-length":
             length = value
         elif name in _ODD:
             return False
-    return length.isdigit() and len(length) <= _LENGTH_DIGITS and int(length) <= MAX_REQUEST_OCTETS
+    return length.isdigit() and len(length) <= 5 and int(length) <= _MOST_OCTETS
 
 
 class Direct:
