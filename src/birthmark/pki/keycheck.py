@@ -15,6 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -103,10 +104,9 @@ def load_sound_p256(spki_der: bytes) -> ec.EllipticCurvePublicKey | None:
     if hashlib.sha256(spki_der).hexdigest() in PUBLISHED_KEYS or spki_der[-64:-32] in _small_multiples("p256"):
         return None
     try:
-        key = load_der_public_key(spki_der)
+        return cast("ec.EllipticCurvePublicKey", load_der_public_key(spki_der))
     except (ValueError, UnsupportedAlgorithm):
         return None
-    return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
 def key_kind(spki_der: bytes) -> str:

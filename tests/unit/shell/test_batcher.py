@@ -48,19 +48,26 @@ def run(test: Callable[[Batcher, AnswersAtOnce], Coroutine[Any, Any, None]]) -> 
     return batch
 
 
+def ask(batcher: Batcher, number: int) -> asyncio.Future[Answer]:
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    batcher.submit(asked(number), future.set_result)
+    return future
+
+
 def together(batcher: Batcher, numbers: range) -> list[asyncio.Future[Answer]]:
     """Submit while the thread cannot look."""
     with batcher._wake:  # a condition's lock may be taken again by who holds it
-        return [batcher.submit(asked(number)) for number in numbers]
+        return [ask(batcher, number) for number in numbers]
 
 
 def test_a_round_waits_for_as_many_as_were_just_answered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 60.0)
 
     async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
         await asyncio.gather(*together(batcher, range(3)))
         # One after another, as stations ask that were answered one after another.
-        await asyncio.gather(*[batcher.submit(asked(number)) for number in range(3, 6)])
+        await asyncio.gather(*[ask(batcher, number) for number in range(3, 6)])
 
     assert run(stations).rounds == [3, 3]
 
@@ -70,18 +77,30 @@ def test_nobody_waits_for_ever_for_a_station_that_does_not_come(monkeypatch: pyt
 
     async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
         await asyncio.gather(*together(batcher, range(3)))
-        await batcher.submit(asked(3))
-        await batcher.submit(asked(4))
+        await ask(batcher, 3)
+        await ask(batcher, 4)
 
     assert run(stations).rounds == [3, 1, 1]
 
 
-def test_closing_ends_the_wait_and_answers_what_was_taken(monkeypatch: pytest.MonkeyPatch):
+def test_a_gap_in_arrivals_ends_the_wait(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 0.0)
 
     async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
         await asyncio.gather(*together(batcher, range(3)))
-        last = batcher.submit(asked(3))
+        await ask(batcher, 3)
+
+    assert run(stations).rounds == [3, 1]
+
+
+def test_closing_ends_the_wait_and_answers_what_was_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batching, "_GATHER_S", 60.0)
+    monkeypatch.setattr(batching, "_GAP_S", 60.0)
+
+    async def stations(batcher: Batcher, batch: AnswersAtOnce) -> None:
+        await asyncio.gather(*together(batcher, range(3)))
+        last = ask(batcher, 3)
         await asyncio.to_thread(batcher.close)
         await last
 

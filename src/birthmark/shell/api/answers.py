@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
+from http import HTTPStatus
 
 import msgspec
 from starlette.requests import Request
@@ -10,7 +12,7 @@ from starlette.responses import Response
 
 from birthmark.errors import BirthmarkError, DeviceFault, Misconfigured, Refused, StationFault, Tampered, Unavailable
 
-__all__ = ["error_response", "file_response", "json_response", "status_of"]
+__all__ = ["error_response", "file_response", "json_response", "status_of", "unexpected", "whole_answer"]
 
 _JSON = "application/json"
 _encoder = msgspec.json.Encoder()
@@ -60,6 +62,7 @@ _CODE_STATUS = {
 }
 _PREFIX_STATUS = {"csr": 422, "key": 422, "frames": 422, "report": 422}
 _RETRY_AFTER_S = "1"
+_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode("ascii") for one in HTTPStatus}
 _JSON_HEADERS = ((b"content-type", _JSON.encode()), (b"cache-control", b"no-store"))
 
 
@@ -91,6 +94,26 @@ def error_response(error: BirthmarkError) -> Response:
     if status in (429, 503):
         headers["retry-after"] = _RETRY_AFTER_S
     return Response(_encoder.encode(error.document()), status, headers, _JSON)
+
+
+def unexpected(problem: Exception) -> Unavailable:
+    """A defect is told without its words: they may hold what nobody outside should read."""
+    return Unavailable(
+        "service.failed",
+        f"the service could not finish this request ({type(problem).__name__})",
+        hint="Send the same request again; if it repeats, tell the authority the time.",
+    )
+
+
+def whole_answer(response: Response, more: Iterable[tuple[bytes, bytes]], *, close: bool) -> bytes:
+    """Return an answer as it goes over the wire (RFC 9112), with the headers ``more`` of the server."""
+    parts = [_STATUS_LINES[response.status_code]]
+    for name, value in (*more, *response.raw_headers):
+        parts += (name, b": ", value, b"\r\n")
+    if close:
+        parts.append(b"connection: close\r\n")
+    parts += (b"\r\n", bytes(response.body))
+    return b"".join(parts)
 
 
 def file_response(request: Request, data: bytes, media_type: str, cache: str) -> Response:

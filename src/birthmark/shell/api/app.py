@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from birthmark.errors import Refused
 from birthmark.shell.api.answers import error_response
+from birthmark.shell.api.direct import Direct, is_plain
 from birthmark.shell.api.routes import ROUTES
 from birthmark.shell.api.service import Endpoint, Service
 
@@ -35,6 +36,11 @@ def build_app(open_service: Callable[[], Service], background: Callable[[], Abst
         endpoints = [(offer, Endpoint(service, offer)) for offer in ROUTES]
         app.router.routes[:] = [Route(offer.path, endpoint, methods=[offer.method]) for offer, endpoint in endpoints]
         front.known = {(offer.method, offer.path): endpoint for offer, endpoint in endpoints if "{" not in offer.path}
+        front.short = {
+            (offer.method.encode(), offer.path.encode()): Direct(endpoint)
+            for offer, endpoint in endpoints
+            if offer.ask is not None
+        }
         flushing = asyncio.create_task(_flush(service))
         try:
             async with background():
@@ -59,6 +65,12 @@ class _Front:
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], Endpoint] = {}
+        self.short: dict[tuple[bytes, bytes], Direct] = {}
+
+    def direct(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Direct | None:
+        """Return what answers a request the short way, None for a request that goes the long way."""
+        found = self.short.get((method, target))
+        return found if found is not None and is_plain(headers) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         known = self.known.get((scope["method"], scope["path"])) if scope["type"] == "http" else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 
 from birthmark.errors import Unavailable
 from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
 
 __all__ = ["Batcher"]
 
-_GATHER_S = 0.002
-"""So long a round waits, at most, for as many requests as the one before answered."""
+_GATHER_S, _GAP_S = 0.006, 0.001
+"""A round waits for as many requests as the one before answered: so long at most, and as long as they come so fast."""
 
 
 class Batcher:
@@ -29,7 +30,7 @@ class Batcher:
         self._room = room
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Asked] = deque()
-        self._futures: dict[Asked, asyncio.Future[Answer]] = {}
+        self._open: dict[Asked, Callable[[Answer], None]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
@@ -45,24 +46,22 @@ class Batcher:
     @property
     def depth(self) -> int:
         """How many requests are not answered yet."""
-        return len(self._futures)
+        return len(self._open)
 
-    def submit(self, asked: Asked) -> asyncio.Future[Answer]:
-        """Return the answer to come; ``Unavailable("service.busy")`` when too many wait."""
-        if self._closing or len(self._futures) >= self._room:
+    def submit(self, asked: Asked, tell: Callable[[Answer], None]) -> None:
+        """Take a request; ``tell`` gets its answer, on the event loop. ``Unavailable("service.busy")`` if many wait."""
+        if self._closing or len(self._open) >= self._room:
             raise Unavailable(
                 "service.busy",
-                f"{len(self._futures)} requests wait already",
+                f"{len(self._open)} requests wait already",
                 hint="Send the same request again after the time in Retry-After.",
-                waiting=len(self._futures),
+                waiting=len(self._open),
             )
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._futures[asked] = future
+        self._open[asked] = tell
         with self._wake:
             self._waiting.append(asked)
             if len(self._waiting) >= self._wanted:
                 self._wake.notify()
-        return future
 
     def close(self) -> None:
         """Answer what was taken and end the thread. Call it off the event loop."""
@@ -94,14 +93,18 @@ class Batcher:
             # Stations that were just answered mostly ask for their next device at once: one round for all of them
             # costs little more than one for the first.
             self._wanted = min(self._answered, self._most)
-            if len(self._waiting) < self._wanted and not self._closing:
-                self._wake.wait_for(lambda: len(self._waiting) >= self._wanted or self._closing, _GATHER_S)
+            until = monotonic() + _GATHER_S
+            while (here := len(self._waiting)) < self._wanted and not self._closing:
+                self._wake.wait(_GAP_S)
+                if len(self._waiting) == here or monotonic() > until:
+                    break
             self._wanted = 1
             return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
 
     def _deliver(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            future = self._futures.pop(answer.asked)
-            if not future.done():
-                # A client that went away gets the same answer when it asks again.
-                future.set_result(answer)
+            tell = self._open.pop(answer.asked)
+            try:
+                tell(answer)
+            except Exception as problem:  # noqa: BLE001  one connection that cannot be told is nobody else's loss
+                self._loop.call_exception_handler({"message": "an answer could not be told", "exception": problem})

@@ -1,15 +1,20 @@
 """One connection: who is at its other end, how long it may take, how much it may say before it is understood.
 
 No ASGI server hands the client's certificate to the application; this subclass of uvicorn's protocol reads it when the
-TLS handshake is done and puts it into the scope of every request.
+TLS handshake is done and puts it into the scope of every request. And a request that the application answers the short
+way (``direct.py``) is handed to it when it is whole, without a task.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from birthmark.shell.api.answers import whole_answer
 
 __all__ = ["HEADER_OCTETS", "PEER", "Connection", "anonymous_share", "close_slow"]
 
@@ -26,6 +31,27 @@ STALL_S = 60.0
 _LONG_PATH = b"/v1/reports"
 
 
+class _Short:
+    """A request on the short way: what uvicorn's protocol looks at of a cycle."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.body = bytearray()
+        self.more_body = True
+        self.keep_alive = keep_alive
+        self.response_complete = self.disconnected = False
+        self.message_event = _NOBODY_WAITS
+
+
+class _NobodyWaits:
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+_NOBODY_WAITS = _NobodyWaits()
+
+
 class Connection(HttpToolsProtocol):
     """Adds the peer to the scope, and a deadline and a bound to everything that is received."""
 
@@ -36,6 +62,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_octets = 0
         self._long_until: float | None = None
+        self._front: Any = self.config.app
+        self._direct: Any = None
+        """What answers the request whose body is arriving, if that goes the short way."""
         self.deadline: float | None = None
         self.unread: tuple[int, float] = (0, 0.0)
         """Octets of answers that wait for the client, and since when there are no fewer."""
@@ -78,6 +107,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._direct = self._short_way()
+        if self._direct is not None:
+            self.cycle = _Short(self.parser.should_keep_alive())  # type: ignore[assignment]
+            return
         super().on_headers_complete()
         if self.url.startswith(_LONG_PATH):
             self._long_until = self.loop.time() + LONG_S
@@ -85,6 +118,30 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.deadline = self._long_until = None
         super().on_message_complete()
+        if self._direct is not None:
+            direct, self._direct, cycle = self._direct, None, cast("_Short", self.cycle)
+            direct(self.scope, bytes(cycle.body), partial(self._respond, cycle))
+
+    def _short_way(self) -> Any:
+        """Return what answers the request whose headers are read, None if that goes the long way."""
+        if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
+            # Requests that came before are answered before, and only the long way waits for who reads no answers.
+            return None
+        room = self.limit_concurrency
+        if room is not None and (len(self.connections) >= room or len(self.tasks) >= room):
+            return None
+        if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade():
+            return None
+        return self._front.direct(self.parser.get_method(), self.url, self.headers)
+
+    def _respond(self, cycle: _Short, response: Response) -> None:
+        if cycle.disconnected:
+            return
+        cycle.response_complete = True
+        self.transport.write(whole_answer(response, self.server_state.default_headers, close=not cycle.keep_alive))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 
-from birthmark.errors import BirthmarkError, Refused, Unavailable
+from birthmark.errors import BirthmarkError, Refused
 from birthmark.model.device import DeviceState
 from birthmark.model.ids import parse_device_serial, parse_order_id
-from birthmark.pki.csr import plain_csr
 from birthmark.ports import CredentialRequest
-from birthmark.shell.api.answers import json_response
+from birthmark.shell.api.answers import json_response, unexpected
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.service import Service, read_body
-from birthmark.wire.service import MAX_REQUEST_OCTETS, DeviceShown, OrdersShown, read_asked
+from birthmark.wire.service import MAX_REQUEST_OCTETS, CredentialAnswer, DeviceShown, OrdersShown, read_asked
 from birthmark.wire.vault import VaultRecipient
 from birthmark.workflow.handout import known_device, stored_certificate
 from birthmark.workflow.line.handover import credential_answer, order_facts, site_recipient
-from birthmark.workflow.line.issuebatch import Asked
+from birthmark.workflow.line.issuebatch import Answer, Asked
 
-__all__ = ["post_credential", "show_device", "show_orders"]
+__all__ = ["ask_credential", "post_credential", "show_device", "show_orders"]
 
 _HAS_CERTIFICATE = frozenset({DeviceState.ISSUED, DeviceState.INSTALLED, DeviceState.VERIFIED})
 
 
 async def post_credential(service: Service, request: Request, caller: Caller | None) -> Response:
     """Give a device of the caller's site its identity; the same attempt gets the same answer for ever."""
+    told: asyncio.Future[CredentialAnswer | BirthmarkError] = asyncio.get_running_loop().create_future()
+
+    def tell(outcome: CredentialAnswer | BirthmarkError) -> None:
+        # A client that went away gets the same answer when it asks again.
+        if not told.done():
+            told.set_result(outcome)
+
+    ask_credential(service, caller, await read_body(request, MAX_REQUEST_OCTETS), tell)
+    outcome = await told
+    if isinstance(outcome, BirthmarkError):
+        raise outcome
+    return json_response(outcome)
+
+
+def ask_credential(
+    service: Service, caller: Caller | None, body: bytes, tell: Callable[[CredentialAnswer | BirthmarkError], None]
+) -> None:
+    """Ask for the identity of a device; ``tell`` gets what came of it, once it is durable.
+
+    Raises ``Refused``: ``service.role``, ``service.request.malformed``; ``Unavailable("service.busy")``.
+    """
     station = _station(caller)
-    asked = read_asked(await read_body(request, MAX_REQUEST_OCTETS))
-    credential_request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
-    # The usual request is read here, while the writer waits for the disk; any other takes longer, and is read there.
-    csr = None if asked.csr is None else plain_csr(asked.csr)
-    answer = await service.batcher.submit(Asked(credential_request, station.site or "", station.spki_sha256, csr))
-    if isinstance(answer.error, Refused) and answer.error.code == "service.access.ended":
-        # From now on it is turned away at the door: not every try of a withdrawn key becomes an entry of the log.
-        service.callers.forget(station.spki_sha256)
-    if answer.error is not None:
-        raise answer.error if isinstance(answer.error, BirthmarkError) else _unexpected(answer.error)
-    if answer.credential is None or answer.order is None:
-        raise RuntimeError("an answer without an error has a credential")
-    recipient = None
-    if answer.credential.private_key is not None:
-        recipient = _recipient(service, station.site or "")
-    workspace = service.workspace
-    return json_response(
-        credential_answer(asked.attempt, answer.credential, answer.order, recipient, workspace.entropy)
+    asked = read_asked(body)
+    request = CredentialRequest(asked.attempt, station.name, asked.device_serial, asked.csr)
+    service.batcher.submit(
+        Asked(request, station.site or "", station.spki_sha256), lambda answer: tell(_outcome(service, answer))
     )
+
+
+def _outcome(service: Service, answer: Answer) -> CredentialAnswer | BirthmarkError:
+    asked, error = answer.asked, answer.error
+    try:
+        if isinstance(error, Refused) and error.code == "service.access.ended":
+            # From now on it is turned away at the door: not every try of a withdrawn key becomes an entry of the log.
+            service.callers.forget(asked.access)
+        if error is not None:
+            raise error
+        if answer.credential is None or answer.order is None:
+            raise RuntimeError("an answer without an error has a credential")
+        recipient = None if answer.credential.private_key is None else _recipient(service, asked.site)
+        return credential_answer(
+            asked.request.attempt, answer.credential, answer.order, recipient, service.workspace.entropy
+        )
+    except BirthmarkError as problem:
+        return problem
+    except Exception as problem:  # noqa: BLE001  it is told to the one who asked, and to nobody else
+        return unexpected(problem)
 
 
 async def show_orders(service: Service, request: Request, caller: Caller | None) -> Response:
@@ -106,12 +135,3 @@ def _recipient(service: Service, site: str) -> VaultRecipient:
         workspace = service.workspace
         service.recipients[site] = site_recipient(workspace.ledger, workspace.records, site)
     return service.recipients[site]
-
-
-def _unexpected(problem: Exception) -> Unavailable:
-    """A defect is told without its words: they may hold what nobody outside should read."""
-    return Unavailable(
-        "service.failed",
-        f"the service could not finish this request ({type(problem).__name__})",
-        hint="Send the same request again; if it repeats, tell the authority the time.",
-    )

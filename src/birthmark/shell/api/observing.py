@@ -15,24 +15,39 @@ _BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
+class _Answered(msgspec.Struct, tag_field="event", tag="request", omit_defaults=True):
+    """The line of one request."""
+
+    ts: datetime
+    method: str
+    route: str
+    status: int
+    ms: float
+    caller: str | None = None
+    code: str | None = None
+
+
 class RequestLog:
     """Lines of JSON, written in blocks. Only names, codes and numbers go in: never a body, a header or a query."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._lines: list[bytes] = []
+        self._lines: list[_Answered | dict[str, object]] = []
 
     def add(self, event: str, **members: str | int | float | None) -> None:
         """Collect one line."""
-        ts = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
         known = {name: value for name, value in members.items() if value is not None}
-        self._lines.append(_encoder.encode({"ts": ts, "event": event, **known}))
+        self._lines.append({"ts": datetime.now(UTC), "event": event, **known})
+
+    def request(self, method: str, route: str, status: int, ms: float, caller: str | None, code: str | None) -> None:
+        """Collect the line of one request."""
+        self._lines.append(_Answered(datetime.now(UTC), method, route, status, ms, caller, code))
 
     def flush(self) -> None:
         """Write what is collected."""
         if self._lines:
             lines, self._lines = self._lines, []
-            self._write(b"\n".join(lines) + b"\n")
+            self._write(_encoder.encode_lines(lines))
 
 
 class Metrics:

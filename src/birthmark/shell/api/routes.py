@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from birthmark.model.siteevents import Role
 from birthmark.shell.api.callers import Caller
-from birthmark.shell.api.credentials import post_credential, show_device, show_orders
+from birthmark.shell.api.credentials import ask_credential, post_credential, show_device, show_orders
 from birthmark.shell.api.public import get_ca, get_crl, get_log, get_order_file
 from birthmark.shell.api.reports import post_report
 from birthmark.shell.api.service import ANYBODY, Offer, Service
@@ -55,6 +55,7 @@ ROUTES: tuple[Offer, ...] = (
         CredentialAsked,
         (400, 404, 409, 413, 415, 422, 429, 500, 503),
         fresh=False,
+        ask=ask_credential,
     ),
     Offer("GET", "/v1/orders", "Orders: a station sees those of its site.", _INSIDERS, show_orders, OrdersShown),
     Offer(

@@ -223,10 +223,12 @@ def _open_service(
     drawing = Drawing(
         ledger=workspace.ledger, records=records, vault_key=lambda: workspace.vault_key, chain_of=workspace.chain
     )
+    # Read between its own commits, by the thread that makes them.
+    own = workspace.ledger.writer_records
     batch = IssueBatch(
         ledger=workspace.ledger,
-        records=records,
-        sites=records,
+        records=own,
+        sites=own,
         issuing=issuing,
         drawing=drawing,
         clock=workspace.clock,

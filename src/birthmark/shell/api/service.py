@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -24,11 +25,13 @@ from birthmark.wire.vault import VaultRecipient
 
 __all__ = [
     "ANYBODY",
+    "Asker",
     "Endpoint",
     "Handler",
     "IngestReport",
     "Offer",
     "Service",
+    "Tell",
     "TookReport",
     "read_body",
     "require_plain",
@@ -68,6 +71,9 @@ class Service:
 
 
 Handler = Callable[[Service, Request, Caller | None], Awaitable[Response]]
+Tell = Callable[[msgspec.Struct | BirthmarkError], None]
+Asker = Callable[[Service, Caller | None, bytes, Tell], None]
+"""Takes a whole body and tells later, on the event loop and once, what came of it; never tells what it raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class Offer:
     errors: tuple[int, ...] = ()
     fresh: bool = True
     """Whether the caller is looked up for each request; not where the workflow does it."""
+    ask: Asker | None = None
+    """Does the same as ``handler``, for requests that come the short way (``direct.py``)."""
 
 
 class _Incoming:
@@ -112,9 +120,11 @@ class Endpoint:
 
     def __init__(self, service: Service, offer: Offer) -> None:
         self._service = service
+        self._method = offer.method
         self._route = offer.path
         self._roles = offer.roles
         self._handler = offer.handler
+        self._asker = offer.ask
         self._fresh = offer.fresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,9 +135,8 @@ class Endpoint:
         caller: Caller | None = None
         code: str | None = None
         try:
-            # Also where anybody may call: a header that only the proxy may send is refused everywhere.
-            caller = self._service.callers.of(scope, fresh=self._fresh)
-            self._require(caller)
+            caller = self.caller(scope)
+            self.require(caller)
             response = await self._handler(self._service, request, caller)
         except BirthmarkError as error:
             code = error.code
@@ -137,20 +146,28 @@ class Endpoint:
                 response.headers["connection"] = "close"
         except ClientDisconnect:
             return
-        seconds = time.perf_counter() - began
-        self._service.metrics.count(self._route, response.status_code, seconds, code)
-        self._service.log.add(
-            "request",
-            method=scope["method"],
-            route=self._route,
-            status=response.status_code,
-            ms=round(seconds * 1000, 3),
-            caller=None if caller is None else caller.name,
-            code=code,
-        )
+        self.note(response.status_code, began, caller, code)
         await response(scope, receive, send)
 
-    def _require(self, caller: Caller | None) -> None:
+    def caller(self, scope: Mapping[str, Any]) -> Caller | None:
+        """Return who calls. Also where anybody may: a header that only the proxy may send is refused everywhere."""
+        return self._service.callers.of(scope, fresh=self._fresh)
+
+    def ask(self, caller: Caller | None, body: bytes, tell: Tell) -> None:
+        """Hand a whole body to the route's ``ask``."""
+        if self._asker is None:
+            raise ValueError("this route has no short way")
+        self._asker(self._service, caller, body, tell)
+
+    def note(self, status: int, began: float, caller: Caller | None, code: str | None) -> None:
+        """Count a request and put it into the log; ``began``: ``perf_counter`` at its start."""
+        seconds = time.perf_counter() - began
+        self._service.metrics.count(self._route, status, seconds, code)
+        name = None if caller is None else caller.name
+        self._service.log.request(self._method, self._route, status, round(seconds * 1000, 3), name, code)
+
+    def require(self, caller: Caller | None) -> None:
+        """Return if this caller may call this route, else refuse: ``service.access.missing``, ``service.role``."""
         if not self._roles:
             return
         if caller is None:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from birthmark.errors import BirthmarkError, Refused, Tampered, Unavailable
 from birthmark.model.events import Rejected, utc_text
 from birthmark.model.records import AttemptRecord, DeviceRecord, OrderRecord
-from birthmark.pki.csr import Csr
+from birthmark.pki.csr import Csr, plain_csr
 from birthmark.ports import Clock, Credential, CredentialRequest, Ledger, Records, SiteRecords, Transaction
 from birthmark.workflow.handout import check_ids, known_device, stored_certificate, unknown_device
 from birthmark.workflow.line.draw import Draw, Drawing, Sealed
@@ -33,15 +33,11 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """One request of a station of ``site``; ``access``: SHA-256 (hex) of the key that the station showed.
-
-    ``csr``: what ``parse_csr`` made of the request's, if it was read already.
-    """
+    """One request of a station of ``site``; ``access``: SHA-256 (hex) of the key that the station showed."""
 
     request: CredentialRequest
     site: str
     access: str
-    csr: Csr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +158,15 @@ class IssueBatch:
             return
         devices = self._records.devices([one.request.device_serial for one in named])
         attempts = self._records.attempts([one.request.attempt for one in named])
-        for one in named:
+        # Read in a row, before anything else is done with them: the code and tables of one verification serve the next.
+        csrs = [None if one.request.csr is None else plain_csr(one.request.csr) for one in named]
+        for one, csr in zip(named, csrs, strict=True):
             request = one.request
-            self._examine(one, devices.get(request.device_serial), attempts.get(request.attempt), work)
+            self._examine(one, csr, devices.get(request.device_serial), attempts.get(request.attempt), work)
 
-    def _examine(self, one: Asked, device: DeviceRecord | None, attempt: AttemptRecord | None, work: _Round) -> None:
+    def _examine(
+        self, one: Asked, csr: Csr | None, device: DeviceRecord | None, attempt: AttemptRecord | None, work: _Round
+    ) -> None:
         request = one.request
         if (ended := self._too_many_refusals(request.station)) is not None:
             work.answers.append(Answer(one, error=ended))
@@ -179,7 +179,7 @@ class IssueBatch:
             if request.csr is None:
                 work.draws.append((one, self._drawing.examine(request, device)))
                 return
-            wish = self._issuing.examine(request, device, attempt, one.csr)
+            wish = self._issuing.examine(request, device, attempt, csr)
         except Refused as refusal:
             self._refusals.setdefault(request.station, deque(maxlen=MOST_REFUSALS)).append(self._clock())
             work.refused.append((one, refusal))
@@ -239,23 +239,35 @@ class IssueBatch:
             )
 
     def _commit(self, work: _Round) -> None:
-        """Write one round. Refusals are rare: all are tried in one part, and each in its own only if that fails."""
+        """Write one round. Refusals are rare: the round is written as one, and in parts only if that is refused."""
         at = utc_text(self._clock())
-        with self._ledger.transaction() as tx:
-            try:
-                with tx.part():
+        refused = False
+        try:
+            with self._ledger.transaction() as tx:
+                try:
                     self._write_together(tx, work, at)
-            except (Refused, Tampered):
+                except (Refused, Tampered):
+                    refused = True
+                    raise
+                self._write_others(tx, work, at)
+        except (Refused, Tampered):
+            if not refused:
+                raise
+            with self._ledger.transaction() as tx:
                 work.stored = [(one, self._store_alone(tx, one, at)) for one in work.signed]
                 self._reserve_alone(tx, work, at)
-            for one, draw in work.draws:
-                try:
-                    with tx.part():
-                        work.drawn.append((one, draw, self._drawing.draw(tx, draw, at)))
-                except (Refused, Tampered) as problem:
-                    self._again(one, problem, work)
-            for one, refusal in work.refused:
-                tx.append(_rejected(one, refusal, at))
+                self._write_others(tx, work, at)
+
+    def _write_others(self, tx: Transaction, work: _Round, at: str) -> None:
+        """Draw, each in a part of its own, and put refusals on record."""
+        for one, draw in work.draws:
+            try:
+                with tx.part():
+                    work.drawn.append((one, draw, self._drawing.draw(tx, draw, at)))
+            except (Refused, Tampered) as problem:
+                self._again(one, problem, work)
+        for one, refusal in work.refused:
+            tx.append(_rejected(one, refusal, at))
 
     def _write_together(self, tx: Transaction, work: _Round, at: str) -> None:
         if work.signed:

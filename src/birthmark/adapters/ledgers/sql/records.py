@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from threading import RLock
 from typing import Any
 
 from birthmark.adapters.ledgers.sql.database import Database
@@ -87,7 +86,12 @@ _TOTALS = ("open", "stock", "consigned", "in_progress", "verified", "failed", "s
 class SqlRecords:
     """Implements ``ports.Records``."""
 
-    def __init__(self, database: Database, lock: RLock, naming: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lock: AbstractContextManager[object],
+        naming: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._database = database
         self._lock = lock
         self._naming = naming

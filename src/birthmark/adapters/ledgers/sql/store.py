@@ -71,6 +71,12 @@ class SqlLedger(ABC):
         self.origin = meta["origin"]
         self.software = meta["software"]
 
+    @property
+    def writer_records(self) -> SqlRecords:
+        """The records for who writes a lot itself and asks between its transactions, in their thread: where that
+        helps, they are read where they were just written."""
+        return self.records
+
     @abstractmethod
     def _begin(self) -> tuple[int, int]:
         """Begin a transaction as the only writer; return the size of the log and the last serial time."""

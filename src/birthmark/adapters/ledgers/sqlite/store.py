@@ -11,6 +11,7 @@ from pathlib import Path
 
 from birthmark.adapters.durable import naming_os_errors, sync_directory
 from birthmark.adapters.ledgers.sql.keyruns import KeyIndex
+from birthmark.adapters.ledgers.sql.records import SqlRecords
 from birthmark.adapters.ledgers.sql.store import SqlLedger, write_first
 from birthmark.adapters.ledgers.sql.vault import SqlVault
 from birthmark.adapters.ledgers.sqlite.connection import connect, create, create_schema, naming_failures, read_meta
@@ -58,6 +59,11 @@ class SqliteLedger(SqlLedger):
             clock=clock,
             naming=naming_failures,
         )
+
+    @property
+    def writer_records(self) -> SqlRecords:
+        """A reading connection loads its pages anew after every commit of another one; the writing one has them."""
+        return SqlRecords(self._database, self._writing, naming_failures)
 
     def _connect_reader(self, path: Path) -> sqlite3.Connection:
         return connect(path)
