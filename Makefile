@@ -9,7 +9,7 @@ PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go gol
   build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
   mtools dosfstools e2fsprogs squashfs-tools mosquitto mosquitto-clients mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils chromium curl
 
-.PHONY: install system tools demo demo-factories demo-line test faults line-faults register-faults lint docs matrix bench lock clean simulate
+.PHONY: install system tools demo demo-factories demo-line demo-cloud test faults line-faults register-faults lint docs matrix bench lock clean simulate
 
 install: system $(READY)
 
@@ -35,6 +35,9 @@ demo-factories: install
 
 demo-line: install
 	@$(BIN)/python scripts/demo_line.py
+
+demo-cloud: install tools
+	@$(BIN)/python scripts/demo_cloud.py
 
 # One worker a processor; whoever is idle takes over tests of others.
 test: install tools lint
@@ -83,4 +86,4 @@ lock:
 	  --no-emit-index-url --no-header --quiet -o $${each%.in}.lock; done
 
 clean:
-	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories demo-line
+	rm -rf $(VENV) .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-workspace demo-factories demo-line demo-cloud

@@ -19,8 +19,8 @@ _HEAD = """# Which target keeps which law
 
 Every kind of device below is real or an emulator that its page describes; every cell is a test that ran on it.
 ✔: the law held. *refused by name*: the device cannot do that, says so, and nothing changed. –: there is nothing of the
-kind to try on it. *its path*: what stands in the URI before its options is the place; *one place*: a station has but
-one. Under lies stands what the device was made to lie about, and was caught.
+kind to try on it. *one place*: a station has but one. Under lies stands what the device was made to lie about, and was
+caught.
 
 """
 

@@ -113,20 +113,26 @@ def object_store() -> bytes:
     return content
 
 
+def device_secrets(ca: BulkCa, made: MadeChunk) -> set[bytes]:
+    """Return every 16th private key of a chunk, in the forms in which it could stand in a file."""
+    secrets: set[bytes] = set()
+    sealed = made.sealed
+    for place in range(0, 512, 16):
+        slot = sealed.slots[place * sealed.slot_size : (place + 1) * sealed.slot_size]
+        record = made.records[72 * place : 72 * place + 72]
+        pkcs8 = open_slot(ca.vault_key, sealed.encapsulated, slot, place, record[8:40]).reveal()
+        # The 32 octets of the scalar (RFC 5915) stand at 36 in this PKCS#8; the public half may be anywhere.
+        secrets |= forms(pkcs8) | forms(pkcs8[36:68])
+    return secrets
+
+
 def test_no_private_key_is_in_what_ray_keeps(ca: BulkCa, cluster: Path):
-    """Device keys and the CA key: logs, spill and session files, and the object store."""
+    """Device keys and the CA key: logs and session files, and the object store."""
     with closing(RayEngine.open(ca.start(), workers=1, address=None)) as engine:
         engine.make(task(1))
         (made,) = engine.results()
         assert isinstance(made, MadeChunk)
-        secrets: set[bytes] = forms(ca.key)
-        sealed = made.sealed
-        for place in range(0, 512, 16):
-            slot = sealed.slots[place * sealed.slot_size : (place + 1) * sealed.slot_size]
-            record = made.records[72 * place : 72 * place + 72]
-            pkcs8 = open_slot(ca.vault_key, sealed.encapsulated, slot, place, record[8:40]).reveal()
-            # The 32 octets of the scalar (RFC 5915) stand at 36 in this PKCS#8; the public half may be anywhere.
-            secrets |= forms(pkcs8) | forms(pkcs8[36:68])
+        secrets = forms(ca.key) | device_secrets(ca, made)
         store = object_store()
         # What is searched is really what the workers sent: their public records are there.
         assert made.records[:72] in store
@@ -134,6 +140,23 @@ def test_no_private_key_is_in_what_ray_keeps(ca: BulkCa, cluster: Path):
         assert files_with(cluster, secrets) == []
         assert files_with(cluster, {b"canary-not-there"}) == []
         del store
+        gc.collect()
+
+
+def test_what_ray_spills_to_disk_holds_no_private_key(ca: BulkCa, cluster: Path):
+    """A store that is too small is emptied into files; the chunk comes back whole from there."""
+    with closing(RayEngine.open(ca.start(), workers=1, address=None)) as engine:
+        engine.make(task(1))
+        ray.wait(list(engine._under_way), num_returns=1, fetch_local=False)
+        ballast = [ray.put(os.urandom(16 << 20)) for _ in range(14)]
+        spilled = [path for path in cluster.rglob("*") if path.is_file() and "spilled" in str(path.parent)]
+        assert spilled
+        (made,) = engine.results()
+        assert isinstance(made, MadeChunk)
+        secrets = forms(ca.key) | device_secrets(ca, made)
+        assert any(made.records[:72] in path.read_bytes() for path in spilled), "the chunk itself was spilled"
+        assert not [path for path in spilled for content in [path.read_bytes()] if any(s in content for s in secrets)]
+        del ballast
         gc.collect()
 
 

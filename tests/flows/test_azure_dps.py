@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -30,9 +32,11 @@ from support.clouds.fleet import Fleet
 from support.fences import PowerCut
 from support.forgery import AT, Entries, appended, changed, entry_of, find, without
 from support.ledgerfiles import rewrite_log
+from support.softhsm import MODULE, PIN, SoftHsm
 from support.vendortools import run_tool
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
+PROGRAM = "import sys; from birthmark.shell.cli.main import main; sys.exit(main())"
 CLOUD, CODE = "azure-dps:dps1.example", "AB12" * 12
 
 
@@ -272,3 +276,26 @@ def test_keys_of_proofs_are_of_one_certificate_each(fab: Path) -> None:
         keys = [x509.load_der_x509_certificate(prove("issuing", CODE)).public_key() for _ in range(2)]
     assert all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys)
     assert keys[0] != keys[1]
+
+
+def test_a_ca_whose_key_stays_in_a_token_proves_itself(
+    tmp_path: Path, service: DpsService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hsm = SoftHsm(tmp_path / "hsm")
+    for name, value in {**hsm.environment, "TOKEN_PIN": PIN}.items():
+        monkeypatch.setenv(name, value)
+    hsm.make_token("ca")
+    fab, cloud = tmp_path / "fab", service.open(ca="reference")
+    choices = ("--maker", "Acme", "--profile", "tls-client", "--value", "pen=99999", "--secret", "env:TOKEN_PIN")
+    for command in (
+        ("init", str(fab), *choices, "--token", "ca", "--module", str(MODULE)),
+        ("ceremony", "run", str(fab / "ceremony.toml"), "-C", str(fab)),
+    ):
+        # Processes of their own: SoftHSM would leave errors of OpenSSL behind in this thread, which speaks TLS.
+        subprocess.run([sys.executable, "-c", PROGRAM, *command], check=True, capture_output=True)
+    with open_workspace(fab) as opened:
+        lines = cloud.prepare([authority(opened)], possession(opened, cloud=cloud.name, cas=["issuing"]))
+        assert lines[0].endswith("possession proven")
+        assert len(events(opened)) == 2
+    cloud.close()
+    assert findings(fab) == set()

@@ -7,8 +7,11 @@ import hmac
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +43,8 @@ from support.seller import Seller
 from support.serviceworld import device_csr
 
 GROUP_KEY = base64.b64encode(b"canary-adr-group-key-0123456789abcdef").decode()
-COUNT = 5
+COUNT, OUTSTANDING = 5, 2
+PROGRAM = [sys.executable, "-c", "import sys; from birthmark.shell.cli.main import main; sys.exit(main())"]
 
 
 @contextmanager
@@ -112,7 +116,9 @@ class Fab:
     def __init__(self, place: Path, dps: EmulatedDps, capsys: pytest.CaptureFixture[str]) -> None:
         self.place, self.dps, self.capsys, self.root = place, dps, capsys, place / "fab"
         with (self.root / "birthmark.toml").open("a") as settings:
-            settings.write(f'\n[cas.registry]\nissuer = "{uri(dps, place)}"\nrate = 2000\n')
+            settings.write(
+                f'\n[cas.registry]\nissuer = "{uri(dps, place)}"\nrate = 2000\noutstanding = {OUTSTANDING}\n'
+            )
         (place / "chain.pem").write_text(dps.registry.chain_pem("line"))
         assert self.good("ca", "import", "registry", str(place / "chain.pem"))["kind"] == "external"
 
@@ -182,6 +188,32 @@ class TestAWorkspace:
         fab.verified_by_openssl("sn-001")
         assert set(fab.received()) == {"sn-001"}
         fab.good("ledger", "replay")
+
+    @pytest.mark.parametrize("at", [1, COUNT])
+    def test_killed_at_any_registration_it_costs_at_most_what_was_outstanding(
+        self, fab: Fab, at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issued, arrived, issue = list[str](), threading.Condition(), fab.dps.registry.issue
+
+        def counted(enrollment: Any, registration_id: str, csr: object) -> tuple[bytes, ...]:
+            with arrived:
+                issued.append(registration_id)
+                arrived.notify_all()
+            return issue(enrollment, registration_id, csr)
+
+        monkeypatch.setattr(fab.dps.registry, "issue", counted)
+        fab.order("injected")
+        command = [*PROGRAM, "order", "make", "a", "--processes", "1", "-C", str(fab.root)]
+        with (fab.place / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with arrived:
+            assert arrived.wait_for(lambda: len(issued) >= at, timeout=60)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        fab.good("order", "make", "a", "--processes", "1")
+        assert len(fab.received()) == COUNT
+        assert set(issued) == {f"sn-{number:03d}" for number in range(1, COUNT + 1)}
+        assert len(issued) <= COUNT + OUTSTANDING
 
     def test_throttling_and_lost_answers_give_each_device_one_certificate_on_record(self, fab: Fab) -> None:
         fab.dps.faults.set(FaultPlan(seed=3, throttled=0.3, lost=0.3))

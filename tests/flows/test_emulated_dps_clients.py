@@ -6,9 +6,11 @@ import json
 import subprocess
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -19,16 +21,29 @@ from support.vendortools import tool
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "azureservice.py"
 
 
+RUNNING: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    yield
+    for one in RUNNING:
+        one.kill()
+        one.communicate()
+    RUNNING.clear()
+
+
 def start(tmp_path: Path, dps: EmulatedDps, which: str, **more: str) -> subprocess.Popen[str]:
     root = tmp_path / "server-root.pem"
     root.write_text(dps.root_pem)
     told = {"host": f"{dps.host}:{dps.https_port}", "root": str(root), "connection": dps.connection_string, **more}
     command = [str(tool("azure")), str(SCRIPT), which, json.dumps(told)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    RUNNING.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return RUNNING[-1]
 
 
 def finish(running: subprocess.Popen[str]) -> dict[str, Any]:
-    printed, complained = running.communicate(timeout=60)
+    printed, complained = running.communicate(timeout=110)
     assert running.returncode == 0, complained
     return dict(json.loads(printed.splitlines()[-1]))
 
@@ -63,6 +78,9 @@ def test_the_resource_client_proves_possession_of_a_ca_and_reads_keys(tmp_path: 
         assert (seen["listed"], seen["left"]) == (["line", "trusted"], ["trusted"])
         assert seen["missing"] == ["ResourceNotFoundError", 404, 404201]
         assert seen["service"] == ["dps1", dps.id_scope, f"{dps.host}:{dps.https_port}"]
+        kind = "providers/Microsoft.Devices/provisioningServices/dps"
+        groups = [f"/subscriptions/sub/resourceGroups/{group}/{kind}" for group in ("emulated", "rg")]
+        assert seen["services"] == groups
         assert seen["hubs"] == ["a.azure-devices.net", "b.azure-devices.net"]
         assert (seen["keys"], seen["key"], seen["free"]) == ([[dps.policy, dps.key]], dps.key, True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import ssl
 from base64 import b64encode
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from birthmark.testing.dps import DpsLimits, EmulatedDps, FaultPlan
+from birthmark.testing.dps.store import Table
 from support.dpsdevices import (
     VERSION,
     Authority,
@@ -320,6 +322,9 @@ def test_records_change_behind_the_back_of_every_client_and_the_order_stays_righ
     for act in (dps.enrollments.get, dps.enrollments.delete):
         with pytest.raises(KeyError):
             act("d3")
+    reference = {"type": "x509", "x509": {"caReferences": {"primary": "nobody"}}}
+    with pytest.raises(ValueError, match="404201"):
+        dps.groups.put({"enrollmentGroupId": "line", "attestation": reference})
     with pytest.raises(ValueError, match="400006"):
         dps.enrollments.put({"registrationId": "x", "attestation": {"type": "x509"}})
 
@@ -338,3 +343,23 @@ def test_a_client_that_is_cut_off_in_the_middle_leaves_no_half_record(dps: Emula
         answer = connection.getresponse()
         assert (answer.status, answer.read()[:1]) == (404, b"{")
     connection.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pages_are_what_sorting_everything_would_give_after_any_changes(seed: int) -> None:
+    table: Table[str] = Table("Row", 1000, lambda row: row)
+    chance, model = random.Random(seed), {}
+    for _ in range(200):
+        name = f"N{chance.randrange(60):02d}"
+        if name.lower() in model and chance.random() < 0.5:
+            table.delete(name)
+            del model[name.lower()]
+        else:
+            table.put(name, name)
+            model[name.lower()] = name
+        if chance.random() < 0.3:
+            after, count = f"n{chance.randrange(60):02d}", chance.randrange(1, 12)
+            right = [model[one] for one in sorted(model) if one > after]
+            follow = right[count - 1].lower() if len(right) > count else None
+            assert table.page(after, count) == (right[:count], follow)
+    assert len(table) == len(model)

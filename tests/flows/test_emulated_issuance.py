@@ -8,13 +8,16 @@ import json
 import os
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
+from queue import Queue
 from typing import Any
 from urllib.parse import quote
 
+import paho.mqtt.client as mqtt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -183,3 +186,46 @@ def test_what_is_no_request_for_this_device_gets_no_certificate(dps: EmulatedDps
 def test_a_key_that_is_none_makes_no_enrolment(dps: EmulatedDps, key: Any) -> None:
     body = {"attestation": {"type": "symmetricKey", "symmetricKey": {"primaryKey": key}}}
     assert call(dps, "PUT", "/enrollments/bad", body, dps.sas_token())[0] == 400
+
+
+def test_a_request_over_mqtt_gets_its_certificate(dps: EmulatedDps, tmp_path: Path) -> None:
+    """Topics and user name as in Azure's "DPS MQTT support"; the client is Eclipse Paho."""
+    answers: Queue[tuple[str, dict[str, Any]]] = Queue()
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="unit-1", protocol=mqtt.MQTTv311)
+    client.username_pw_set(
+        f"{dps.id_scope}/registrations/unit-1/api-version={ISSUING}", token(dps, "unit-1", device_key("unit-1"))
+    )
+    client.tls_set_context(ssl.create_default_context(cadata=dps.root_pem))
+    client.on_message = lambda _client, _data, message: answers.put((message.topic, json.loads(message.payload)))
+    client.on_subscribe = lambda *_: answers.put(("subscribed", {}))
+    assert client.connect(dps.host, dps.mqtt_port) == mqtt.MQTT_ERR_SUCCESS
+    client.loop_start()
+    try:
+        client.subscribe("$dps/registrations/res/#")
+        assert answers.get(timeout=10)[0] == "subscribed"
+        body = json.dumps({"registrationId": "unit-1", "csr": text(device_csr("unit-1"))})
+        client.publish("$dps/registrations/PUT/iotdps-register/?$rid=1", body)
+        topic, said = answers.get(timeout=10)
+        assert topic.startswith("$dps/registrations/res/202/?$rid=1&retry-after=")
+        time.sleep(0.3)
+        operation = said["operationId"]
+        client.publish(f"$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId={operation}", "")
+        topic, said = answers.get(timeout=10)
+        assert topic == "$dps/registrations/res/200/?$rid=2"
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    leaf = x509.load_der_x509_certificate(base64.b64decode(said["registrationState"]["issuedCertificateChain"][0]))
+    assert leaf.subject.rfc4514_string() == "CN=unit-1"
+
+
+def test_the_command_writes_what_users_of_issued_certificates_have_to_know(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "import sys; from birthmark.shell.cli.main import main; sys.exit(main())"]
+    command = [*program, "emulate", "dps", "--directory", str(tmp_path / "e"), "--mqtt-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("https 127.0.0.1:")
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    issuing, root = x509.load_pem_x509_certificates((tmp_path / "e" / "registry.pem").read_bytes())
+    issuing.verify_directly_issued_by(root)

@@ -116,6 +116,39 @@ def test_one_receipt_does_not_stand_for_two_devices(world: World, tmp_path: Path
     assert findings(world.take(forger.write(tmp_path / "r"))) == [("site.receipt", POOL[1])]
 
 
+def visit(forger: Forger, device: str, receipt: bytes) -> None:
+    """Put on record that a device was let into its cloud, as its receipt says or does not say."""
+    verified, _ = forger.event(forger.find(e.Verified, device))
+    event = e.Admitted(
+        at=AT,
+        device=device,
+        station=verified.station,
+        attempt=verified.attempt,
+        evidence=verified.evidence,
+        service="azure-dps",
+        receipt_sha256=sha256(receipt).hexdigest(),
+    )
+    forger.append(event, receipt)
+
+
+def test_a_visit_to_a_cloud_is_believed_with_its_receipt_alone(world: World, tmp_path: Path):
+    cloud = {
+        "service": "azure-dps", "host": "h", "scope": "s", "assigned_to": "hub", "device_name": POOL[0],
+        "key": "device", "at": AT,
+    }  # fmt: skip
+    forger, signer = Forger(world.pool), Forger(world.pool)
+    signer.change_receipt(POOL[0], cloud=cloud)
+    _, good = signer.event(signer.find(e.Verified, POOL[0]))
+    visit(forger, POOL[0], good)
+    assert findings(world.take(forger.write(tmp_path / "good"))) == []
+    assert totals(world.pair, "lot-pool-1") == {"consigned": 2, "verified": 2}
+    _, silent = forger.event(forger.find(e.Verified, POOL[0]))
+    visit(forger, POOL[0], silent)
+    visit(forger, POOL[1], good)
+    found = world.take(forger.write(tmp_path / "bad"))
+    assert findings(found) == [("site.receipt", POOL[0]), ("site.receipt", POOL[1])]
+
+
 def test_a_station_added_at_the_site_alone_signs_for_nobody(world: World, tmp_path: Path):
     forger = Forger(world.pool)
     number = forger.find(e.Verified, POOL[0])

@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from birthmark.adapters.handshake import FileIdentity, TlsVerifier, TokenIdentity
+from birthmark.adapters.devicetls import FileIdentity, TokenIdentity
+from birthmark.adapters.handshake import TlsVerifier
 from birthmark.errors import DeviceFault, Misconfigured
 from birthmark.model.secret import Secret
 from birthmark.wire.receipt import open_receipt

@@ -86,6 +86,8 @@ def resource():
     seen["hubs"] = [hub.name for hub in shown.properties.iot_hubs]
     seen["keys"] = [[key.key_name, key.primary_key] for key in service.list_keys("dps1", "rg")]
     seen["key"] = service.list_keys_for_key_name("dps1", told["policy"], "rg").primary_key
+    seen["services"] = [one.id for one in service.list_by_subscription()]
+    seen["services"] += [one.id for one in service.list_by_resource_group("rg")]
     free = service.check_provisioning_service_name_availability({"name": "dps2"})
     seen["free"] = free.name_available
 

@@ -1,15 +1,12 @@
 """A real mutual-TLS connection as proof: a server that trusts one issuing CA, and the device's key as the client.
 
-What counts is what the *server* saw. A key in a file is used through OpenSSL (``ssl``); a key in a token through
-GnuTLS (``gnutls-cli``), which signs inside the token: the standard library cannot, and the PKCS#11 engine of OpenSSL
-crashes on tokens that also hold Edwards keys. The PIN goes through a pipe, never into arguments or the environment.
+What counts is what the *server* saw. How the device connects is ``adapters.devicetls``.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -25,37 +22,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.errors import DeviceFault, Misconfigured, StationFault
-from birthmark.model.secret import Secret
 from birthmark.pki.certread import UNREADABLE
+from birthmark.ports.admission import DeviceTls, TlsServer
 from birthmark.wire.receipt import Handshake
 
-__all__ = ["FileIdentity", "TlsVerifier", "TokenIdentity"]
+__all__ = ["TlsVerifier"]
 
 _HOST = "127.0.0.1"
 _SERVER_NAME = "verifier.birthmark.invalid"
 _TIMEOUT_S = 20.0
-_GNUTLS = "gnutls-cli"
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """A device credential in files: PEM certificate with its chain behind it, and the private key (PEM)."""
-
-    certificate: Path
-    private_key: Path
-
-
-@dataclass(frozen=True, slots=True)
-class TokenIdentity:
-    """A device credential whose key is in a PKCS#11 token. ``chain``: DER, device first, issuing CA behind it."""
-
-    module: Path
-    token: str
-    key_label: str
-    pin: Secret
-    chain: tuple[bytes, ...]
 
 
 @dataclass(slots=True)
@@ -97,7 +73,7 @@ class TlsVerifier:
         """Remove the server's key. Closing twice is safe."""
         self._directory.cleanup()
 
-    def connect(self, identity: FileIdentity | TokenIdentity) -> Handshake:
+    def connect(self, identity: DeviceTls) -> Handshake:
         """Make one connection with the device's credential; return what the server saw.
 
         Raises ``DeviceFault("handshake.refused")`` when the server did not accept the device, ``StationFault`` when no
@@ -109,11 +85,7 @@ class TlsVerifier:
             server = threading.Thread(target=_serve_one, args=(listener, self._context, seen), daemon=True)
             server.start()
             try:
-                said = (
-                    self._connect_file(identity, port)
-                    if isinstance(identity, FileIdentity)
-                    else self._connect_token(identity, port)
-                )
+                said = self._said(identity, port)
             finally:
                 _wake(port)
                 server.join(_TIMEOUT_S)
@@ -141,87 +113,24 @@ class TlsVerifier:
         listener.settimeout(_TIMEOUT_S)
         return listener
 
-    def _connect_file(self, identity: FileIdentity, port: int) -> str:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self._ca_file))
+    def _said(self, identity: DeviceTls, port: int) -> str:
+        """Connect and return how the connection ended for the device."""
+        server = TlsServer(_HOST, port, _SERVER_NAME, trust=str(self._ca_file))
         try:
-            # The empty password keeps OpenSSL from asking the terminal for one.
-            context.load_cert_chain(identity.certificate, identity.private_key, password="")
-        except (ssl.SSLError, OSError) as problem:
-            raise DeviceFault(
-                "handshake.credential",
-                f"key and certificate of the device cannot be used: {problem}",
-                hint="The files were damaged after they were written; rework the device.",
-                certificate=str(identity.certificate),
+            stream = identity.connect(server, _TIMEOUT_S)
+            try:
+                stream.receive(16, _TIMEOUT_S)
+            finally:
+                stream.close()
+        except TimeoutError as problem:
+            raise StationFault(
+                "handshake.timeout",
+                f"the connection of the device did not come about within {_TIMEOUT_S:.0f} seconds",
+                hint="Check the token and try again.",
             ) from problem
-        try:
-            with (
-                socket.create_connection((_HOST, port), timeout=_TIMEOUT_S) as raw,
-                context.wrap_socket(raw, server_hostname=_SERVER_NAME) as connection,
-            ):
-                connection.recv(16)
         except OSError as problem:
             return str(problem)
         return "connected"
-
-    def _connect_token(self, identity: TokenIdentity, port: int) -> str:
-        with tempfile.NamedTemporaryFile(dir=self._directory.name, suffix=".pem") as chain:
-            for der in identity.chain:
-                chain.write(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
-            chain.flush()
-            command = [
-                _GNUTLS,
-                *("--provider", str(identity.module)),
-                *("--x509certfile", chain.name),
-                *("--x509keyfile", _key_uri(identity)),
-                *("--x509cafile", str(self._ca_file)),
-                *("--verify-hostname", _SERVER_NAME),
-                *("--sni-hostname", _SERVER_NAME),
-                *("--port", str(port)),
-                _HOST,
-            ]
-            module = pkcs11_module(identity.module)
-            try:
-                # Some modules rewrite a token when somebody logs in: nobody else may start or log in meanwhile.
-                with module.lock, module.exclusive():
-                    # A session of its own has no terminal, so that the PIN is read from the pipe and asked for once.
-                    done = subprocess.run(
-                        command,
-                        input=identity.pin.reveal() + b"\n",
-                        capture_output=True,
-                        timeout=_TIMEOUT_S,
-                        start_new_session=True,
-                        check=False,
-                    )
-            except FileNotFoundError as problem:
-                raise StationFault(
-                    "handshake.tool",
-                    f"{_GNUTLS} is not installed",
-                    hint="Install it: apt-get install gnutls-bin.",
-                ) from problem
-            except subprocess.TimeoutExpired as problem:
-                raise StationFault(
-                    "handshake.timeout",
-                    f"{_GNUTLS} did not end within {_TIMEOUT_S:.0f} seconds",
-                    hint="Check the token and try again.",
-                ) from problem
-        said = (done.stderr + done.stdout).decode("utf-8", "replace")
-        if "Wrong PIN" in said or "PIN is locked" in said:
-            raise Misconfigured(
-                "handshake.pin",
-                f"the PIN of token {identity.token} is wrong",
-                hint="Check the secret that pin-source names; it was tried once only.",
-                token=identity.token,
-            )
-        return said
-
-
-def _key_uri(identity: TokenIdentity) -> str:
-    return f"pkcs11:token={_quoted(identity.token)};object={_quoted(identity.key_label)};type=private"
-
-
-def _quoted(text: str) -> str:
-    """Percent-encode a label for a PKCS#11 URI (RFC 7512)."""
-    return "".join(c if c.isascii() and c.isalnum() else "".join(f"%{o:02X}" for o in c.encode()) for c in text)
 
 
 def _wake(port: int) -> None:

@@ -44,17 +44,19 @@ class ProvisionPlug(BasePlug):  # type: ignore[misc]
     _line: Line | None = None
     _target = ""
     _handshake = False
+    _cloud: str | None = None
 
     def __init__(self) -> None:
         self._run: LineRun | None = None
 
     @classmethod
-    def at(cls, line: Line, target: str, *, handshake: bool = False) -> type[ProvisionPlug]:
-        """Return the plug of one head. ``target``: URI in which ``{device_serial}`` is replaced.
+    def at(cls, line: Line, target: str, *, handshake: bool = False, cloud: str | None = None) -> type[ProvisionPlug]:
+        """Return the plug of one head. ``target``: URI in which ``{device_serial}`` is replaced. ``cloud``: name of a
+        cloud of the settings that has to let each device in.
 
         The line stays the caller's: open it around the tests, one for all heads of the process.
         """
-        return type(cls.__name__, (cls,), {"_line": line, "_target": target, "_handshake": handshake})
+        return type(cls.__name__, (cls,), {"_line": line, "_target": target, "_handshake": handshake, "_cloud": cloud})
 
     def provision(
         self, device_serial: str, *, seconds: float | None = None, progress: Callable[[Progress], None] = lambda p: None
@@ -64,7 +66,12 @@ class ProvisionPlug(BasePlug):  # type: ignore[misc]
         ``seconds``: how long the right to act stands; nothing is done to the device after that.
         """
         self._run = self._opened().begin(
-            device_serial, self._target, handshake=self._handshake, progress=progress, deadline_s=seconds
+            device_serial,
+            self._target,
+            handshake=self._handshake,
+            cloud=self._cloud,
+            progress=progress,
+            deadline_s=seconds,
         )
         return self._run.finish()
 
@@ -73,7 +80,12 @@ class ProvisionPlug(BasePlug):  # type: ignore[misc]
     ) -> Outcome:
         """Prove again that the device holds its identity. Errors: those of ``Line.verify``."""
         self._run = self._opened().begin_verify(
-            device_serial, self._target, handshake=self._handshake, progress=progress, deadline_s=seconds
+            device_serial,
+            self._target,
+            handshake=self._handshake,
+            cloud=self._cloud,
+            progress=progress,
+            deadline_s=seconds,
         )
         return self._run.finish()
 

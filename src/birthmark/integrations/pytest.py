@@ -30,6 +30,7 @@ _OPTIONS = {
     "workspace": "directory of the birthmark workspace of this station",
     "station": "name of this station; default: the only one there is",
     "target": "where the identity goes, a URI in which {device_serial} is replaced; see docs/targets.md",
+    "cloud": "name of a cloud of the settings that has to let the device in",
 }
 
 
@@ -116,8 +117,9 @@ def device_identity(
     # Not record_property: it warns in some forms of the report, and a station may turn warnings into errors.
     told: list[tuple[str, object]] = request.node.user_properties
     handshake = bool(request.config.getoption("--birthmark-handshake"))
+    cloud = _asked(request.config, "cloud") or None
     try:
-        outcome = birthmark_line.provision(device_serial, birthmark_target, handshake=handshake)
+        outcome = birthmark_line.provision(device_serial, birthmark_target, handshake=handshake, cloud=cloud)
         certificate = birthmark_line.certificate(device_serial)
     except BirthmarkError as problem:
         told.append(("birthmark_error", problem.code))

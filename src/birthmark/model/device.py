@@ -43,6 +43,7 @@ TRANSITIONS: dict[tuple[DeviceState, str], DeviceState] = {
     (S.DRAWN, "installed"): S.INSTALLED,
     (S.ISSUED, "installed"): S.INSTALLED,
     (S.INSTALLED, "verified"): S.VERIFIED,
+    (S.VERIFIED, "admitted"): S.VERIFIED,
     **{(s, "failed"): S.FAILED for s in (S.RESERVED, S.ISSUED, S.POOLED, S.DRAWN, S.INSTALLED)},
     **{
         (s, "superseded"): S.ORDERED

@@ -43,6 +43,7 @@ __all__ = [
     "Abandoned",
     "AccessGranted",
     "AccessWithdrawn",
+    "Admitted",
     "ApprovalUsed",
     "ApproversSet",
     "BundleClosed",
@@ -232,6 +233,17 @@ class Verified(EventBase, frozen=True, tag="verified"):
     receipt_sha256: str
 
 
+class Admitted(EventBase, frozen=True, tag="admitted"):
+    """A verified device was let into a cloud of kind ``service``. Attachment: a further receipt that says so."""
+
+    device: str
+    station: str
+    attempt: str
+    evidence: Literal["signature", "digest", "jwt"]
+    service: str
+    receipt_sha256: str
+
+
 class KeyErased(EventBase, frozen=True, tag="key_erased"):
     """The sealed private key of a device was overwritten at the authority or site."""
 
@@ -298,6 +310,7 @@ Event = (
     | Drawn
     | Installed
     | Verified
+    | Admitted
     | KeyErased
     | Failed
     | Superseded
@@ -326,9 +339,9 @@ Event = (
     | PreloadTakenIn
     | Preloaded
     | VendorDelegated
-    | Registered
     | PossessionIntended
     | PossessionProven
+    | Registered
 )
 
 _encoder = msgspec.json.Encoder(order="sorted")

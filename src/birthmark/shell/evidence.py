@@ -170,7 +170,7 @@ def _papers(
             kind, number = document.get("type"), 256 * block + at
             if kind == "ca_created":
                 out.write(f"ca/{document['ca']}.pem", _pem(attachment))
-            elif kind == "verified":
+            elif kind in ("verified", "admitted"):
                 out.write(f"receipts/{number // 1000:06d}/{number}.txt", attachment)
                 receipts += 1
             elif kind == "ca_key_destroyed":

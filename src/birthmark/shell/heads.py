@@ -16,7 +16,7 @@ from birthmark.model.device import DeviceState
 from birthmark.model.events import Rejected, utc_text
 from birthmark.model.ids import parse_device_serial
 from birthmark.shell.headruns import DeviceRuns
-from birthmark.shell.linehandshake import LineHandshakes
+from birthmark.shell.lineproofs import LineProofs, Proofs
 from birthmark.shell.lineyield import HeadResult, Yield, not_to_be_shipped
 from birthmark.shell.mes import Mes
 from birthmark.shell.places import PlaceLocks, place_of
@@ -39,6 +39,7 @@ _TOKEN_OCTETS = 16
 _NOBODY = "to-be-identified"
 """Stands where a target is opened before anybody knows which device is in it."""
 
+
 OpenTarget = Callable[[str, str], "Target"]
 """(Expanded URI, device serial) → target."""
 
@@ -54,7 +55,7 @@ class StationHeads:
         self.source = source_of(workspace, post.ledger, post.name)
         self._deadline_s = deadline_s
         self._open_target = open_target or workspace.target
-        self._handshakes = LineHandshakes(workspace, post)
+        self._proofs = LineProofs(workspace, post)
         self._places = PlaceLocks(workspace.root / "journal" / "places.lock")
         self._runs = DeviceRuns()
         self._mes = Mes(workspace.settings.stations[post.name].mes, station=post.name, directory=workspace.root)
@@ -68,12 +69,14 @@ class StationHeads:
         *,
         attempt: str | None = None,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
         fence: DeadlineFence | None = None,
     ) -> Outcome:
         """Provision one device at ``target_uri``, in which ``{device_serial}`` is replaced.
 
-        ``fence``: the right to act that the caller can take away; without one, that of ``fence()``. Raises what
+        ``cloud``: name of the cloud that has to let the device in. ``fence``: the right to act that the caller can take
+        away; without one, that of ``fence()``. Raises what
         ``workflow.line.station.provision`` does, ``Refused("device.in_progress")`` when another head of this station
         has the device, ``mes.*``, and ``Unavailable``: ``station.target.busy``, and ``station.deadline`` when the
         device is not done in time, even if it never answers.
@@ -84,7 +87,7 @@ class StationHeads:
             request = ProvisionRequest(device_serial, expanded, attempt, self._residency(device_serial))
             try:
                 self._check_route(device_serial, target_uri)
-                outcome = self._provision(request, target, held, handshake, progress)
+                outcome = self._provision(request, target, held, Proofs(handshake, cloud), progress)
             except BirthmarkError as problem:
                 self._tell_failure(device_serial, problem)
                 raise
@@ -99,6 +102,7 @@ class StationHeads:
         target_uri: str,
         *,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Outcome:
         """Prove again that a verified device holds its identity. Nothing is made and nothing is written to it.
@@ -113,7 +117,7 @@ class StationHeads:
         def act(target: Target, expanded: str) -> Outcome:
             # The state may change before the engine looks at it.
             request = ProvisionRequest(device_serial, expanded, proves_only=True)
-            return self._provision(request, target, fence, handshake, progress)
+            return self._provision(request, target, fence, Proofs(handshake, cloud), progress)
 
         return self._at_device(device_serial, target_uri, fence, act)
 
@@ -122,7 +126,7 @@ class StationHeads:
         request: ProvisionRequest,
         target: Target,
         fence: DeadlineFence,
-        handshake: bool,
+        proofs: Proofs,
         progress: Callable[[Progress], None],
     ) -> Outcome:
         return provision(
@@ -131,7 +135,8 @@ class StationHeads:
             target=target,
             source=self.source,
             fence=fence,
-            handshake=(lambda: self._handshakes.connect(request.device_serial, request.target)) if handshake else None,
+            handshake=self._proofs.handshake(proofs, request),
+            admit=self._proofs.admit(proofs, request, fence),
             progress=progress,
         )
 
@@ -228,6 +233,7 @@ class StationHeads:
         *,
         heads: int,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
         result: Callable[[HeadResult], None] = lambda result: None,
     ) -> Yield:
@@ -237,6 +243,7 @@ class StationHeads:
         An interruption takes the fences of the devices under way away: they stay where they are, to be gone on with.
         """
         total, stop, waiting = Yield(), threading.Event(), iter(devices)
+        proofs = Proofs(handshake, cloud)
         began = time.monotonic()
 
         def head() -> None:
@@ -246,7 +253,7 @@ class StationHeads:
                 if device_serial is None:
                     return
                 try:
-                    done = self._one(device_serial, target_uri, handshake, progress)
+                    done = self._one(device_serial, target_uri, proofs, progress)
                 except BaseException:
                     stop.set()
                     raise
@@ -272,7 +279,7 @@ class StationHeads:
     def close(self) -> None:
         """Take the fences of whatever is still under way away, and stop the TLS servers."""
         self._runs.give_up()
-        self._handshakes.close()
+        self._proofs.close()
 
     def fence(self, seconds: float | None = None) -> DeadlineFence:
         """Return the right to act on the next device, from now until the deadline of this station, or earlier."""
@@ -287,12 +294,14 @@ class StationHeads:
         return "any" if product is None else product.residency
 
     def _one(
-        self, device_serial: str, target_uri: str, handshake: bool, progress: Callable[[Progress], None]
+        self, device_serial: str, target_uri: str, proofs: Proofs, progress: Callable[[Progress], None]
     ) -> HeadResult:
         began = time.monotonic()
         outcome, error = None, None
         try:
-            outcome = self.provision(device_serial, target_uri, handshake=handshake, progress=progress)
+            outcome = self.provision(
+                device_serial, target_uri, handshake=proofs.handshake, cloud=proofs.cloud, progress=progress
+            )
         except BirthmarkError as problem:
             error = problem
         return HeadResult(device_serial, outcome, error, round((time.monotonic() - began) * 1000, 3))

@@ -144,6 +144,7 @@ class Line:
         *,
         attempt: str | None = None,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = _silent,
         deadline_s: float | None = None,
     ) -> Outcome:
@@ -151,15 +152,21 @@ class Line:
 
         ``target``: URI in which ``{device_serial}`` is replaced (docs/targets.md). ``attempt``: your own id, 8 to 64
         letters, digits and hyphens; without one an attempt is made, or the one that was cut is finished.
-        ``handshake``: prove it with a mutual-TLS connection as well. ``progress`` is called for each step, in the
-        thread of the engine: it must not block. ``deadline_s``: give up after so many seconds (the station's own
-        deadline holds too).
+        ``handshake``: prove it with a mutual-TLS connection as well. ``cloud``: name of a cloud of the settings that
+        has to let the device in. ``progress`` is called for each step, in the thread of the engine: it must not block.
+        ``deadline_s``: give up after so many seconds (the station's own deadline holds too).
 
         Raises the families of ``birthmark.errors``: after ``DeviceFault``, ``Tampered`` and ``Refused`` the device
         does not pass, after ``StationFault`` and ``Unavailable`` nothing was decided and the same call goes on.
         """
         return self.begin(
-            device_serial, target, attempt=attempt, handshake=handshake, progress=progress, deadline_s=deadline_s
+            device_serial,
+            target,
+            attempt=attempt,
+            handshake=handshake,
+            cloud=cloud,
+            progress=progress,
+            deadline_s=deadline_s,
         ).finish()
 
     def begin(
@@ -169,6 +176,7 @@ class Line:
         *,
         attempt: str | None = None,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = _silent,
         deadline_s: float | None = None,
     ) -> LineRun:
@@ -177,7 +185,7 @@ class Line:
 
         return self._begin(
             lambda: self._heads.provision(
-                device_serial, target, attempt=attempt, handshake=handshake, progress=progress, fence=fence
+                device_serial, target, attempt=attempt, handshake=handshake, cloud=cloud, progress=progress, fence=fence
             ),
             fence,
         )
@@ -188,12 +196,13 @@ class Line:
         target: str,
         *,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = _silent,
         deadline_s: float | None = None,
     ) -> LineRun:
         """As ``verify``, but in a thread of its own."""
         return self._begin(
-            lambda: self._heads.verify(device_serial, target, handshake=handshake, progress=progress),
+            lambda: self._heads.verify(device_serial, target, handshake=handshake, cloud=cloud, progress=progress),
             self._heads.fence(deadline_s),
         )
 
@@ -220,13 +229,15 @@ class Line:
         target: str,
         *,
         handshake: bool = False,
+        cloud: str | None = None,
         progress: Callable[[Progress], None] = _silent,
     ) -> Outcome:
         """Prove again that a verified device holds its identity; nothing is written to it.
 
+        ``cloud``: name of a cloud of the settings that has to let the device in.
         ``Refused("device.not_verified")`` if it has none yet; otherwise raises what ``provision`` does.
         """
-        return self.begin_verify(device_serial, target, handshake=handshake, progress=progress).finish()
+        return self.begin_verify(device_serial, target, handshake=handshake, cloud=cloud, progress=progress).finish()
 
     def attempt_for(self, device_serial: str) -> str:
         """Return the id of the attempt that is under way for this device, or a new one, to be stored before use."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from birthmark.errors import Misconfigured
+from birthmark.shell.lineidentity import ca_of, identity_at
 
 if TYPE_CHECKING:
-    from birthmark.adapters.handshake import FileIdentity, TlsVerifier, TokenIdentity
+    from birthmark.adapters.handshake import TlsVerifier
     from birthmark.shell.wiring import Workspace
     from birthmark.wire.receipt import Handshake
     from birthmark.workflow.line.stationpost import StationPost
@@ -28,12 +27,8 @@ class LineHandshakes:
 
     def connect(self, device_serial: str, uri: str) -> Handshake:
         """Connect with the identity that lies at ``uri``; ``Misconfigured("handshake.target")`` where none can."""
-        from birthmark.workflow.handout import known_device
-
-        records = self._post.records
-        order = records.order(known_device(records, device_serial).order)
-        ca = "" if order is None else order.ca
-        return self._verifier(ca).connect(self._identity(device_serial, uri, ca))
+        ca = ca_of(self._post, device_serial)
+        return self._verifier(ca).connect(identity_at(self._workspace, self._post, device_serial, uri))
 
     def close(self) -> None:
         """Stop the servers."""
@@ -47,33 +42,3 @@ class LineHandshakes:
             if ca not in self._verifiers:
                 self._verifiers[ca] = TlsVerifier(self._workspace.chain(ca)[:1])
             return self._verifiers[ca]
-
-    def _identity(self, device_serial: str, uri: str, ca: str) -> FileIdentity | TokenIdentity:
-        from birthmark.adapters.handshake import FileIdentity, TokenIdentity
-        from birthmark.adapters.pkcs11_uri import parse_pkcs11_uri
-        from birthmark.adapters.targets.uri import decoded
-        from birthmark.workflow.handout import known_device, stored_certificate
-
-        scheme, _, rest = uri.partition(":")
-        path, _, query = rest.partition("?")
-        options = dict(item.partition("=")[::2] for item in query.split("&"))
-        if scheme == "files" and options.get("layout", "pem") == "pem":
-            directory = Path.cwd() / decoded(uri, path)
-            return FileIdentity(directory / "device.crt", directory / "device.key")
-        if scheme == "pkcs11":
-            kept = "&".join(item for item in query.split("&") if not item.startswith("chain="))
-            token = parse_pkcs11_uri(f"{scheme}:{path}?{kept}", base=Path.cwd())
-            device = known_device(self._post.records, device_serial)
-            return TokenIdentity(
-                module=token.module,
-                token=token.token,
-                key_label=token.label or "",
-                pin=self._workspace.secrets(token.pin_source),
-                chain=(stored_certificate(self._post.ledger, device), *self._workspace.chain(ca)[:1]),
-            )
-        raise Misconfigured(
-            "handshake.target",
-            f"no TLS connection can be made from the target {uri[:200]}",
-            hint="Use files: with layout=pem or pkcs11:, or leave --handshake out.",
-            target=uri[:200],
-        )

@@ -27,10 +27,12 @@ __all__ = [
     "PROOF_PREFIX",
     "RECEIPT_FORMAT",
     "AttestationPart",
+    "CloudPart",
     "Handshake",
     "Receipt",
     "Step",
     "challenge_of",
+    "cloud_in",
     "encode_signature",
     "evidence_holds",
     "open_receipt",
@@ -76,11 +78,28 @@ class AttestationPart(_Part, frozen=True, kw_only=True):
     statement: Annotated[str, msgspec.Meta(max_length=22_000)]
 
 
+class CloudPart(_Part, frozen=True, kw_only=True):
+    """A cloud let this device in. ``service``: kind of the cloud; ``host``, ``scope``: where the device knocked.
+
+    ``assigned_to``, ``device_name``: where it belongs from now on, and its name there. ``key``: whose key made the
+    connection, the ``device``'s or the copy that the ``station`` held until it was installed.
+    """
+
+    service: _Text
+    host: _Text
+    scope: Annotated[str, msgspec.Meta(max_length=1024)]
+    assigned_to: _Text
+    device_name: _Text
+    key: Literal["device", "station"]
+    at: _Moment
+
+
 class Receipt(_Part, frozen=True, kw_only=True):
     """The statement. ``signature``: standard base64, of the token for ``jwt``; null where ``evidence`` is ``digest``.
 
     ``challenge`` is ``challenge_of`` the other members; ``key_digest`` is SHA-256 of the private key (PKCS#8 DER) that
-    the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested.
+    the device reports where its key cannot sign. ``attestation`` is left out where nothing was attested, ``cloud``
+    where the device was not let into one.
     """
 
     format: Literal["birthmark-receipt/1"] = "birthmark-receipt/1"
@@ -103,6 +122,7 @@ class Receipt(_Part, frozen=True, kw_only=True):
     software: _Text
     handshake: Handshake | None
     attestation: AttestationPart | msgspec.UnsetType = msgspec.UNSET
+    cloud: CloudPart | msgspec.UnsetType = msgspec.UNSET
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -153,6 +173,18 @@ def open_receipt(data: bytes, vkey: str) -> Receipt:
         )
     _check_challenge(receipt)
     return receipt
+
+
+def cloud_in(data: bytes) -> CloudPart | None:
+    """Return where a receipt on record says that its device was let in, None if nowhere. Nothing is checked here."""
+    text, lf, _ = data.partition(b"\n")
+    if b'"cloud":{' not in text:
+        return None
+    try:
+        cloud = _decoder.decode(text).cloud
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None if not lf or isinstance(cloud, msgspec.UnsetType) else cloud
 
 
 def verify_evidence(receipt: Receipt, certificate: bytes) -> None:

@@ -92,8 +92,10 @@ def test_a_uri_says_everything_and_its_name_shows_no_reference() -> None:
 
 @pytest.mark.parametrize("key", [b"", b"not base64!", b"===="])
 def test_a_key_that_is_none_is_named_and_not_shown(key: bytes) -> None:
+    cloud = AzureDpsCloud(f"{HOST}?{KEY}", secrets=lambda reference: Secret(key), base=Path())
+    assert cloud.estimate(10, []).steps  # a plan sends nothing and needs no key
     with pytest.raises(Misconfigured) as caught:
-        AzureDpsCloud(f"{HOST}?{KEY}", secrets=lambda reference: Secret(key), base=Path())
+        cloud.page("")
     assert caught.value.code == "cloud.key"
     assert "not base64!" not in str(caught.value.document())
 
@@ -415,6 +417,25 @@ def test_every_answer_ends_in_its_family_and_shows_no_token(
     assert "\\n" not in caught.value.message
     assert token.startswith("SharedAccessSignature sr=")
     assert not any(secret in shown for secret in (token, "c2VjcmV0", "secret-canary", token.partition("sig=")[2][:20]))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "\u001b[2J", "x" * 129, "\u202egnp"])
+def test_names_that_no_record_can_have_never_reach_a_screen(
+    liar: tuple[type[Liar], str], tmp_path: Path, name: str
+) -> None:
+    handler, host = liar
+    uri = f"azure-dps:{host}?key=env:KEY&trust=root.pem"
+    cloud = AzureDpsCloud(uri, secrets=lambda reference: Secret(b"a2V5"), base=tmp_path)
+    for names in ({"registrationId": name}, {"registrationId": "unit-1", "deviceId": name or " "}):
+        row = {**names, "attestation": {"type": "tpm"}}
+        handler.answer = (200, {"x-ms-continuation": "more"}, json.dumps([row]).encode())
+        assert code_of(lambda: cloud.page(""), Misconfigured) == "cloud.answer"
+    slots = {"primary": {"info": {"sha256Thumbprint": "\x1b[2J"}}, "secondary": None}
+    good = {"registrationId": "unit-1", "attestation": {"type": "x509", "x509": {"clientCertificates": slots}}}
+    handler.answer = (200, {"x-ms-continuation": "more"}, json.dumps([good]).encode())
+    page = cloud.page("")
+    assert (page.after, page.records[0].certificates) == ("more", ("unreadable",))
+    cloud.close()
 
 
 def test_who_stands_between_and_who_is_not_there_are_named(

@@ -34,7 +34,19 @@ from birthmark.guide.answers import parse_answers
 from birthmark.guide.plan import parse_plan as parse_guide_plan
 from birthmark.model import events, ids
 from birthmark.model.secret import Secret
-from birthmark.pki import certfile, certread, chain, crl, csr, derread, keycheck, profile, template, templatefile
+from birthmark.pki import (
+    awstemplate,
+    certfile,
+    certread,
+    chain,
+    crl,
+    csr,
+    derread,
+    keycheck,
+    profile,
+    template,
+    templatefile,
+)
 from birthmark.pki.der import bit_string, integer, tlv
 from birthmark.shell import config
 from birthmark.shell.api.callers import Callers
@@ -360,6 +372,10 @@ def _certificates(story: Story) -> Iterator[Stranger]:
     yield Stranger("pki.crl.read_crl", lambda data: crl.read_crl(data, issuing), (revoked,), (Tampered, Refused))
     toml = story.read("hq/profiles/tls-client.toml")
     yield Stranger("pki.profile.parse_profile", profile.parse_profile, (toml,), (Misconfigured,))
+    for_aws = awstemplate.bulk_template("devices", "lamp", None).encode()
+    yield Stranger("pki.awstemplate.parse_aws_template",
+                   lambda data: awstemplate.parse_aws_template(data.decode("utf-8", "replace")),
+                   (for_aws,), (Misconfigured,))  # fmt: skip
     admitted = _template(story)
     yield Stranger("pki.template.from_bytes", template.Template.from_bytes, (admitted,), (Tampered, Misconfigured))
     yield Stranger("pki.templatefile.decode", lambda data: templatefile.TemplateFile.decode(data).open_profile(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from hashlib import sha256
 from typing import Any
@@ -20,10 +21,12 @@ from birthmark.ports import Credential
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 from birthmark.wire.receipt import (
     PROOF_PREFIX,
+    CloudPart,
     Handshake,
     Receipt,
     Step,
     challenge_of,
+    cloud_in,
     encode_signature,
     open_receipt,
     sign_receipt,
@@ -200,3 +203,30 @@ def test_garbage_ends_in_a_named_error(data: bytes) -> None:
 def test_garbage_for_a_verifier_key_is_a_mistake() -> None:
     with pytest.raises(Misconfigured):
         open_receipt(b"", "no key")
+
+
+CLOUD = CloudPart(
+    service="azure-dps", host="global.example", scope="0ne1", assigned_to="hub", device_name="SN-1", key="device",
+    at="2026-11-24T02:10:12.000Z",
+)  # fmt: skip
+
+
+def test_a_receipt_may_say_where_the_device_was_let_in_and_old_ones_stay_as_they_are() -> None:
+    old, _ = made()
+    new, _ = made(cloud=CLOUD)
+    assert b'"cloud"' not in sign_receipt(old, KEY, NAME)
+    assert cloud_in(sign_receipt(old, KEY, NAME)) is None
+    note = sign_receipt(new, KEY, NAME)
+    opened = open_receipt(note, VKEY)
+    assert opened.cloud == cloud_in(note) == CLOUD
+    assert code_of(note.replace(b"0ne1", b"0ne2")) == "receipt.signature"
+    told = {**msgspec.to_builtins(CLOUD), "more": 1}
+    text = json.dumps({**msgspec.to_builtins(new), "cloud": told}, sort_keys=True, separators=(",", ":"))
+    assert code_of(sign_note(text + "\n", NAME, KEY).encode()) == "receipt.malformed"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b'"cloud":{', b'{"cloud":{}}\n', b'{"cloud":' + b"[" * 9000 + b'"cloud":{\n', b"\xff\n"]
+)
+def test_what_is_no_receipt_says_nothing_of_a_cloud(data: bytes) -> None:
+    assert cloud_in(data) is None

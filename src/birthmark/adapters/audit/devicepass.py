@@ -141,12 +141,12 @@ class _Lives:
         if not life.own:
             life.own, life.position = True, life.place
         held, attempt = life.attempt, document.get("attempt")
-        if kind in ("installed", "verified", "failed") and held not in (None, attempt):
+        if kind in ("installed", "verified", "admitted", "failed") and held not in (None, attempt):
             self._add(life, "audit.device.state", f"{kind} by attempt {attempt}, but attempt {held} holds it", seq)
         if kind == "drawn":
             self._check_drawer(life, document["station"], seq)
         life.state = after
-        if kind in ("drawn", "installed", "verified", "failed"):
+        if kind in ("drawn", "installed", "verified", "admitted", "failed"):
             life.attempt = attempt
         if kind == "reserved":
             if document["order"] != life.order:
@@ -162,7 +162,7 @@ class _Lives:
         elif kind == "installed":
             if document["cert_sha256"] != life.certificates.get(life.intent or 0):
                 self._add(life, "audit.device.certificate", "another certificate was installed than was issued", seq)
-        elif kind == "verified":
+        elif kind in ("verified", "admitted"):
             self._verified(life, document, extra, seq)
 
     def _check_drawer(self, life: Life, station: str, seq: int) -> None:
@@ -208,6 +208,7 @@ class _Lives:
             receipt_sha256=document["receipt_sha256"],
             vkey=self.vkeys.get(document["station"]),
             certificate=self._certificate(life),
+            service=document.get("service"),
         )
         fault = receipt_fault(receipt, case)
         if fault is not None:

@@ -73,6 +73,9 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     "drawn": _attempt,
     "installed": {**_attempt, "target": _text, "cert_sha256": _digest},
     "verified": {**_attempt, "evidence": _one_of("signature", "digest", "jwt"), "receipt_sha256": _digest},
+    "admitted": {
+        **_attempt, "evidence": _one_of("signature", "digest", "jwt"), "service": _text, "receipt_sha256": _digest,
+    },
     "key_erased": {"device": _text, "intent": _number, "reason": _text},
     "failed": {**_attempt, "code": _text},
     "superseded": {"device": _text, "reason": _text, "by": _text},
@@ -115,12 +118,12 @@ _REQUIRED: Mapping[str, Mapping[str, Kind]] = {
     },
     "preloaded": {"manifest_sha256": _digest, "vendor": _text, "ca": _text, "chunk": _number, "count": _number},
     "vendor_delegated": {"vendor": _text, "ca": _text, "quota": _number, "by": _text},
-    "registered": {"cloud": _text, "count": _number, "refused": _number, "lines_sha256": _digest, "by": _text},
     "possession_intended": {
         "ca": _text, "cloud": _text, "code": _text, "cert_serial": _hex, "spki_sha256": _digest,
         "tbs_sha256": _digest, "profile_hash": _digest, "by": _text,
     },
     "possession_proven": {"ca": _text, "intent": _number, "cert_sha256": _digest},
+    "registered": {"cloud": _text, "count": _number, "refused": _number, "lines_sha256": _digest, "by": _text},
     "ca_key_destroyed": {"ca": _text, "transcript_sha256": _text, "by": _text},
 }  # fmt: skip
 

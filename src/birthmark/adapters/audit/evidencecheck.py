@@ -170,7 +170,7 @@ class Log:
                 batches[trust].append(pem(attachment))
                 if len(batches[trust]) == BATCH:
                     batches[trust] = self.chain(batches[trust], trust, intermediate)
-            elif kind == "verified":
+            elif kind in ("verified", "admitted"):
                 require(sha256(attachment).hex() == event["receipt_sha256"], f"entry {number}: another receipt")
                 self.receipt(event, attachment, stations[event["station"]], latest[event["device"]])
                 receipts += 1

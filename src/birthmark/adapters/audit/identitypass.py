@@ -40,7 +40,9 @@ _DEVICE_SERIALS = re.compile(
     rb"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?(?:\n[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,62}[A-Za-z0-9])?)*"
 )
 _UNVERIFIED = frozenset(("audit.signature", "audit.certificate.malformed"))
-_LIFE = frozenset(("drawn", "installed", "verified", "key_erased", "failed", "superseded", "revoked", "scrapped"))
+_LIFE = frozenset(
+    ("drawn", "installed", "verified", "admitted", "key_erased", "failed", "superseded", "revoked", "scrapped")
+)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ NEXT: Mapping[tuple[str, str], str] = {
     ("drawn", "installed"): "installed",
     ("issued", "installed"): "installed",
     ("installed", "verified"): "verified",
+    ("verified", "admitted"): "verified",
     **{(state, "failed"): "failed" for state in _BEFORE_FAILED},
     **{(state, "superseded"): "ordered" for state in _BEFORE_SUPERSEDED},
     **{(state, "scrapped"): "scrapped" for state in (*_BEFORE_SUPERSEDED, "ordered", "reserved")},

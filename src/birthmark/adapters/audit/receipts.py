@@ -23,7 +23,10 @@ _CHALLENGED = ("origin", "station", "attempt", "device_serial", "cert_sha256", "
 
 @dataclass(frozen=True, slots=True)
 class ReceiptCase:
-    """What the log says about a verified device. ``vkey`` is that of the station, None if it is not on record."""
+    """What the log says about a verified device. ``vkey`` is that of the station, None if it is not on record.
+
+    ``service``: of an ``admitted`` entry, the kind of the cloud that its receipt has to name.
+    """
 
     origin: str
     station: str
@@ -33,6 +36,7 @@ class ReceiptCase:
     receipt_sha256: str
     vkey: str | None
     certificate: bytes
+    service: str | None = None
 
 
 def receipt_fault(receipt: bytes, case: ReceiptCase) -> Fault | None:
@@ -68,6 +72,9 @@ def _name_fault(body: dict[str, Any], case: ReceiptCase, key: LogKey) -> Fault |
     for name, value in expected.items():
         if body.get(name) != value:
             return "audit.receipt.names", f"the receipt has another {name} than the log"
+    cloud = body.get("cloud")
+    if case.service is not None and (cloud.get("service") if isinstance(cloud, dict) else None) != case.service:
+        return "audit.receipt.names", "the receipt does not say that this cloud let the device in"
     if key.name != f"{case.origin}/station/{case.station}":
         return "audit.receipt.signature", f"the receipt is signed by {key.name}"
     return None

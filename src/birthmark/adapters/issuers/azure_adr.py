@@ -80,11 +80,17 @@ class AzureAdrService:
         """Register the device with its request, wait until it is assigned, return the leaf of the issued chain."""
         registration_id = _registration_id(request)
         place = f"/registrations/{quote(registration_id, safe='')}"
-        with self._caller(registration_id) as call:
-            answer = self._resume(call, place, request) or self._register(call, place, registration_id, request)
-            certificate = self._await(call, place, answer, request)
-        self._under_way.pop(request.idempotency_key, None)
-        return certificate
+        decided = True
+        try:
+            with self._caller(registration_id) as call:
+                answer = self._resume(call, place, request) or self._register(call, place, registration_id, request)
+                return self._await(call, place, answer, request)
+        except Unavailable:
+            decided = False
+            raise
+        finally:
+            if decided:
+                self._under_way.pop(request.idempotency_key, None)
 
     def close(self) -> None:
         """Close the connections; closing twice is safe."""

@@ -87,7 +87,7 @@ class WebService:
             with self._client.stream(method, url, content=body, headers=sent) as response:
                 answer = self._bounded(response)
         except httpx.HTTPError as problem:
-            raise self._unreachable(problem) from problem
+            raise self._unreachable(problem) from None  # the library's own error holds the request and its token
         if response.status_code in statuses:
             after = _retry_after(response.headers.get("retry-after", ""))
             return WebAnswer(response.status_code, after, answer)

@@ -50,6 +50,11 @@ class Directory:
         self._largest = largest
         self._fence: Fence | None = None
 
+    @property
+    def place(self) -> str:
+        """The directory itself, however it was named."""
+        return f"directory:{os.path.realpath(self.path)}"
+
     @contextmanager
     def under(self, fence: Fence) -> Iterator[None]:
         """Let files be changed as long as ``fence`` holds."""

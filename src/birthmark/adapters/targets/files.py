@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.fileforms import FileForm, KeyFileForm, P12Form
-from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, key_not_made
 from birthmark.adapters.targets.layouts import LAYOUTS, P12_FILE, P12Profile
 from birthmark.adapters.targets.proof import device_csr, sign_proof
 from birthmark.adapters.targets.standins import named_directory, stand_in_uri
@@ -62,8 +61,8 @@ class FilesTarget:
 
     @property
     def place(self) -> str:
-        """The directory itself, however it was named."""
-        return f"files:{os.path.realpath(self._directory.path)}"
+        """The directory: files and images of one device are one device."""
+        return self._directory.place
 
     def probe(self) -> Probe:
         """Return the content of ``device-id``, or else the name of the directory, as the identity."""
@@ -74,12 +73,7 @@ class FilesTarget:
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not isinstance(self._form, KeyFileForm) or not self._born:
-            raise Refused(
-                "target.key.not_made",
-                f"{self._name} takes a key that was made before",
-                hint="Add key=born to the target, or use an order whose keys are injected.",
-                target=self._name,
-            )
+            raise key_not_made(self._name, hint="Add key=born to the target, or use an order whose keys are injected.")
         chosen = algorithm_named(algorithm)
         self._directory.check()
         key = self._form.waiting_key()

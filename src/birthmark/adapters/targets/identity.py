@@ -20,6 +20,7 @@ __all__ = [
     "MAX_CHAIN",
     "Certificates",
     "certificates_of",
+    "key_not_made",
     "mismatch",
     "pkcs8_of",
     "read_pem_certificates",
@@ -109,6 +110,11 @@ def refuse_key(credential: Credential) -> None:
             hint="Use an order whose keys are born in the device, or a target that accepts keys.",
             device_serial=credential.device_serial,
         )
+
+
+def key_not_made(target: str, *, hint: str = "Use an order whose keys are injected.") -> Refused:
+    """Return the error of a target that makes no key, as it stands."""
+    return Refused("target.key.not_made", f"{target} takes a key that was made before", hint=hint, target=target)
 
 
 def mismatch(target: str, what: str) -> DeviceFault:

@@ -51,7 +51,7 @@ def show(
         events = _history(opened, device_serial) if history else []
     shown = {name: value for name, value in document.items() if name != _CERTIFICATE}
     rows = [[name, "" if value is None else str(value)] for name, value in shown.items()]
-    rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}"] for event in events]
+    rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}{_where(event)}"] for event in events]
     whole: dict[str, object] = {**document, "history": events} if history else document
     emit(whole, table(f"Device {device_serial}", ["", ""], rows), as_json=as_json)
 
@@ -212,18 +212,26 @@ def _origin(workspace: Workspace, device: DeviceRecord) -> dict[str, object]:
     return found if bound is None else {**found, "vendor": bound.vendor, "unique_id": bound.unique_id}
 
 
+def _where(event: dict[str, object]) -> str:
+    cloud = event.get("cloud")
+    return f"  {cloud['service']}: {cloud['device_name']} at {cloud['assigned_to']}" if isinstance(cloud, dict) else ""
+
+
 def _history(workspace: Workspace, device_serial: str) -> list[dict[str, object]]:
-    """Return number, time, type and members of every event that names the device."""
+    """Return number, time, type and members of every event that names the device, with the cloud of its receipt."""
     import msgspec
 
-    from birthmark.model.events import decode_entry
+    from birthmark.model.events import Admitted, Verified, decode_entry
+    from birthmark.wire.receipt import cloud_in
 
     found: list[dict[str, object]] = []
     needle = f'"device":"{device_serial}"'.encode()
     for seq, entry in workspace.ledger.entries(0, workspace.ledger.head().size):
         if needle in entry.partition(b"\n")[0]:
-            event, _ = decode_entry(entry)
-            found.append({"seq": seq, **msgspec.to_builtins(event)})
+            event, attachment = decode_entry(entry)
+            cloud = cloud_in(attachment) if isinstance(event, Verified | Admitted) else None
+            told = {} if cloud is None else {"cloud": msgspec.to_builtins(cloud)}
+            found.append({"seq": seq, **msgspec.to_builtins(event), **told})
     return found
 
 

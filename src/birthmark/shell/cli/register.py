@@ -35,22 +35,19 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     name: Annotated[str | None, typer.Argument(help="The cloud, as [clouds.NAME] in birthmark.toml.")] = None,
-    cloud: Annotated[str | None, typer.Option(help="A cloud URI, in place of a name.")] = None,
+    cloud: Annotated[str | None, typer.Option(help="A cloud URI, in place of a name; no workspace is needed.")] = None,
     devices: Annotated[
         int | None, typer.Option(min=0, max=1_000_000_000, help="How many devices; default: those that are due.")
     ] = None,
     authorities: Annotated[
-        int | None, typer.Option(min=0, max=1000, help="How many issuing CAs; default: those on record.")
+        int | None,
+        typer.Option(min=0, max=1000, help="How many issuing CAs; default: those on record, 1 with --cloud."),
     ] = None,
     workspace: WorkspaceOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Say how many calls and minutes a registration will take, and what stands in its way; nothing is sent."""
-    from birthmark.shell.register import chosen_clouds, open_cloud, open_register
-    from birthmark.shell.registerplan import imagined_authorities
-    from birthmark.shell.wiring import open_workspace
-    from birthmark.workflow.register.authorities import authorities_of
-    from birthmark.workflow.register.fold import Scope
+    from birthmark.shell.registerplan import plan_for_name, plan_for_uri
 
     if (name is None) == (cloud is None):
         raise Misconfigured(
@@ -58,31 +55,23 @@ def plan(
             "a plan is for one cloud",
             hint="Give the name of a cloud of this workspace, or --cloud URI.",
         )
-    if cloud is not None and devices is None:
+    if name is not None:
+        made = plan_for_name(workspace, name, devices=devices, authorities=authorities)
+    elif devices is not None:
+        made = plan_for_uri(cloud or "", base=workspace, devices=devices, authorities=authorities)
+    else:
         raise Misconfigured(
             "register.plan.devices",
             "nobody knows how many devices this cloud would be told of",
             hint="Say it with --devices N.",
         )
-    with open_workspace(workspace) as opened:
-        imagined = None if authorities is None else imagined_authorities(opened, authorities)
-        if name is not None:
-            opened.publish()
-            with open_register(opened, name, chosen_clouds(opened, [name])[name]) as known:
-                count, cas = known.due(devices), known.authorities() if imagined is None else imagined
-                title, estimate = known.cloud.name, known.cloud.estimate(count, cas)
-        else:
-            thought = open_cloud(opened, cloud or "")
-            count, cas = devices or 0, authorities_of(opened.records, Scope()) if imagined is None else imagined
-            title, estimate = thought.name, thought.estimate(count, cas)
-            thought.close()
-    show_estimate(title, count, len(cas), estimate, as_json=as_json)
-    if estimate.obstacles:
+    show_estimate(made, as_json=as_json)
+    if made.estimate.obstacles:
         raise Refused(
             "register.plan.obstacles",
-            f"{title} cannot be told of {count:,} devices like this",
-            hint=estimate.obstacles[0].hint,
-            codes=[one.code for one in estimate.obstacles],
+            f"{made.cloud} cannot be told of {made.devices:,} devices like this",
+            hint=made.estimate.obstacles[0].hint,
+            codes=[one.code for one in made.estimate.obstacles],
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from birthmark.shell.cli.screen import emit, table, visible
 
 if TYPE_CHECKING:
-    from birthmark.ports import Estimate
+    from birthmark.shell.registerplan import RegisterPlan
     from birthmark.shell.registerruns import CloudRun
 
 __all__ = ["follow_runs", "show_estimate", "show_runs"]
@@ -17,14 +17,15 @@ __all__ = ["follow_runs", "show_estimate", "show_runs"]
 _KINDS = (("done", "told"), ("same", "known already"), ("covered", "covered by their CA"), ("refused", "refused"))
 
 
-def show_estimate(title: str, devices: int, authorities: int, estimate: Estimate, *, as_json: bool) -> None:
+def show_estimate(made: RegisterPlan, *, as_json: bool) -> None:
     """Show the steps of a plan with their calls and minutes, and its obstacles."""
+    estimate = made.estimate
     calls = sum(step.calls for step in estimate.steps)
     minutes = sum(step.minutes for step in estimate.steps)
     document = {
-        "cloud": title,
-        "devices": devices,
-        "authorities": authorities,
+        "cloud": made.cloud,
+        "devices": made.devices,
+        "authorities": made.authorities,
         "calls": calls,
         "minutes": round(minutes, 2),
         "steps": [
@@ -40,15 +41,16 @@ def show_estimate(title: str, devices: int, authorities: int, estimate: Estimate
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(visible(f"{title}: {devices:,} devices of {authorities:,} CAs")), title_justify="left")
+    cas = "1 CA" if made.authorities == 1 else f"{made.authorities:,} CAs"
+    shown = Table(title=Text(visible(f"{made.cloud}: {made.devices:,} devices of {cas}")), title_justify="left")
     for column, style in (("step", "bold"), ("calls", "cyan"), ("minutes", "green"), ("why", "dim")):
-        made.add_column(column, style=style, overflow="fold", justify="left" if style in ("bold", "dim") else "right")
+        shown.add_column(column, style=style, overflow="fold", justify="left" if style in ("bold", "dim") else "right")
     for step in estimate.steps:
-        made.add_row(*map(_cell, (step.what, f"{step.calls:,}", f"{step.minutes:,.1f}", step.why)))
-    made.add_section()
-    made.add_row("together", f"{calls:,}", f"{minutes:,.1f}", "")
+        shown.add_row(*map(_cell, (step.what, f"{step.calls:,}", f"{step.minutes:,.1f}", step.why)))
+    shown.add_section()
+    shown.add_row("together", f"{calls:,}", f"{minutes:,.1f}", "")
     console = Console()
-    console.print(made)
+    console.print(shown)
     for one in estimate.obstacles:
         console.print(Text("✗ ", style="bold red") + Text(visible(f"{one.message} [{one.code}]")))
         console.print(Text(f"  → {visible(one.hint)}", style="red"))
@@ -114,7 +116,7 @@ def show_runs(runs: Sequence[CloudRun], *, as_json: bool) -> None:
     if as_json:
         emit({"clouds": documents}, "", as_json=True)
         return
-    rows = [[one.cloud or one.name, *(f"{one.counts.outcomes[kind]:,}" for kind, _ in _KINDS), f"{one.parked:,}",
+    rows = [[one.name, *(f"{one.counts.outcomes[kind]:,}" for kind, _ in _KINDS), f"{one.parked:,}",
              f"{one.left:,}", f"{one.counts.calls:,}"] for one in runs]  # fmt: skip
     columns = ["cloud", *(words for _, words in _KINDS), "parked", "left", "calls"]
     emit({}, table("Registered", columns, rows), as_json=False)

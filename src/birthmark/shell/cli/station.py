@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,11 +12,20 @@ import typer
 
 from birthmark.errors import BirthmarkError, Misconfigured
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import visible
+from birthmark.shell.cli.stationshow import (
+    failed_line,
+    no_step,
+    outcome_line,
+    outcome_text,
+    result_line,
+    result_text,
+    step_line,
+    step_text,
+    summary,
+)
 
 if TYPE_CHECKING:
-    from birthmark.shell.lineyield import HeadResult, Yield
-    from birthmark.workflow.line.stationpost import Outcome, Progress
+    from birthmark.workflow.line.stationpost import Progress
 
 __all__ = ["register"]
 
@@ -33,6 +40,9 @@ AttemptOption = Annotated[str | None, typer.Option(help="Your own id of this att
 IdentityOption = Annotated[
     str | None, typer.Option(help="What the device calls itself, if neither its serial nor its vendor's id.")
 ]
+CloudOption = Annotated[
+    str | None, typer.Option(help="Name of a cloud of the settings that has to let the device in, for real.")
+]
 DeadlineOption = Annotated[
     float | None,
     typer.Option(min=0.001, max=86_400, help="Seconds for each device; default: deadline_s of the station's settings."),
@@ -45,6 +55,7 @@ def register(app: typer.Typer) -> None:
     station = typer.Typer(help="The line: install identities and prove them.", no_args_is_help=True)
     station.command("add")(add)
     station.command("provision")(provision)
+    station.command("verify")(verify)
     station.command("run")(run)
     station.command("bind")(bind)
     station.command("adopt")(adopt)
@@ -79,6 +90,7 @@ def provision(
     attempt_id: AttemptOption = None,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    cloud: CloudOption = None,
     deadline: DeadlineOption = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Try the whole production path on a stand-in; nothing real is touched.")
@@ -95,7 +107,7 @@ def provision(
     from birthmark.shell.wiring import open_workspace
 
     _require_one_way(device_serial, identify)
-    show = _step_line if as_json else _step_text
+    show = step_line if as_json else step_text
     if rehearse or rehearse_on is not None:
         _rehearse(device_serial, target, rehearse_on, deadline, handshake, workspace, show, as_json=as_json)
         return 0
@@ -107,16 +119,54 @@ def provision(
             open_heads(opened, station, deadline_s=deadline) as heads,
         ):
             asked = device_serial or heads.identify(target)
-            outcome = heads.provision(asked, target, attempt=attempt_id, handshake=handshake, progress=show)
+            outcome = heads.provision(
+                asked, target, attempt=attempt_id, handshake=handshake, cloud=cloud, progress=show
+            )
     except BirthmarkError as problem:
         if not as_json:
             raise
-        _failed_line(device_serial or "", problem, round((time.monotonic() - began) * 1000, 3))
+        failed_line(device_serial or "", problem, round((time.monotonic() - began) * 1000, 3))
         return problem.exit_code
     if as_json:
-        _outcome_line(outcome)
+        outcome_line(outcome)
     else:
-        print(_outcome_text(outcome), flush=True)
+        print(outcome_text(outcome), flush=True)
+    return 0
+
+
+def verify(
+    target: TargetOption,
+    device_serial: Annotated[str, typer.Option(help="The scanned serial of the device.")],
+    station: StationOption = None,
+    handshake: HandshakeOption = False,
+    cloud: CloudOption = None,
+    deadline: DeadlineOption = None,
+    workspace: WorkspaceOption = Path(),
+    as_json: LinesOption = False,
+) -> int:
+    """Prove again that a verified device holds its identity, and that its cloud lets it in; nothing is written."""
+    from birthmark.shell.heads import open_heads
+    from birthmark.shell.lineyield import not_to_be_shipped
+    from birthmark.shell.wiring import open_workspace
+
+    began = time.monotonic()
+    try:
+        with (
+            not_to_be_shipped(),
+            open_workspace(workspace) as opened,
+            open_heads(opened, station, deadline_s=deadline) as heads,
+        ):
+            show = step_line if as_json else step_text
+            outcome = heads.verify(device_serial, target, handshake=handshake, cloud=cloud, progress=show)
+    except BirthmarkError as problem:
+        if not as_json:
+            raise
+        failed_line(device_serial, problem, round((time.monotonic() - began) * 1000, 3), "verify")
+        return problem.exit_code
+    if as_json:
+        outcome_line(outcome, "verify")
+    else:
+        print(outcome_text(outcome), flush=True)
     return 0
 
 
@@ -160,13 +210,13 @@ def _take_over(
     from birthmark.shell.heads import open_heads
     from birthmark.shell.wiring import open_workspace
 
-    show = _step_line if as_json else _step_text
+    show = step_line if as_json else step_text
     with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
         outcome = heads.take_over(origin, device_serial, target, identity=identity, attempt=attempt_id, progress=show)
     if as_json:
-        _outcome_line(outcome, "bind" if origin == "preloaded" else "adopt")
+        outcome_line(outcome, "bind" if origin == "preloaded" else "adopt")
     else:
-        print(_outcome_text(outcome), flush=True)
+        print(outcome_text(outcome), flush=True)
 
 
 def _require_one_way(device_serial: str | None, identify: bool) -> None:
@@ -203,7 +253,7 @@ def _rehearse(
         progress=show,
     )
     if as_json:
-        _outcome_line(told.outcome, rehearsed=told.document())
+        outcome_line(told.outcome, rehearsed=told.document())
         return
     for line in told.lines():
         print(line, flush=True)
@@ -215,6 +265,7 @@ def run(
     heads: Annotated[int, typer.Option(min=1, max=64, help="How many devices at once.")] = 1,
     station: StationOption = None,
     handshake: HandshakeOption = False,
+    cloud: CloudOption = None,
     deadline: DeadlineOption = None,
     workspace: WorkspaceOption = Path(),
     as_json: LinesOption = False,
@@ -240,10 +291,11 @@ def run(
             target,
             heads=heads,
             handshake=handshake,
-            progress=_step_line if as_json else _no_step,
-            result=_result_line if as_json else _result_text,
+            cloud=cloud,
+            progress=step_line if as_json else no_step,
+            result=result_line if as_json else result_text,
         )
-    _summary(total, as_json=as_json)
+    summary(total, as_json=as_json)
     return 0 if total.worst is None else total.worst.exit_code
 
 
@@ -268,121 +320,3 @@ def _lines(devices: str) -> list[str]:
             path=devices,
         ) from problem
     return [line for line in data.decode("utf-8", "backslashreplace").splitlines() if line]
-
-
-def _line(document: dict[str, object]) -> None:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    print(json.dumps({"ts": now, **document}, sort_keys=True), flush=True)
-
-
-def _step_line(step: Progress) -> None:
-    if step.status == "start":
-        return
-    document: dict[str, object] = {
-        "attempt": step.attempt,
-        "device_serial": step.device_serial,
-        "step": step.step,
-        "status": step.status,
-        "ms": step.ms,
-    }
-    _line(document if step.code is None else {**document, "error": step.code})
-
-
-def _no_step(step: Progress) -> None:
-    """People watch the devices of a run, not their steps."""
-
-
-def _step_text(step: Progress) -> None:
-    if step.status == "ok":
-        print(f"  {step.step:<10} {step.ms:>9.1f} ms", flush=True)
-    elif step.status == "failed":
-        print(f"  {step.step:<10} {step.ms:>9.1f} ms  FAILED  {step.code}", flush=True)
-
-
-def _outcome_line(outcome: Outcome, step: str = "provision", **more: object) -> None:
-    seen = outcome.handshake
-    _line(
-        {
-            "attempt": outcome.attempt,
-            "device_serial": outcome.device_serial,
-            "step": step,
-            "status": outcome.outcome,
-            "ms": outcome.ms,
-            "device_ms": outcome.device_ms,
-            "engine_ms": outcome.engine_ms,
-            "cert_serial": outcome.cert_serial,
-            "cert_sha256": outcome.cert_sha256,
-            "evidence": outcome.evidence,
-            "tls_version": None if seen is None else seen.tls_version,
-            **({} if outcome.link_repeats is None else {"link_repeats": outcome.link_repeats}),
-            **more,
-        }
-    )
-
-
-def _outcome_text(outcome: Outcome) -> str:
-    word = "PASS" if outcome.outcome == "pass" else "PASS (already had its identity)"
-    proof = "the digest of its key fits" if outcome.evidence == "digest" else "the key in it signed our challenge"
-    seen = "" if outcome.handshake is None else f", connected with {outcome.handshake.tls_version}"
-    noise = f"; {outcome.link_repeats} repeats on a noisy link" if outcome.link_repeats else ""
-    return f"{word}  {outcome.device_serial}: certificate {outcome.cert_serial}; {proof}{seen}{noise}"
-
-
-def _result_line(result: HeadResult) -> None:
-    if result.outcome is not None:
-        _outcome_line(result.outcome)
-    elif result.error is not None:
-        _failed_line(result.device_serial, result.error, result.ms)
-
-
-def _failed_line(device_serial: str, error: BirthmarkError, ms: float) -> None:
-    """A device ends with one line of one form, whichever command it was and whatever went wrong."""
-    ended = {"device_serial": device_serial, "step": "provision", "status": "failed", "ms": ms}
-    _line({**ended, "exit_code": error.exit_code, **error.document()})
-
-
-def _result_text(result: HeadResult) -> None:
-    if result.outcome is not None:
-        print(_outcome_text(result.outcome), flush=True)
-    elif result.error is not None:
-        told = f"FAIL  {result.device_serial}: {result.error.message}  [{result.error.code}]"
-        print(visible(told).replace("\n", "\\n"), flush=True)
-
-
-def _summary(total: Yield, *, as_json: bool) -> None:
-    from birthmark.shell.lineyield import percentile
-
-    failed = sum(total.codes.values())
-    done = total.passed + total.already + failed
-    rate = done / total.seconds if total.seconds else 0.0
-    shares = {
-        f"{whose}_p{share}_ms": percentile(values, share)
-        for whose, values in (("engine", total.engine_ms), ("device", total.device_ms))
-        for share in (50, 99)
-    }
-    if as_json:
-        _line(
-            {
-                "step": "run",
-                "status": "failed" if failed else "pass",
-                "devices": done,
-                "passed": total.passed,
-                "already": total.already,
-                "failed": failed,
-                "codes": total.codes,
-                "rate": round(rate, 1),
-                **shares,
-            }
-        )
-        return
-    share = 100 * (done - failed) / done if done else 0.0
-    print(f"{done} devices, {total.passed} passed, {total.already} already, {failed} failed: yield {share:.1f} %")
-    if total.engine_ms:
-        print(
-            f"engine {shares['engine_p50_ms']:.1f} ms (p99 {shares['engine_p99_ms']:.1f}), "
-            f"device {shares['device_p50_ms']:.1f} ms (p99 {shares['device_p99_ms']:.1f}), {rate:.1f} devices/s"
-        )
-    for code, count in sorted(total.codes.items()):
-        print(f"  {count:>6}  {code}")
-    if total.worst is not None:
-        print(f"  → {visible(total.worst.hint)}")

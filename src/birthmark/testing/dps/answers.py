@@ -57,7 +57,7 @@ class Problem(Exception):  # a protocol answer, not a failure of birthmark
 
 def utc_stamp(moment: datetime) -> str:
     """Return an aware moment as the service writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def utc_now() -> str:

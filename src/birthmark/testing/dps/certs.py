@@ -40,13 +40,13 @@ _MAX_CERTIFICATE = 16_384
 class ServerIdentity:
     """A root made now and a server certificate under it; both keys live in this process only."""
 
-    def __init__(self, hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: Sequence[str], service: str = "DPS") -> None:
         root_key, self.key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
-        root = _name("Emulated DPS root")
+        root = _name(f"Emulated {service} root")
         self.root = _sign(_builder(root, root, root_key.public_key(), now, ca=True), root_key, root_key)
         names = x509.SubjectAlternativeName([_general(host) for host in hosts])
-        leaf = _builder(_name("Emulated DPS"), root, self.key.public_key(), now, ca=False)
+        leaf = _builder(_name(f"Emulated {service}"), root, self.key.public_key(), now, ca=False)
         self.certificate = _sign(leaf.add_extension(names, critical=False), root_key, root_key)
 
     @property

@@ -11,6 +11,7 @@ import h11
 
 from birthmark.testing.dps.answers import Answer, Problem
 from birthmark.testing.dps.tls import TlsStream
+from birthmark.testing.dps.websocket import PATH, WebSocketStream, upgrade_headers
 
 __all__ = ["Request", "serve_http"]
 
@@ -30,14 +31,26 @@ class Request:
     chain: tuple[bytes, ...]
 
 
-async def serve_http(stream: TlsStream, answer: Callable[[Request], Awaitable[Answer | None]]) -> None:
-    """Answer requests until the client leaves; None for an answer cuts the connection."""
+async def serve_http(
+    stream: TlsStream,
+    answer: Callable[[Request], Awaitable[Answer | None]],
+    websocket: Callable[[TlsStream], Awaitable[None]] | None = None,
+) -> None:
+    """Answer requests until the client leaves; None for an answer cuts the connection.
+
+    ``websocket`` takes over a connection that asks for MQTT over a WebSocket.
+    """
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=65_536)
     try:
         while True:
             async with asyncio.timeout(_REQUEST_S):
                 request = await _read(stream, http)
             if request is None:
+                return
+            if request.path == PATH and websocket is not None:
+                switch = h11.InformationalResponse(status_code=101, headers=upgrade_headers(request.headers))
+                await stream.write(http.send(switch) or b"")
+                await websocket(WebSocketStream(stream, http.trailing_data[0]))
                 return
             found = await answer(request)
             if found is None:

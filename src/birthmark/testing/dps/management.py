@@ -58,7 +58,17 @@ class ManagementApi:
             case "POST", ["subscriptions", _, "providers", "Microsoft.Devices", check] if check.lower() == _CHECK:
                 return _availability(json_object(request.body))
             case "GET", ["subscriptions", _, "providers", "Microsoft.Devices", "provisioningServices"]:
-                return Answer(200, {"value": []})
+                return Answer(200, {"value": [self._listed(request.path[1], "emulated")]})
+            case "GET", [
+                "subscriptions",
+                subscription,
+                _,
+                group,
+                "providers",
+                "Microsoft.Devices",
+                "provisioningServices",
+            ]:
+                return Answer(200, {"value": [self._listed(subscription, group)]})
             case method, ["subscriptions", subscription, kind, group, "providers", "Microsoft.Devices", *rest] if (
                 kind.lower() == "resourcegroups" and rest[:1] == ["provisioningServices"] and len(rest) > 1
             ):
@@ -81,6 +91,10 @@ class ManagementApi:
                     raise Problem(404001, "Resource not found.")
                 return Answer(200, key)
         raise Problem(405001, "Method not allowed.")
+
+    def _listed(self, subscription: str, group: str) -> dict[str, Any]:
+        base = f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{_TYPE}/dps"
+        return self._described(base, subscription, group)
 
     def _described(self, base: str, subscription: str, group: str) -> dict[str, Any]:
         facts = self._facts

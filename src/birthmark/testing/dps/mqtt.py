@@ -13,10 +13,10 @@ from urllib.parse import parse_qs
 
 from birthmark.testing.dps.answers import Answer, Problem
 from birthmark.testing.dps.tls import TlsStream
+from birthmark.testing.mqtt.packets import Closed, Fields, PacketReader, packet
 
 __all__ = ["MqttCall", "serve_mqtt"]
 
-_MAX_PACKET = 262_144
 _CONNECT_S = 10.0
 _SUBSCRIPTION = "$dps/registrations/res/#"
 _USERNAME = re.compile(r"([^/]{1,64})/registrations/([^/]{1,128})/(api-version=[^/]{1,512})")
@@ -38,77 +38,9 @@ class MqttCall:
     token: str = ""
 
 
-class _Closed(Exception):
-    """The client left or broke the protocol."""
-
-
-class _Reader:
-    def __init__(self, stream: TlsStream) -> None:
-        self._stream, self._held = stream, bytearray()
-
-    async def take(self, count: int) -> bytes:
-        while len(self._held) < count:
-            data = await self._stream.read()
-            if not data:
-                raise _Closed
-            self._held += data
-        taken = bytes(self._held[:count])
-        del self._held[:count]
-        return taken
-
-    async def packet(self) -> tuple[int, bytes]:
-        head = (await self.take(1))[0]
-        length = shift = 0
-        while True:
-            octet = (await self.take(1))[0]
-            length |= (octet & 0x7F) << shift
-            shift += 7
-            if not octet & 0x80:
-                break
-            if shift > 21:
-                raise _Closed
-        if length > _MAX_PACKET:
-            raise _Closed
-        return head, await self.take(length)
-
-
-class _Fields:
-    """Takes a packet apart; what is missing is ``_Closed``."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def octets(self, count: int) -> bytes:
-        taken, self._data = self._data[:count], self._data[count:]
-        if len(taken) != count:
-            raise _Closed
-        return taken
-
-    def number(self) -> int:
-        return int.from_bytes(self.octets(2), "big")
-
-    def text(self) -> str:
-        try:
-            return self.octets(self.number()).decode()
-        except UnicodeDecodeError:
-            raise _Closed from None
-
-    def rest(self) -> bytes:
-        return self._data
-
-
-def _packet(head: int, body: bytes) -> bytes:
-    length, octets = len(body), bytearray([head])
-    while True:
-        length, low = divmod(length, 128)
-        octets.append(low | (0x80 if length else 0))
-        if not length:
-            return bytes(octets) + body
-
-
 async def serve_mqtt(stream: TlsStream, call: Callable[[MqttCall], Awaitable[Answer | None]]) -> None:
     """Serve one device until it leaves; None for an answer cuts the connection."""
-    reader = _Reader(stream)
+    reader = PacketReader(stream.read)
     try:
         async with asyncio.timeout(_CONNECT_S):
             head, body = await reader.packet()
@@ -116,19 +48,19 @@ async def serve_mqtt(stream: TlsStream, call: Callable[[MqttCall], Awaitable[Ans
         while True:
             async with asyncio.timeout(idle):
                 head, body = await reader.packet()
-            await _handle(stream, device, head, _Fields(body), call)
-    except _Closed:
+            await _handle(stream, device, head, Fields(body), call)
+    except Closed:
         return
 
 
 async def _connect(stream: TlsStream, head: int, body: bytes) -> tuple[MqttCall, float | None]:
-    fields = _Fields(body)
+    fields = Fields(body)
     if head != 0x10 or fields.text() != "MQTT":
-        raise _Closed
+        raise Closed
     level, flags, keep_alive = fields.octets(1)[0], fields.octets(1)[0], fields.number()
     client = fields.text()
     if flags & 0x05:  # a will, or the reserved bit: no device that registers needs either
-        raise _Closed
+        raise Closed
     match = _USERNAME.fullmatch(fields.text()) if flags & 0x80 else None
     token = fields.text() if flags & 0x40 else ""
     code = 0
@@ -140,9 +72,9 @@ async def _connect(stream: TlsStream, head: int, body: bytes) -> tuple[MqttCall,
         code = _BAD_ID
     elif not stream.chain and not token:
         code = _REFUSED
-    await stream.write(_packet(0x20, bytes([0, code])))
+    await stream.write(packet(0x20, bytes([0, code])))
     if code or match is None:
-        raise _Closed
+        raise Closed
     version = parse_qs(match[3]).get("api-version", [""])[0]
     return MqttCall(match[1], match[2], version, None, b"", stream.chain, token), keep_alive * 1.5 or None
 
@@ -151,7 +83,7 @@ async def _handle(
     stream: TlsStream,
     device: MqttCall,
     head: int,
-    fields: _Fields,
+    fields: Fields,
     call: Callable[[MqttCall], Awaitable[Answer | None]],
 ) -> None:
     kind = head >> 4
@@ -162,32 +94,32 @@ async def _handle(
         while fields.rest() and len(granted) < 8:
             topic, qos = fields.text(), fields.octets(1)[0]
             granted.append(min(qos, 1) if topic == _SUBSCRIPTION else 0x80)
-        await stream.write(_packet(0x90, identifier + granted))
+        await stream.write(packet(0x90, identifier + granted))
     elif kind == 10:
-        await stream.write(_packet(0xB0, fields.octets(2)))
+        await stream.write(packet(0xB0, fields.octets(2)))
     elif kind == 12:
-        await stream.write(_packet(0xD0, b""))
+        await stream.write(packet(0xD0, b""))
     elif kind != 4:  # PUBACK asks for nothing; DISCONNECT and all else end it
-        raise _Closed
+        raise Closed
 
 
 async def _published(
     stream: TlsStream,
     device: MqttCall,
     head: int,
-    fields: _Fields,
+    fields: Fields,
     call: Callable[[MqttCall], Awaitable[Answer | None]],
 ) -> None:
     topic, qos = fields.text(), head >> 1 & 3
     if qos > 1:
-        raise _Closed
+        raise Closed
     if qos:
-        await stream.write(_packet(0x40, fields.octets(2)))
+        await stream.write(packet(0x40, fields.octets(2)))
     place, _, query = topic.partition("?")
     asked = parse_qs(query, max_num_fields=8) if len(query) <= 1024 else {}
     rid, operation = asked.get("$rid", [""])[0], asked.get("operationId", [""])[0]
     if not rid or place not in (_REGISTER, _STATUS):
-        raise _Closed
+        raise Closed
     wanted = MqttCall(
         device.id_scope,
         device.registration_id,
@@ -203,8 +135,8 @@ async def _published(
         answer = problem.answer()
     if answer is None:
         stream.cut()
-        raise _Closed
+        raise Closed
     wait = answer.headers.get("retry-after")
     name = f"$dps/registrations/res/{answer.status}/?$rid={rid}" + (f"&retry-after={wait}" if wait else "")
     encoded = name.encode()
-    await stream.write(_packet(0x30, len(encoded).to_bytes(2, "big") + encoded + answer.octets()))
+    await stream.write(packet(0x30, len(encoded).to_bytes(2, "big") + encoded + answer.octets()))

@@ -14,7 +14,7 @@ import msgspec
 from birthmark.testing.dps.answers import Problem
 from birthmark.testing.dps.device import registration_document
 from birthmark.testing.dps.enrollments import Enrollment, Kind, read_enrollment
-from birthmark.testing.dps.store import Registration, Table
+from birthmark.testing.dps.store import CaRecord, Registration, Table
 
 __all__ = ["Enrollments", "Registrations"]
 
@@ -62,9 +62,11 @@ class _Records:
 class Enrollments(_Records):
     """Individual enrolments, or groups."""
 
-    def __init__(self, kind: Kind, table: Table[Enrollment], run: Run, hubs: tuple[str, ...]) -> None:
+    def __init__(
+        self, kind: Kind, table: Table[Enrollment], run: Run, hubs: tuple[str, ...], cas: Table[CaRecord]
+    ) -> None:
         super().__init__(table, run, lambda row: row.shown())
-        self._kind, self._hubs = kind, hubs
+        self._kind, self._hubs, self._cas = kind, hubs, cas
         self._key = "registrationId" if kind == "individual" else "enrollmentGroupId"
 
     def put(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class Enrollments(_Records):
 
         def put() -> Enrollment:
             row = read_enrollment(self._kind, name, dict(document), self._table.get(name), self._hubs)
+            for reference in row.references.values():
+                self._cas.need(reference)
             self._table.put(name, row)
             return row
 

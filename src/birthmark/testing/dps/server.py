@@ -25,6 +25,7 @@ from birthmark.testing.dps.management import ManagementApi, ServiceFacts
 from birthmark.testing.dps.mqtt import MqttCall, serve_mqtt
 from birthmark.testing.dps.records import Enrollments, Registrations
 from birthmark.testing.dps.service import ServiceApi, check_token
+from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
 from birthmark.testing.dps.tls import TlsStream, server_context
 
@@ -78,8 +79,11 @@ class EmulatedDps:
         self._management = ManagementApi(
             store, ServiceFacts(id_scope, self.policy, self.key, tuple(hubs), self._address)
         )
-        self.enrollments = Enrollments("individual", store.individual, self._run_inside, tuple(hubs))
-        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs))
+        self.sphere = CatalogsApi()
+        self.enrollments = Enrollments(
+            "individual", store.individual, self._run_inside, tuple(hubs), store.certificates
+        )
+        self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs), store.certificates)
         self.registrations = Registrations(store.registrations, self._run_inside)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -176,7 +180,9 @@ class EmulatedDps:
 
     async def _https(self, stream: TlsStream) -> None:
         await serve_http(
-            stream, lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator")
+            stream,
+            lambda request: self._faulty(lambda: self._route(request), request.path[0] == "_emulator"),
+            self._mqtt,
         )
 
     async def _mqtt(self, stream: TlsStream) -> None:
@@ -211,6 +217,8 @@ class EmulatedDps:
                 return Answer(204)
             case _, ("subscriptions", *_):
                 self._bearer(request)
+                if path[5:6] == ("Microsoft.AzureSphere",):
+                    return self.sphere.answer(request)
                 self._gate.operation()
                 return self._management.answer(request)
             case _, ("enrollments" | "enrollmentGroups" | "registrations", *_):

@@ -44,6 +44,17 @@ class TlsStream:
         self._tls.set_accept_state()
         self.chain: tuple[bytes, ...] = ()
 
+    @property
+    def server_name(self) -> str | None:
+        """The name that the client asked for (SNI), after the handshake."""
+        name = self._tls.get_servername()
+        return name.decode("latin-1") if name is not None else None
+
+    @property
+    def protocol(self) -> bytes:
+        """What was agreed upon by ALPN, after the handshake; empty without it."""
+        return self._tls.get_alpn_proto_negotiated()
+
     async def open(self) -> None:
         """Do the handshake within its time; ``chain`` then holds what the client sent, its own first (DER)."""
         async with asyncio.timeout(_HANDSHAKE_S):

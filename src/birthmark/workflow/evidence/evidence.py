@@ -14,6 +14,7 @@ from birthmark.model import events as e
 from birthmark.model.events import decode_entry, event_types
 from birthmark.model.records import OrderRecord, OrderTotals
 from birthmark.ports import Ledger, Records, SiteRecords
+from birthmark.wire.receipt import cloud_in
 
 __all__ = ["CaFact", "Evidence", "OrderFact", "Scope", "SiteFact", "collect_evidence"]
 
@@ -81,6 +82,7 @@ class Evidence:
     by_day: Counter[tuple[str, str]] = field(default_factory=Counter)
     by_target: Counter[str] = field(default_factory=Counter)
     by_proof: Counter[str] = field(default_factory=Counter)
+    by_cloud: Counter[str] = field(default_factory=Counter)
     rejections: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     erasures: Counter[str] = field(default_factory=Counter)
@@ -169,7 +171,7 @@ class _Pass:
         found.by_type[tag] += 1
         if (by := getattr(event, "by", None)) is not None:
             found.by_operator[by, tag] += 1
-        self._on_the_line(event)
+        self._on_the_line(event, attachment)
         self._of_the_authority(event)
 
     def _concerns(self, event: e.Event) -> bool:
@@ -196,7 +198,7 @@ class _Pass:
             case _:
                 pass
 
-    def _on_the_line(self, event: e.Event) -> None:
+    def _on_the_line(self, event: e.Event, attachment: bytes) -> None:
         found = self._found
         match event:
             case e.Installed():
@@ -205,6 +207,10 @@ class _Pass:
                 found.by_proof[event.evidence] += 1
                 found.by_station[event.station, "verified"] += 1
                 found.by_day[event.at[:10], "verified"] += 1
+                if (cloud := cloud_in(attachment)) is not None:
+                    found.by_cloud[cloud.service] += 1
+            case e.Admitted():
+                found.by_cloud[event.service] += 1
             case e.Failed():
                 found.failures[event.code] += 1
                 found.by_station[event.station, "failed"] += 1

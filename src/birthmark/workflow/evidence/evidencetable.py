@@ -76,7 +76,8 @@ def _storage(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
         return "Nothing was installed in this period.", "absent"
     places = ", ".join(f"{count:,} by {name}" for name, count in found.by_target.most_common())
     proofs = ", ".join(f"{count:,} by {name}" for name, count in found.by_proof.most_common())
-    return f"Installed {places}; proven {proofs or 'not at all'}, each read back from the device.", "shown"
+    clouds = "".join(f"; let into {name} before leaving: {count:,}" for name, count in found.by_cloud.most_common())
+    return f"Installed {places}; proven {proofs or 'not at all'}, each read back from the device{clouds}.", "shown"
 
 
 def _life_cycle(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:

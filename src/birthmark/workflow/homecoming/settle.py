@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from birthmark.errors import Tampered
 from birthmark.model.device import DeviceState
 from birthmark.model.events import (
+    Admitted,
     Drawn,
     Event,
     Failed,
@@ -170,7 +171,7 @@ class Settlement:
             event, attachment = entry
             if found := self._rules.judge(event, attachment):
                 batch.found += [_at(number, item) for item in found]
-            if isinstance(event, Verified):
+            if isinstance(event, Verified | Admitted):
                 batch.cases.append((number, event.device, self._receipt_case(event, attachment, earlier, places)))
             elif isinstance(event, Issued | Received):
                 self._remember(event.device, attachment)
@@ -219,7 +220,7 @@ class Settlement:
             entry[0].device
             for entry in entries
             if entry is not None
-            and isinstance(entry[0], Verified | Revoked)
+            and isinstance(entry[0], Verified | Admitted | Revoked)
             and entry[0].device not in self._certificates
         }
         numbers = self._replica.certificate_entries(wanted) if wanted else {}
@@ -235,7 +236,7 @@ class Settlement:
         return self._certificates.get(device_serial) or earlier.get(device_serial)
 
     def _receipt_case(
-        self, event: Verified, receipt: bytes, earlier: Mapping[str, bytes], places: Mapping[str, _Place]
+        self, event: Verified | Admitted, receipt: bytes, earlier: Mapping[str, bytes], places: Mapping[str, _Place]
     ) -> ReceiptCase:
         place = places.get(event.device)
         order = None if place is None else self._own.order(place[0])
@@ -250,6 +251,7 @@ class Settlement:
             key_origin=None if order is None else order.key_origin,
             vkey=self._own.station_vkey(event.station),
             certificate=self._certificate_of(event.device, earlier),
+            service=event.service if isinstance(event, Admitted) else None,
         )
 
     def _lines(

@@ -21,11 +21,11 @@ __all__ = ["CertificateCase", "CheckMap", "ReceiptCase", "check_proofs"]
 
 
 class ReceiptCase(msgspec.Struct, frozen=True):
-    """What a ``verified`` entry says, and what its receipt must fit.
+    """What a ``verified`` or ``admitted`` entry says, and what its receipt must fit.
 
     ``vkey``: that of the station on record at the authority, None if it has none; ``certificate``: that of the device
     at that moment, None if it has none; ``key_origin``: as its order at the authority says, None if there is no such
-    order, which is a finding of its own.
+    order, which is a finding of its own; ``service``: kind of the cloud that an ``admitted`` entry names.
     """
 
     receipt: bytes
@@ -38,6 +38,7 @@ class ReceiptCase(msgspec.Struct, frozen=True):
     key_origin: str | None
     vkey: str | None
     certificate: bytes | None
+    service: str | None = None
 
 
 class CertificateCase(msgspec.Struct, frozen=True):
@@ -76,6 +77,8 @@ def _check_receipt(case: ReceiptCase) -> str | None:
         verify_evidence(receipt, case.certificate)
     except BirthmarkError as problem:
         return problem.message
+    if case.service is not None and (not receipt.cloud or receipt.cloud.service != case.service):
+        return "the receipt does not say that this cloud let the device in"
     key_origin = receipt.key_origin if case.key_origin is None else case.key_origin
     expected = (case.origin, case.station, case.attempt, case.device, case.evidence, key_origin)
     found = (

@@ -41,7 +41,8 @@ __all__ = ["AUTHORITY_ONLY", "SiteRules"]
 
 AUTHORITY_ONLY: frozenset[type] = frozenset({
     SiteAdded, SiteStopped, SiteResumed, OrderAssigned, BundleSealed, Consigned, SiteReported, SiteSettled,
-    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven, Registered,
+    FindingRaised, PreloadTakenIn, Preloaded, VendorDelegated, PossessionIntended, PossessionProven,
+    Registered,
 })  # fmt: skip
 """Events that no site writes."""
 _SHOWN = 5

@@ -14,10 +14,11 @@ from birthmark.pki.algorithms import spki_of
 from birthmark.pki.certread import UNREADABLE
 from birthmark.pki.chain import verify_chain
 from birthmark.ports import Evidence, Probe
+from birthmark.ports.admission import Admission
 from birthmark.wire.jwtproof import jwt_holds
 from birthmark.wire.receipt import Handshake, evidence_holds
 
-__all__ = ["check_evidence", "check_handshake", "check_probe", "checked_path", "spki_hash_of"]
+__all__ = ["check_admission", "check_evidence", "check_handshake", "check_probe", "checked_path", "spki_hash_of"]
 
 _FOREIGN = "Take it off the line and find out how it got this certificate: a certificate is never on two devices."
 _REWORK = "Do not ship it; run `birthmark device rework` with a reason and provision it again."
@@ -140,6 +141,18 @@ def check_handshake(handshake: Handshake, *, device_serial: str, certificate: by
             hint=_REWORK,
             device_serial=device_serial,
             found=handshake.peer_cert_sha256,
+        )
+
+
+def check_admission(admission: Admission, *, device_serial: str, certificate: bytes) -> None:
+    """Return if the cloud was shown exactly this certificate; ``DeviceFault("device.cloud.certificate")``."""
+    if admission.cert_sha256 != sha256(certificate).hexdigest():
+        raise DeviceFault(
+            "device.cloud.certificate",
+            f"device {device_serial} showed its cloud another certificate",
+            hint=_REWORK,
+            device_serial=device_serial,
+            found=admission.cert_sha256,
         )
 
 

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from birthmark.model.events import KeyOrigin, utc_text
 from birthmark.ports import Attestation, Evidence
 from birthmark.wire.receipt import (
+    CloudPart,
     Handshake,
     Receipt,
     Step,
@@ -21,7 +22,7 @@ from birthmark.wire.receipt import (
 )
 from birthmark.workflow.line.readback import spki_hash_of
 from birthmark.workflow.line.residency import attestation_part
-from birthmark.workflow.line.stationpost import StationPost
+from birthmark.workflow.line.stationpost import Admitted, StationPost
 
 __all__ = ["Proof", "make_receipt"]
 
@@ -34,6 +35,7 @@ class Proof:
     challenge: bytes
     evidence: Evidence
     handshake: Handshake | None
+    admitted: Admitted | None = None
 
 
 def make_receipt(
@@ -71,5 +73,19 @@ def make_receipt(
         software=post.software,
         handshake=proof.handshake,
         attestation=UNSET if attestation is None else attestation_part(attestation),
+        cloud=UNSET if proof.admitted is None else _cloud_part(proof.admitted),
     )
     return sign_receipt(receipt, post.receipt_key, station_key_name(post.origin, post.name))
+
+
+def _cloud_part(admitted: Admitted) -> CloudPart:
+    admission = admitted.admission
+    return CloudPart(
+        service=admission.service,
+        host=admission.host,
+        scope=admission.scope,
+        assigned_to=admission.assigned_to,
+        device_name=admission.device_name,
+        key=admission.held_by,
+        at=utc_text(admitted.at),
+    )

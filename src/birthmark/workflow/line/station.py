@@ -8,6 +8,7 @@ be repeated with the same attempt id and the same result. Read ``_Run.run`` firs
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Literal, NoReturn, TypeVar
 
@@ -19,18 +20,19 @@ from birthmark.model.ids import parse_device_serial
 from birthmark.model.records import DeviceRecord, OrderRecord
 from birthmark.pki.algorithms import spki_of
 from birthmark.ports import Attestation, CountsRepeats, Credential, CredentialRequest, Probe, Source, Target
+from birthmark.ports.admission import Admission
 from birthmark.wire.receipt import Handshake, challenge_of
 from birthmark.workflow.handout import cert_serial_of, known_device, not_available, stored_certificate
 from birthmark.workflow.line.attempt import JournalledAttempt
 from birthmark.workflow.line.attempts import not_verified
 from birthmark.workflow.line.fence import StationFence
-from birthmark.workflow.line.readback import check_evidence, check_handshake, check_probe
+from birthmark.workflow.line.readback import check_admission, check_evidence, check_handshake, check_probe
 from birthmark.workflow.line.residency import NONCE_OCTETS, attested, require_residency, spki_of_request
 from birthmark.workflow.line.statement import Proof, make_receipt
-from birthmark.workflow.line.stationpost import Outcome, Progress, ProvisionRequest, StationPost
+from birthmark.workflow.line.stationpost import Admitted, Outcome, Progress, ProvisionRequest, StationPost
 from birthmark.workflow.line.verdict import Verdicts
 
-__all__ = ["HandshakeCall", "Outcome", "Progress", "ProvisionRequest", "StationPost", "provision"]
+__all__ = ["AdmitCall", "HandshakeCall", "Outcome", "Progress", "ProvisionRequest", "StationPost", "provision"]
 
 _T = TypeVar("_T")
 _NONCE_OCTETS = 32
@@ -38,6 +40,8 @@ _NONCE_OCTETS = 32
 
 HandshakeCall = Callable[[], Handshake]
 """Makes one mutual-TLS connection with the device's installed credential."""
+AdmitCall = Callable[[Credential | None], Admission]
+"""Shows the device to its cloud. The credential, while there is one, is for devices whose own key TLS cannot use."""
 
 
 def provision(
@@ -48,20 +52,22 @@ def provision(
     source: Source,
     fence: StationFence,
     handshake: HandshakeCall | None = None,
+    admit: AdmitCall | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
     """Give one device its identity and prove it, or prove again that it has it.
 
     Power cut at any instant: the same call again finishes the same attempt. ``DeviceFault``, ``Tampered`` and
     ``Refused`` after a credential was obtained end the identity on record (``failed``); the device then needs rework.
-    ``StationFault`` and ``Unavailable`` end nothing: mend, repeat. What is refused: ``device.unknown``,
+    ``StationFault`` and ``Unavailable`` end nothing: mend, repeat. Neither does a cloud that says no to ``admit``: the
+    device does not pass, and its identity stays with the attempt. What is refused: ``device.unknown``,
     ``device.failed``, ``device.scrapped``, ``device.elsewhere``, ``station.key_origin``, ``station.made_elsewhere``,
     ``station.residency``, ``attempt.other``, and what the source refuses. Once ``fence`` holds no more, neither the
     device nor journal and ledger are touched again by this call, whatever the device answers then:
     ``Unavailable(\"station.deadline\")`` or ``station.fenced``, and the attempt stays open.
     """
     parse_device_serial(request.device_serial)
-    return _Run(post, request, target, source, fence, handshake, progress).run()
+    return _Run(post, request, target, source, fence, handshake, admit, progress).run()
 
 
 class _Run:
@@ -73,6 +79,7 @@ class _Run:
         source: Source,
         fence: StationFence,
         handshake: HandshakeCall | None,
+        admit: AdmitCall | None,
         progress: Callable[[Progress], None],
     ) -> None:
         self._post = post
@@ -82,6 +89,7 @@ class _Run:
         self._source = source
         self._fence = fence
         self._handshake = handshake
+        self._admit = admit
         self._progress = progress
         self._attempt = JournalledAttempt(post.journal, request)
         self._verdicts = Verdicts(post, fence, device_serial=self._serial, target=request.target)
@@ -112,6 +120,10 @@ class _Run:
             self._step("install", lambda: self._target.install(credential, self._fence))
             proof = self._prove(credential.certificate, credential.chain, credential)
         except (DeviceFault, Tampered, Refused) as fault:
+            self._fail(fault)
+        try:
+            proof = self._admitted(proof, credential.certificate, credential)
+        except (DeviceFault, Tampered) as fault:
             self._fail(fault)
         receipt = self._receipt(order, credential.certificate, proof)
         self._step("record", lambda: self._verdicts.verified(self._attempt.id, order, credential, proof, receipt))
@@ -231,6 +243,15 @@ class _Run:
             check_handshake(seen, device_serial=self._serial, certificate=certificate)
         return Proof(nonce, challenge, evidence, seen)
 
+    def _admitted(self, proof: Proof, certificate: bytes, credential: Credential | None) -> Proof:
+        """Show the device to its cloud. What the cloud says ends no identity: it may not know the device yet."""
+        if self._admit is None:
+            return proof
+        admit = self._admit
+        admission = self._step("cloud", lambda: admit(credential))
+        check_admission(admission, device_serial=self._serial, certificate=certificate)
+        return replace(proof, admitted=Admitted(admission, self._post.clock()))
+
     def _receipt(self, order: OrderRecord, certificate: bytes, proof: Proof) -> bytes:
         return make_receipt(
             self._post,
@@ -246,13 +267,24 @@ class _Run:
         )
 
     def _already(self, device: DeviceRecord, order: OrderRecord) -> Outcome:
-        """Prove again that a verified device holds its identity. Nothing new is made or recorded."""
+        """Prove again that a verified device holds its identity. Nothing is made; a visit to a cloud goes on record."""
         self._attempt.require_here(device)
         certificate = stored_certificate(self._post.ledger, device)
         proof = self._prove(certificate, self._post.chain_of(order.ca), None)
+        proof = self._admitted(proof, certificate, None)
+        receipt = (
+            None if proof.admitted is None else self._admission_on_record(order, certificate, proof, proof.admitted)
+        )
         # The power may have gone after the device was on record and before the journal said so.
         self._attempt.close_open("done")
-        return self._outcome("already", certificate, proof, None)
+        return self._outcome("already", certificate, proof, receipt)
+
+    def _admission_on_record(self, order: OrderRecord, certificate: bytes, proof: Proof, admitted: Admitted) -> bytes:
+        """Put a further receipt on record, which says where a device that was verified before was let in."""
+        receipt = self._receipt(order, certificate, proof)
+        service = admitted.admission.service
+        self._step("record", lambda: self._verdicts.admitted(self._attempt.id, proof, receipt, service))
+        return receipt
 
     def _outcome(
         self, outcome: Literal["pass", "already"], certificate: bytes, proof: Proof, receipt: bytes | None
@@ -270,6 +302,7 @@ class _Run:
             cert_sha256=sha256(certificate).hexdigest(),
             evidence=proof.evidence.kind,
             handshake=proof.handshake,
+            admitted=proof.admitted,
             receipt=receipt,
             link_repeats=self._target.link_repeats if isinstance(self._target, CountsRepeats) else None,
         )

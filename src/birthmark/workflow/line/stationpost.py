@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.ports import Clock, Entropy, Journal, Ledger, Records
+from birthmark.ports.admission import Admission
 from birthmark.wire.receipt import Handshake
 from birthmark.workflow.handout import ChainOf
 from birthmark.workflow.line.residency import Residency
 
-__all__ = ["DEVICE_STEPS", "Outcome", "Progress", "ProvisionRequest", "StationPost", "new_attempt"]
+__all__ = ["DEVICE_STEPS", "Admitted", "Outcome", "Progress", "ProvisionRequest", "StationPost", "new_attempt"]
 
-DEVICE_STEPS = frozenset({"probe", "make_key", "attest", "install", "prove", "handshake"})
-"""Steps in which the station waits for the device; the rest of the time is the engine's."""
+DEVICE_STEPS = frozenset({"probe", "make_key", "attest", "install", "prove", "handshake", "cloud"})
+"""Steps in which the station waits for the device, its link or its cloud; the rest of the time is the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,14 @@ class ProvisionRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """A cloud let the device in. ``at``: when it had said so (UTC)."""
+
+    admission: Admission
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One step began or ended. ``ms`` is None at its beginning; ``code`` names the error of a failed step."""
 
@@ -78,6 +88,7 @@ class Outcome:
     evidence: Literal["signature", "digest", "jwt"]
     handshake: Handshake | None
     receipt: bytes | None
+    admitted: Admitted | None = None
     link_repeats: int | None = None
     """How many repeats a noisy link cost; None where the target has no link that counts them."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 from birthmark.model.device import DeviceState
-from birthmark.model.events import Failed, Installed, KeyErased, Rejected, Verified, utc_text
+from birthmark.model.events import Admitted, Failed, Installed, KeyErased, Rejected, Verified, utc_text
 from birthmark.model.records import OrderRecord
 from birthmark.ports import Credential
 from birthmark.workflow.handout import known_device
@@ -43,6 +43,20 @@ class Verdicts:
             if order.key_origin == "injected" and device.position is not None:
                 tx.vault.erase(credential.intent, device.position)
                 tx.append(KeyErased(at=at, device=self._serial, intent=credential.intent, reason="verified"))
+
+    def admitted(self, attempt: str, proof: Proof, receipt: bytes, service: str) -> None:
+        """A verified device was let into its cloud; durable on return. Its identity stays what it is."""
+        event = Admitted(
+            at=utc_text(self._post.clock()),
+            device=self._serial,
+            station=self._post.name,
+            attempt=attempt,
+            evidence=proof.evidence.kind,
+            service=service,
+            receipt_sha256=sha256(receipt).hexdigest(),
+        )
+        with self._fence.deciding(), self._post.ledger.transaction() as tx:
+            tx.append(event, receipt)
 
     def failed(self, attempt: str, code: str) -> None:
         """The identity ended at this device; it is never used again."""

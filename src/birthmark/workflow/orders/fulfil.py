@@ -10,11 +10,9 @@ the next run abandons it, on record, and makes the chunk anew. Nothing is known 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from birthmark.errors import Refused
 from birthmark.model.events import Abandoned, Reserved, decode_entry, utc_text
 from birthmark.model.records import ChunkRecord, OrderRecord
 from birthmark.ports import (
@@ -29,10 +27,10 @@ from birthmark.ports import (
     SignTask,
     Transaction,
 )
+from birthmark.workflow.orders.chunks import OpenChunks, require_injected
 
 __all__ = ["Fulfilment", "abandon_open_intents"]
 
-_PAGE = 64
 _PREFIX_BLOCK = 64
 
 
@@ -68,13 +66,7 @@ class Fulfilment:
         clock: Clock,
         depth: int,
     ) -> None:
-        if order.key_origin != "injected":
-            raise Refused(
-                "order.key_origin",
-                f"the keys of order {order.order} are born in the devices",
-                hint="Run `birthmark station provision`; the device makes its key and asks.",
-                order=order.order,
-            )
+        require_injected(order)
         self._order = order
         self._template = template
         self._ledger = ledger
@@ -83,8 +75,7 @@ class Fulfilment:
         self._clock = clock
         self._depth = depth
         self._under_way: dict[int, _Work] = {}
-        self._chunks: deque[ChunkRecord] = deque()
-        self._last_chunk = -1
+        self._chunks = OpenChunks(records, order.order)
         self._prefixes: list[bytes] = []
 
     def run(self, progress: Callable[[int], None]) -> int:
@@ -103,7 +94,7 @@ class Fulfilment:
     def _start_some(self) -> bool:
         """Keep ``depth`` chunks under way; tell whether there were any to start."""
         started = False
-        while len(self._under_way) < self._depth and self._prefixes and (chunk := self._next_chunk()) is not None:
+        while len(self._under_way) < self._depth and self._prefixes and (chunk := self._chunks.next()) is not None:
             serial_prefix = self._prefixes.pop(0)
             self._under_way[chunk.chunk] = _Work(chunk, serial_prefix)
             ((_, entry),) = self._ledger.entries(chunk.seq, 1)
@@ -111,15 +102,6 @@ class Fulfilment:
             self._engine.make(MakeTask(chunk.chunk, serial_prefix, device_serials, chunk.count))
             started = True
         return started
-
-    def _next_chunk(self) -> ChunkRecord | None:
-        if not self._chunks:
-            page = self._records.chunks(self._order.order, "ordered", self._last_chunk, _PAGE)
-            self._chunks.extend(page)
-            if not page:
-                return None
-            self._last_chunk = page[-1].chunk
-        return self._chunks.popleft()
 
     def _commit(self, results: Sequence[MadeChunk | SignedChunk]) -> int:
         """Record a round of results in one transaction, then let the engine sign what is on record."""

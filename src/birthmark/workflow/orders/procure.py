@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from birthmark.errors import BirthmarkError, Refused, Tampered
+from birthmark.errors import BirthmarkError, Tampered
 from birthmark.model.events import Abandoned, Received, Requested, decode_entry, encode_entry, utc_text
 from birthmark.model.records import ChunkRecord, IntentRecord, OrderRecord
 from birthmark.pki.answer import AnswerRule
@@ -37,10 +37,10 @@ from birthmark.ports import (
 )
 from birthmark.workflow.authority.caimport import wanted_not_after
 from birthmark.workflow.handout import record_of
+from birthmark.workflow.orders.chunks import OpenChunks, require_injected
 
 __all__ = ["Procurement", "idempotency_key", "matches_record"]
 
-_PAGE = 16
 _KEY_DIGITS = 32
 
 
@@ -87,13 +87,7 @@ class Procurement:
         clock: Clock,
         depth: int,
     ) -> None:
-        if order.key_origin != "injected":
-            raise Refused(
-                "order.key_origin",
-                f"the keys of order {order.order} are born in the devices",
-                hint="Run `birthmark station provision`; the device makes its key and asks.",
-                order=order.order,
-            )
+        require_injected(order)
         self._order = order
         self._source = source
         self._rule = rule
@@ -107,8 +101,7 @@ class Procurement:
         self._ready: deque[_Work] = deque()
         self._asked: dict[str, tuple[_Work, int]] = {}
         self._making: dict[int, ChunkRecord] = {}
-        self._chunks: deque[ChunkRecord] = deque()
-        self._last_chunk = -1
+        self._chunks = OpenChunks(records, order.order)
         self._failures: list[BirthmarkError] = []
 
     def run(self, progress: Callable[[int], None]) -> int:
@@ -172,7 +165,7 @@ class Procurement:
 
     def _request_chunks(self) -> bool:
         """Take what the engine made onto the record; tell whether there was anything left to make."""
-        while len(self._making) < self._depth and (chunk := self._next_chunk()) is not None:
+        while len(self._making) < self._depth and (chunk := self._chunks.next()) is not None:
             self._making[chunk.chunk] = chunk
             serials = "\n".join(self._named(chunk)).encode("ascii")
             self._engine.make(MakeTask(chunk.chunk, b"", serials, chunk.count))
@@ -182,15 +175,6 @@ class Procurement:
             if isinstance(made, MadeRequests):
                 self._ready.append(self._request(made))
         return True
-
-    def _next_chunk(self) -> ChunkRecord | None:
-        if not self._chunks:
-            page = self._records.chunks(self._order.order, "ordered", self._last_chunk, _PAGE)
-            self._chunks.extend(page)
-            if not page:
-                return None
-            self._last_chunk = page[-1].chunk
-        return self._chunks.popleft()
 
     def _request(self, made: MadeRequests) -> _Work:
         """Keep the requests, then record the intent: an intent on record always has its requests."""

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
@@ -25,8 +26,31 @@ DPS_AUDIENCE = "https://azure-devices-provisioning.net/.default"
 _LIFE_S, _SPARE_S = 3600, 600
 
 
-def sas_tokens(host: str, policy: str, key: Secret, clock: Callable[[], float]) -> Authorization:
-    """Return what makes SAS tokens of an hour for ``host``; ``Misconfigured("cloud.key")`` if the key is none."""
+def sas_tokens(host: str, policy: str, key: Callable[[], Secret], clock: Callable[[], float]) -> Authorization:
+    """Return what makes SAS tokens of an hour for ``host``. The key is looked up for the first of them: a plan, which
+    sends nothing, needs none. Calling it raises ``Misconfigured("cloud.key")`` if the key is none, and what ``key``
+    raises; threads may call it at once.
+    """
+    audience, last, lock = quote(host, safe=""), ("", 0.0), Lock()
+    known: list[bytes] = []
+
+    def token() -> str:
+        nonlocal last
+        with lock:
+            text, ends = last
+            if ends - clock() < _SPARE_S:
+                if not known:
+                    known.append(_policy_key(key(), policy))
+                ends = int(clock()) + _LIFE_S
+                signature = base64.b64encode(hmac.digest(known[0], f"{audience}\n{ends}".encode(), "sha256"))
+                text = f"SharedAccessSignature sr={audience}&sig={quote(signature, safe='')}&se={ends}&skn={policy}"
+                last = text, ends
+            return text
+
+    return token
+
+
+def _policy_key(key: Secret, policy: str) -> bytes:
     try:
         secret = base64.b64decode(key.reveal().strip(), validate=True)
     except (binascii.Error, ValueError):
@@ -38,24 +62,12 @@ def sas_tokens(host: str, policy: str, key: Secret, clock: Callable[[], float]) 
             hint="Store the primary or secondary key of the policy as the portal shows it, nothing else.",
             policy=policy,
         )
-    audience, last = quote(host, safe=""), ("", 0.0)
-
-    def token() -> str:
-        nonlocal last
-        text, ends = last
-        if ends - clock() < _SPARE_S:
-            ends = int(clock()) + _LIFE_S
-            signature = base64.b64encode(hmac.digest(secret, f"{audience}\n{ends}".encode(), "sha256"))
-            text = f"SharedAccessSignature sr={audience}&sig={quote(signature, safe='')}&se={ends}&skn={policy}"
-            last = text, ends
-        return text
-
-    return token
+    return secret
 
 
-def bearer_token(token: Secret) -> Authorization:
-    """Return a ready token, as `az account get-access-token` gives it."""
-    return lambda: "Bearer " + token.reveal().decode("ascii", "replace").strip()
+def bearer_token(token: Callable[[], Secret]) -> Authorization:
+    """Return a ready token, as `az account get-access-token` gives it; it is looked up when it is needed."""
+    return lambda: "Bearer " + token().reveal().decode("ascii", "replace").strip()
 
 
 def entra_tokens(audience: str) -> Authorization:

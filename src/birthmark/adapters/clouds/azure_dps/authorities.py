@@ -32,15 +32,15 @@ _LONGEST_CODE = 64
 
 
 class _Properties(msgspec.Struct, rename="camel"):
-    thumbprint: str = ""
-    is_verified: bool = False
-    verification_code: str = ""
+    thumbprint: str | None = None
+    is_verified: bool | None = None
+    verification_code: str | None = None
 
 
 class _Certificate(msgspec.Struct, rename="camel"):
     name: str
     properties: _Properties
-    etag: str = ""
+    etag: str | None = None
 
 
 class _Listed(msgspec.Struct, rename="camel"):
@@ -76,7 +76,10 @@ class Authorities:
         return [self._one(name, ca, der, held.get(name.lower()), prove) for name, (ca, der) in wanted.items()]
 
     def _require_same(self, name: str, der: bytes, held: _Certificate | None) -> None:
-        if held is not None and held.properties.thumbprint.lower() != sha1(der, usedforsecurity=False).hexdigest():
+        if (
+            held is not None
+            and (held.properties.thumbprint or "").lower() != sha1(der, usedforsecurity=False).hexdigest()
+        ):
             raise Refused(
                 "cloud.ca.differs",
                 f"the CA certificate {name} there is another one",
@@ -96,7 +99,7 @@ class Authorities:
             if held.properties.is_verified:
                 return f"CA certificate {name}: uploaded, taken as proven"
         asked = self._done(self._post(f"{path}/generateVerificationCode", None, held.etag), name)
-        code = asked.properties.verification_code
+        code = asked.properties.verification_code or ""
         if not 0 < len(code) <= _LONGEST_CODE or not code.isascii() or not code.isalnum():
             raise bad_answer(self._uri.name, "a verification code that no certificate can hold")
         proof = prove(ca, code)
@@ -106,8 +109,8 @@ class Authorities:
             raise bad_answer(self._uri.name, "a proof that it took and does not know of")
         return f"CA certificate {name}: possession proven"
 
-    def _post(self, path: str, body: dict[str, str] | None, etag: str) -> Answer:
-        return self._web.call("POST", path, body, headers={"if-match": etag}, also=(409, 412))
+    def _post(self, path: str, body: dict[str, str] | None, etag: str | None) -> Answer:
+        return self._web.call("POST", path, body, headers={"if-match": etag or "*"}, also=(409, 412))
 
     def _done(self, answer: Answer, name: str) -> _Certificate:
         if answer.status in (409, 412):

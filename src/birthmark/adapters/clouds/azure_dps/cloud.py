@@ -16,6 +16,7 @@ from pathlib import Path
 
 from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, bearer_token, entra_tokens, sas_tokens
 from birthmark.adapters.clouds.azure_dps.authorities import Authorities
+from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.clouds.azure_dps.documents import digest, record_of
 from birthmark.adapters.clouds.azure_dps.endorsements import read_endorsements
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
@@ -44,12 +45,20 @@ _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``."""
+    """Implements ``ports.Cloud``; the class implements ``ports.Admits``. ``born_elsewhere``: see
+    ``judge_registration``."""
 
     def __init__(
-        self, uri: str, *, secrets: SecretsHandler, base: Path, clock: Callable[[], float] = time.time
+        self,
+        uri: str,
+        *,
+        secrets: SecretsHandler,
+        base: Path,
+        clock: Callable[[], float] = time.time,
+        born_elsewhere: bool = False,
     ) -> None:
         self._uri = parse_dps_uri(uri)
+        self._judge = partial(judge_registration, born_elsewhere=born_elsewhere)
         self._web = _service(self._uri, secrets, base, clock)
         named = self._uri.endorsements
         self._endorsements = {} if named is None else read_endorsements(base / named)
@@ -64,6 +73,21 @@ class AzureDpsCloud:
         """Devices that have an individual enrolment, as far as they were read: few, the blocked ones."""
         self._after: str | None = ""
         """Where to go on reading them; None: all were read."""
+
+    @classmethod
+    def door(cls, uri: str, *, base: str) -> AzureDpsDevices:
+        """``Admits``: the device side of the service that ``uri`` names; ``Misconfigured("cloud.uri.scope")``."""
+        parsed = parse_dps_uri(uri)
+        if parsed.scope is None:
+            raise Misconfigured(
+                "cloud.uri.scope",
+                f"the uri of {parsed.name} does not say with which ID scope its devices register",
+                hint="Add scope=… to the uri of this cloud; the service shows it as ID Scope.",
+                cloud=parsed.name,
+            )
+        host, _, port = parsed.device_host.partition(":")
+        trust = "" if parsed.trust is None else str(Path(base) / parsed.trust)
+        return AzureDpsDevices(id_scope=parsed.scope, host=host, port=int(port or 443), trust=trust)
 
     @property
     def name(self) -> str:
@@ -83,7 +107,7 @@ class AzureDpsCloud:
         return self._web.calls + (0 if self._arm is None else self._arm.calls)
 
     def expected(self, registration: Registration) -> CloudRecord | None:
-        judge_registration(registration)
+        self._judge(registration)
         if self._by_groups and registration.standing == "enabled":
             return None
         serial = registration.device_serial
@@ -127,7 +151,7 @@ class AzureDpsCloud:
         good: list[Registration] = []
         names: set[str] = set()
         for one in registrations:
-            problem = _judged(one, names)
+            problem = _judged(one, names, self._judge)
             if problem is None:
                 good.append(one)
                 names.add(one.device_serial.lower())
@@ -184,7 +208,7 @@ class AzureDpsCloud:
             self._cas = known_cas(self._groups.all())
         for one in told:
             digests = {digest(der) for der in one.chain}
-            if not self._cas & (digests | {each[:16] for each in digests}):
+            if one.certificates and not self._cas & (digests | {each[:16] for each in digests}):
                 self._cas = None
                 raise Misconfigured(
                     "cloud.group.missing",
@@ -195,10 +219,10 @@ class AzureDpsCloud:
                 )
 
 
-def _judged(told: Registration, names: set[str]) -> Outcome | None:
+def _judged(told: Registration, names: set[str], judge: Callable[[Registration], None]) -> Outcome | None:
     """Return what refuses a registration here, None if nothing does; ``names``: those before it, in lower case."""
     try:
-        judge_registration(told)
+        judge(told)
     except Refused as problem:
         return Outcome(told.device_serial, "refused", problem.code, problem.message)
     if told.device_serial.lower() in names:
@@ -211,7 +235,7 @@ def _service(uri: DpsUri, secrets: SecretsHandler, base: Path, clock: Callable[[
     if uri.key is None:
         authorization = entra_tokens(DPS_AUDIENCE)
     else:
-        authorization = sas_tokens(uri.host, uri.policy, secrets(uri.key), clock)
+        authorization = sas_tokens(uri.host, uri.policy, partial(secrets, uri.key), clock)
     return _web(uri, base)(host=uri.host, authorization=authorization, version=_SERVICE_VERSION)
 
 
@@ -219,7 +243,7 @@ def _manager(uri: DpsUri, secrets: SecretsHandler, base: Path) -> DpsWeb:
     if uri.arm_token is None:
         authorization = entra_tokens(f"https://{uri.arm_host}/.default")
     else:
-        authorization = bearer_token(secrets(uri.arm_token))
+        authorization = bearer_token(partial(secrets, uri.arm_token))
     return _web(uri, base)(host=uri.arm_host, authorization=authorization, version=_ARM_VERSION)
 
 

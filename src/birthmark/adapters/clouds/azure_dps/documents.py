@@ -7,6 +7,7 @@ PEM and come out as their thumbprints only. What is not ours in a record (twins,
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "digest",
     "enrollment_body",
     "group_body",
+    "is_shown_name",
     "merged",
     "pem",
     "read_attestation",
@@ -38,12 +40,15 @@ __all__ = [
 ]
 
 _READ_ONLY = ("registrationState", "createdDateTimeUtc", "lastUpdatedDateTimeUtc")
+_DIGEST = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+_SHOWN = re.compile(r"[!-~]{1,128}", re.ASCII)
+"""Ids of registrations and devices have at most 128 characters there."""
 _SLOTS = ("primary", "secondary")
 _REPROVISION = {"migrate": (True, True), "reset": (True, False), "never": (False, False)}
 
 
 class _Info(msgspec.Struct, rename="camel"):
-    sha256_thumbprint: str = ""
+    sha256_thumbprint: str | None = None
 
 
 class _Certificate(msgspec.Struct, rename="camel"):
@@ -83,8 +88,8 @@ class _Reprovision(msgspec.Struct, rename="camel"):
 
 class _Shared(msgspec.Struct, rename="camel"):
     attestation: _Attestation
-    etag: str = ""
-    provisioning_status: str = "enabled"
+    etag: str | None = None
+    provisioning_status: str | None = None
     reprovision_policy: _Reprovision | None = None
     allocation_policy: str | None = None
     iot_hubs: list[str] | None = None
@@ -128,7 +133,7 @@ class BulkError(msgspec.Struct, rename="camel"):
 
     registration_id: str = ""
     error_code: int = 0
-    error_status: str = ""
+    error_status: str | None = None
 
 
 class BulkResult(msgspec.Struct, rename="camel"):
@@ -149,7 +154,13 @@ read_groups = msgspec.json.Decoder(list[Group]).decode
 
 def _thumbprints(slots: _Slots | None) -> tuple[str, ...]:
     members = (slots.primary, slots.secondary) if slots else ()
-    return tuple(one.info.sha256_thumbprint.lower() for one in members if one is not None and one.info is not None)
+    told = [one.info.sha256_thumbprint or "" for one in members if one is not None and one.info is not None]
+    return tuple(text.lower() if _DIGEST.fullmatch(text) else "unreadable" for text in told)
+
+
+def is_shown_name(text: str) -> bool:
+    """Say whether what a service gives as a name can be one, so that it may stand on a screen and in a table."""
+    return _SHOWN.fullmatch(text) is not None
 
 
 def pem(der: bytes) -> str:

@@ -39,8 +39,8 @@ class Groups:
 
     @property
     def most_calls(self) -> int:
-        """What ``all`` costs at most."""
-        return ceil(self._uri.most_groups / PAGE)
+        """What ``all`` costs at most; the last page may be an empty one."""
+        return ceil(self._uri.most_groups / PAGE) + 1
 
     def all(self) -> list[Group]:
         """Return every group there."""
@@ -89,7 +89,7 @@ class Groups:
         if self._same(held, authority):
             return f"group {name}: as it should be"
         document = decoded(read_document, answer, self._uri.name)
-        self._put(path, merged(document, body), {"if-match": held.etag})
+        self._put(path, merged(document, body), {"if-match": held.etag or "*"})
         return f"group {name}: changed to what was told"
 
     def _put(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from birthmark.adapters.clouds.azure_dps.documents import (
     Enrollment,
     digest,
     enrollment_body,
+    is_shown_name,
     merged,
     read_attestation,
     read_bulk,
@@ -107,7 +108,10 @@ class Enrollments:
         headers = {"x-ms-max-item-count": str(PAGE)} | ({"x-ms-continuation": after} if after else {})
         answer = self._web.call("POST", "/enrollments/query", {"query": "SELECT * FROM enrollments"}, headers=headers)
         following = answer.headers.get("x-ms-continuation") or None
-        return decoded(read_enrollments, answer, self._uri.name), following
+        rows = decoded(read_enrollments, answer, self._uri.name)
+        if not all(is_shown_name(row.registration_id) and is_shown_name(row.device_id or "-") for row in rows):
+            raise bad_answer(self._uri.name, "an enrolment with a name that none can have")
+        return rows, following
 
     def _get(self, key: str) -> tuple[dict[str, Any], Enrollment] | None:
         answer = self._web.call("GET", f"/enrollments/{quote(key, safe='')}", also=(404,))
@@ -149,7 +153,7 @@ class Enrollments:
             if _status(error) in (408, 429) or _status(error) >= 500:
                 raise Unavailable(
                     "cloud.half_done",
-                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status)}",
+                    f"the service did some of a bulk call: {error.error_code} {plain(error.error_status or '')}",
                     hint="The same is told again later: what was done already is compared then.",
                     cloud=self._uri.name,
                     service_code=error.error_code,
@@ -170,7 +174,7 @@ def _status(error: BulkError) -> int:
 
 
 def _refused(told: Registration, error: BulkError) -> Outcome:
-    detail = f"{error.error_code} {plain(error.error_status)}".strip()
+    detail = f"{error.error_code} {plain(error.error_status or '')}".strip()
     return Outcome(told.device_serial, "refused", "cloud.record.refused", detail)
 
 

@@ -24,7 +24,7 @@ __all__ = ["MOST_CERTIFICATES", "is_name", "judge_authority", "judge_registratio
 
 MOST_CERTIFICATES = 2
 """Primary and secondary."""
-_MOST_NAME = 64
+_MOST_NAME, _MOST_ANY = 64, 128
 _NAME = re.compile(r"[A-Za-z0-9._:-]*[A-Za-z0-9-]", re.ASCII)
 
 
@@ -41,13 +41,17 @@ def is_name(text: str) -> bool:
     return len(text) <= _MOST_NAME and _NAME.fullmatch(text) is not None
 
 
-def judge_registration(told: Registration) -> None:
-    """Return, or raise ``Refused``: ``cloud.name.refused``, ``cloud.certificate.name``, ``.count``, ``.kind``."""
+def judge_registration(told: Registration, *, born_elsewhere: bool = False) -> None:
+    """Return, or raise ``Refused``: ``cloud.name.refused``, ``cloud.certificate.name``, ``.count``, ``.kind``.
+
+    ``born_elsewhere``: somebody else gives devices their names and certificates, so we may know of no certificate, and
+    a name may be as long as the service takes any.
+    """
     serial = told.device_serial
-    if not is_name(serial):
+    if not (is_name(serial) or (born_elsewhere and len(serial) <= _MOST_ANY and _NAME.fullmatch(serial))):
         _refuse_name(serial)
     count = len(told.certificates)
-    if count > MOST_CERTIFICATES or (count == 0 and told.standing == "enabled"):
+    if count > MOST_CERTIFICATES or (count == 0 and told.standing == "enabled" and not born_elsewhere):
         raise Refused(
             "cloud.certificate.count",
             f"{serial} has {count} certificates: the service takes a primary and a secondary one",

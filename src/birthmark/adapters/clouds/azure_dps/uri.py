@@ -22,6 +22,7 @@ _ARM = re.compile(
     r"/providers/Microsoft\.Devices/provisioningServices/[0-9A-Za-z-]{1,64}",
     re.ASCII,
 )
+_DEVICE_HOST = "global.azure-devices-provisioning.net"
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "mode": ("groups", "individual"),
     "auth": ("sas", "entra"),
@@ -39,7 +40,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "most-cas": (25, 100_000),
 }
 """(what holds if nothing is said, the most that may be said); the quotas are those that Microsoft publishes."""
-_TEXTS = ("scope", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust", "endorsements")
+_TEXTS = ("scope", "device-host", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust", "endorsements")
 _OPTIONS = (*_CHOICES, *_NUMBERS, *_TEXTS)
 
 
@@ -66,6 +67,8 @@ class DpsUri:
     arm_host: str
     arm_token: str | None
     trust: str | None
+    scope: str | None
+    device_host: str
     endorsements: str | None
 
     @property
@@ -77,7 +80,7 @@ class DpsUri:
 def parse_dps_uri(uri: str) -> DpsUri:
     """Take a URI apart; ``Misconfigured("cloud.uri")`` if an option is unknown, wrong, twice there or missing.
 
-    ``scope`` is of the device side alone: it stands here so that one text names the service.
+    ``scope`` and ``device-host`` are of the device side alone: they stand here so that one text names the service.
     """
     scheme, _, rest = uri.partition(":")
     host, _, query = rest.partition("?")
@@ -118,6 +121,8 @@ def parse_dps_uri(uri: str) -> DpsUri:
         arm_host=found.get("arm-host", "management.azure.com").lower(),
         arm_token=found.get("arm-token"),
         trust=found.get("trust"),
+        scope=found.get("scope"),
+        device_host=found.get("device-host", _DEVICE_HOST).lower(),
         endorsements=found.get("endorsements"),
     )
 
@@ -131,6 +136,10 @@ def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
         _wrong("arm is /subscriptions/…/resourceGroups/…/providers/Microsoft.Devices/provisioningServices/NAME")
     if "arm-host" in found and not _HOST.fullmatch(found["arm-host"]):
         _wrong("arm-host is the host of the resource manager")
+    if "device-host" in found and not _HOST.fullmatch(found["device-host"]):
+        _wrong("device-host is the host at which devices register")
+    if "scope" in found and not re.fullmatch(r"[0-9A-Za-z]{1,32}", found["scope"]):
+        _wrong("scope is the ID scope of the service, as 0ne00000000")
     if chosen["ca"] == "reference" and "arm" not in found:
         _wrong("ca=reference needs arm=…: CA certificates are made known through the resource manager")
     if "endorsements" in found and chosen["mode"] != "individual":

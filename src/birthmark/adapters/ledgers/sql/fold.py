@@ -69,6 +69,7 @@ class Fold(PreloadFold):
             e.Drawn: self._drawn,
             e.Installed: self._step,
             e.Verified: self._step,
+            e.Admitted: self._step,
             e.Failed: self._step,
             e.Superseded: self._superseded,
             e.Revoked: self._revoked,
@@ -339,7 +340,7 @@ class Fold(PreloadFold):
         self._use_attempt(event.attempt, event.device, "drawn", seq)
         self._set_device(event.device, state, intent=device.intent, position=device.position, attempt=event.attempt)
 
-    def _step(self, event: e.Installed | e.Verified | e.Failed, attachment: bytes, seq: int) -> None:
+    def _step(self, event: e.Installed | e.Verified | e.Admitted | e.Failed, attachment: bytes, seq: int) -> None:
         device = self._device(event.device)
         name = str(type(event).__struct_config__.tag)
         # While its chunk is being made a device has nothing that could be installed or fail.

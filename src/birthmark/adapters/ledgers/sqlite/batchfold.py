@@ -20,6 +20,7 @@ from birthmark.adapters.ledgers.sql.foldedtables import (
 from birthmark.adapters.ledgers.sql.records import DEVICES_QUERY
 from birthmark.model.device import DeviceState
 from birthmark.model.events import (
+    Admitted,
     Drawn,
     Event,
     Failed,
@@ -38,7 +39,7 @@ from birthmark.model.events import (
 
 __all__ = ["BatchFold"]
 
-_OF_ONE_DEVICE = (Drawn, Installed, Verified, KeyErased, Failed, Rejected, Superseded, Scrapped, Revoked)
+_OF_ONE_DEVICE = (Drawn, Installed, Verified, Admitted, KeyErased, Failed, Rejected, Superseded, Scrapped, Revoked)
 _THESE_DEVICES = DEVICES_QUERY + "WHERE d.device_serial IN (SELECT value FROM json_each(?))"  # noqa: S608
 _WRITE_DEVICE = "UPDATE device SET state = ?, intent = ?, position = ?, attempt = ? WHERE device_serial = ?"
 

@@ -19,11 +19,11 @@ from birthmark.adapters.targets.esp.memory import LARGEST_FLASH, DeviceMemory, R
 from birthmark.adapters.targets.esp.nvs import NVS_MARKS, PAGE_OCTETS
 from birthmark.adapters.targets.esp.nvskeys import KEYS_OCTETS
 from birthmark.adapters.targets.esp.securecert import PARTITION_OCTETS, SECURE_CERT_MARKS
-from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, require_key
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, key_not_made, require_key
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.adapters.targets.standins import named_directory, stand_in_uri
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
-from birthmark.errors import DeviceFault, Refused
+from birthmark.errors import DeviceFault
 from birthmark.ports import Credential, Evidence, Fence, Probe, Rehearsal, SecretsHandler
 
 __all__ = ["EspTarget", "file_option", "flash_offset"]
@@ -87,6 +87,11 @@ class EspTarget:
             irreversible=() if locked is None else (burnt,),
         )
 
+    @property
+    def place(self) -> str:
+        """The directory that stands for the device."""
+        return self._directory.place
+
     def probe(self) -> Probe:
         """Return ``device-id``, the name of the directory or the MAC address in the fuses as the identity."""
         self._directory.check()
@@ -95,12 +100,7 @@ class EspTarget:
         return Probe(self._identity(), certificate, makes_key=False, can_sign=True)
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
-        raise Refused(
-            "target.key.not_made",
-            f"{self._name} takes a key that was made before",
-            hint="Use an order whose keys are injected.",
-            target=self._name,
-        )
+        raise key_not_made(self._name)
 
     def install(self, credential: Credential, fence: Fence) -> None:
         certificates = certificates_of(credential, chain=self._chain)

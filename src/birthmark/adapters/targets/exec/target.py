@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from birthmark.adapters.targets.exec.conversation import Conversation
 from birthmark.adapters.targets.exec.messages import Asked, Installed, KeyMade, Probed, Proved
-from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, refuse_key, require_key
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, key_not_made, refuse_key, require_key
 from birthmark.adapters.targets.proof import proof_message
 from birthmark.adapters.targets.uri import bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Refused
@@ -112,12 +112,7 @@ class ExecTarget:
 
     def _require_making(self, *, makes: bool) -> None:
         if self._ask(Probed, None, "probe").makes_key is not makes:
-            raise Refused(
-                "target.key.not_made",
-                f"{self._name} takes a key that was made before",
-                hint="Use an order whose keys are injected.",
-                target=self._name,
-            )
+            raise key_not_made(self._name)
 
     def _ask(self, expected: type[Any], fence: Fence | None, do: Any, **members: Any) -> Any:
         secret = None if self._reference is None else self._secrets(self._reference).reveal()

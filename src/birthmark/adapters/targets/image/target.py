@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, mismatch, require_key
+from birthmark.adapters.targets.identity import CHAIN_LENGTHS, certificates_of, key_not_made, mismatch, require_key
 from birthmark.adapters.targets.image.assembly import STORE
 from birthmark.adapters.targets.image.bases import Base, Store, open_base
 from birthmark.adapters.targets.image.form import Identity, damaged
@@ -16,7 +17,7 @@ from birthmark.adapters.targets.image.octets import Overlay, same_octets
 from birthmark.adapters.targets.image.output import DeltaOutput, Output, WholeOutput, foreign
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.adapters.targets.uri import bad_option, choice, decoded, parse_target_uri
-from birthmark.errors import DeviceFault, Misconfigured, Refused, StationFault
+from birthmark.errors import DeviceFault, Misconfigured, StationFault
 from birthmark.pki.algorithms import spki_of
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
@@ -65,6 +66,11 @@ class ImageTarget:
         whole = choice(parsed, "write", ("delta", "full")) == "full"
         self._output: Output = WholeOutput(self._path) if whole else DeltaOutput(self._path, self._store)
 
+    @property
+    def place(self) -> str:
+        """The file that is written."""
+        return f"file:{os.path.realpath(self._path)}"
+
     def probe(self) -> Probe:
         """Return the device that the image is made for.
 
@@ -84,12 +90,7 @@ class ImageTarget:
         return Probe(found.device_serial, certificate, makes_key=False, can_sign=True)
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
-        raise Refused(
-            "target.key.not_made",
-            f"{self._name} takes a key that was made before",
-            hint="Use an order whose keys are injected: no key is born in an image.",
-            target=self._name,
-        )
+        raise key_not_made(self._name, hint="Use an order whose keys are injected: no key is born in an image.")
 
     def install(self, credential: Credential, fence: Fence) -> None:
         certificates = certificates_of(credential, chain=self._chain)

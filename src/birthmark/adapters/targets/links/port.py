@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from birthmark.adapters.extras import require_extra
 from birthmark.errors import StationFault
 
-__all__ = ["SerialPort"]
+__all__ = ["SerialPort", "port_place"]
 
 _MOST_AT_ONCE = 4096
+
+
+def port_place(path: str) -> str:
+    """Return the place that the port at ``path`` is, whichever of its names ``path`` is (``/dev/serial/by-id/…``)."""
+    return f"port:{os.path.realpath(path)}"
 
 
 class SerialPort:

@@ -14,7 +14,7 @@ from birthmark.adapters.targets.devicename import device_name
 from birthmark.adapters.targets.directory import Directory, Permissions
 from birthmark.adapters.targets.esp.locks import P256_ORDER
 from birthmark.adapters.targets.esp.memory import LARGEST_FLASH
-from birthmark.adapters.targets.identity import certificates_of, mismatch, require_key
+from birthmark.adapters.targets.identity import certificates_of, key_not_made, mismatch, require_key
 from birthmark.adapters.targets.matter.data import FactoryData, Shown, damaged_data
 from birthmark.adapters.targets.matter.forms import matter_form
 from birthmark.adapters.targets.matter.onboarding import Onboarding, new_onboarding, read_onboarding
@@ -51,6 +51,11 @@ class MatterTarget:
         self._directory = Directory(base / decoded(uri, parsed.path), largest=LARGEST_FLASH)
         self._form = matter_form(parsed, self._directory)
 
+    @property
+    def place(self) -> str:
+        """The directory that stands for the device."""
+        return self._directory.place
+
     def probe(self) -> Probe:
         """Return ``device-id``, or else the name of the directory, as the identity."""
         self._directory.check()
@@ -61,12 +66,7 @@ class MatterTarget:
         return Probe(device_name(self._directory, self._name), certificate, makes_key=False, can_sign=True)
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
-        raise Refused(
-            "target.key.not_made",
-            f"{self._name} takes a key that was made before",
-            hint="Use an order whose keys are injected.",
-            target=self._name,
-        )
+        raise key_not_made(self._name)
 
     def install(self, credential: Credential, fence: Fence) -> None:
         certificates = certificates_of(credential, chain="issuing")

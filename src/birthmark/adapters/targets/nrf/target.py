@@ -18,21 +18,13 @@ from birthmark.adapters.targets.identity import (
     read_pem_certificates,
     refuse_key,
 )
-from birthmark.adapters.targets.links.budget import RetryBudget, garbled
-from birthmark.adapters.targets.links.options import (
-    SERIAL_OPTIONS,
-    IdentityMap,
-    answer_seconds,
-    number,
-    open_port,
-    retries,
-)
-from birthmark.adapters.targets.links.session import same_device
-from birthmark.adapters.targets.links.talk import Talk
+from birthmark.adapters.targets.links.budget import garbled
+from birthmark.adapters.targets.links.options import SERIAL_OPTIONS, number
+from birthmark.adapters.targets.links.porttarget import PortTarget
 from birthmark.adapters.targets.nrf.anchors import IdentityKeys, attestation
 from birthmark.adapters.targets.nrf.keygen import CHALLENGE_OCTETS, Keygen, read_keygen, read_token
 from birthmark.adapters.targets.nrf.modem import CERTIFICATE, KEY, NOTE, Modem
-from birthmark.adapters.targets.uri import bad_option, choice, decoded, parse_target_uri
+from birthmark.adapters.targets.uri import bad_option, choice, parse_target_uri
 from birthmark.errors import DeviceFault, Refused, Unavailable
 from birthmark.model.ids import parse_device_serial
 from birthmark.pki.certread import UNREADABLE
@@ -51,7 +43,7 @@ _SECOND_TRIES = 2
 """How often a signature that does not hold is asked for again: a line has no checksum, a signature is one."""
 
 
-class NrfTarget:
+class NrfTarget(PortTarget):
     """Implements ``ports.Target``, and ``ports.Attests`` with ``anchors``, on ``nrf:/dev/ttyACM0?sec-tag=16842753``.
 
     A power cut during ``make_key`` leaves no key or one that waits; during ``install`` a key without certificate or
@@ -60,11 +52,7 @@ class NrfTarget:
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
         parsed = parse_target_uri(uri, scheme="nrf", options=_OPTIONS)
-        self._uri = parsed
-        self._name = uri
-        self._path = decoded(uri, parsed.path)
-        self._answer_s = answer_seconds(parsed)
-        self._budget = RetryBudget(retries(parsed))
+        super().__init__(parsed, base)
         self._tag = number(parsed, "sec-tag", _SEC_TAG, 0, _MOST_TAG)
         self._note_tag = number(parsed, "note-tag", _NOTE_TAG, 0, _MOST_TAG)
         if self._tag == self._note_tag:
@@ -75,20 +63,13 @@ class NrfTarget:
             raise bad_option(parsed, "key-usage", "Use nine digits 0 or 1, digitalSignature first (RFC 5280, 4.2.1.3).")
         anchors = parsed.options.get("anchors")
         self._anchors = None if anchors is None else IdentityKeys(base / anchors)
-        self._map = IdentityMap(parsed, base)
-        self._identity: str | None = None
-
-    @property
-    def link_repeats(self) -> int:
-        """How many repeats the link cost since this object was made."""
-        return self._budget.spent
 
     def probe(self) -> Probe:
         """Return the IMEI, or the device serial that the map gives for it, as the identity."""
         with self._modem(None) as modem:
             certificates = self._certificates(modem)
             return Probe(
-                identity=self._map.device_serial(self._identity or ""),
+                identity=self._device_serial(),
                 certificate=certificates[0] if certificates else None,
                 makes_key=True,
                 can_sign=True,
@@ -231,10 +212,7 @@ class NrfTarget:
 
     @contextmanager
     def _modem(self, fence: Fence | None) -> Iterator[Modem]:
-        port = open_port(self._uri, self._path)
-        try:
-            modem = Modem(Talk(port, self._budget, answer_s=self._answer_s, fence=fence))
-            self._identity = same_device(self._identity, modem.connect())
+        with self._talk(fence) as talk:
+            modem = Modem(talk)
+            self._meet(modem.connect())
             yield modem
-        finally:
-            port.close()

@@ -19,6 +19,7 @@ from birthmark.adapters.targets.identity import (
     CHAIN_LENGTHS,
     Certificates,
     certificates_of,
+    key_not_made,
     mismatch,
     pkcs8_of,
     refuse_key,
@@ -34,6 +35,7 @@ from birthmark.adapters.targets.links.options import (
     open_port,
     retries,
 )
+from birthmark.adapters.targets.links.port import port_place
 from birthmark.adapters.targets.links.session import same_device
 from birthmark.adapters.targets.links.shells import LineShell, Shell
 from birthmark.adapters.targets.links.sshchild import SshShell
@@ -120,12 +122,7 @@ class _ShellTarget(ABC):
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
         if not self._born:
-            raise Refused(
-                "target.key.not_made",
-                f"{self._name} takes a key that was made before",
-                hint="Add key=born to the target, or use an order whose keys are injected.",
-                target=self._name,
-            )
+            raise key_not_made(self._name, hint="Add key=born to the target, or use an order whose keys are injected.")
         if algorithm not in scripts.ALGORITHMS:
             raise Refused(
                 "target.key.algorithm",
@@ -296,6 +293,11 @@ class SerialTarget(_ShellTarget):
         super().__init__(parsed, base)
         self._path = decoded(uri, parsed.path)
 
+    @property
+    def place(self) -> str:
+        """The port at which the device stands."""
+        return port_place(self._path)
+
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:
         port = open_port(self._uri, self._path)
@@ -323,7 +325,13 @@ class SshTarget(_ShellTarget):
                 hint="See docs/targets/shell.md for the form of this target.",
                 target=ascii(uri[:200]),
             )
+        self._where = f"ssh:{match[2].lower()}:{match[3] or '22'}:{self._directory}"
         self._command = self._ssh(parsed, base, user=match[1], host=match[2].strip("[]"), port=match[3] or "22")
+
+    @property
+    def place(self) -> str:
+        """The directory on the machine, whoever logs in there."""
+        return self._where
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[Shell]:

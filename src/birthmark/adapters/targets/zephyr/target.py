@@ -9,25 +9,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark.adapters.targets.identity import (
-    certificates_of,
-    pkcs8_of,
-    read_pem_certificates,
-)
-from birthmark.adapters.targets.links.budget import RetryBudget
-from birthmark.adapters.targets.links.options import (
-    SERIAL_OPTIONS,
-    IdentityMap,
-    answer_seconds,
-    number,
-    open_port,
-    retries,
-)
-from birthmark.adapters.targets.links.session import same_device
-from birthmark.adapters.targets.links.talk import Talk
-from birthmark.adapters.targets.uri import choice, decoded, parse_target_uri
+from birthmark.adapters.targets.identity import certificates_of, key_not_made, pkcs8_of, read_pem_certificates
+from birthmark.adapters.targets.links.options import SERIAL_OPTIONS, number
+from birthmark.adapters.targets.links.porttarget import PortTarget
+from birthmark.adapters.targets.uri import choice, parse_target_uri
 from birthmark.adapters.targets.zephyr.credshell import CredShell
-from birthmark.errors import DeviceFault, Refused
+from birthmark.errors import DeviceFault
 from birthmark.ports import Credential, Evidence, Fence, Probe, SecretsHandler
 
 __all__ = ["ZephyrTarget"]
@@ -37,7 +24,7 @@ _SEC_TAG, _MOST_TAG = 16842753, 2147483647
 _CERTIFICATE, _KEY = "SERV", "PK"
 
 
-class ZephyrTarget:
+class ZephyrTarget(PortTarget):
     """Implements ``ports.Target`` on ``zephyr:/dev/ttyACM0?sec-tag=16842753``.
 
     The key is stored as PKCS#8 DER, the certificates as PEM with a NUL. A power cut during ``install`` leaves the old
@@ -46,35 +33,18 @@ class ZephyrTarget:
 
     def __init__(self, uri: str, *, secrets: SecretsHandler, base: Path) -> None:
         parsed = parse_target_uri(uri, scheme="zephyr", options=_OPTIONS)
-        self._uri = parsed
-        self._name = uri
-        self._path = decoded(uri, parsed.path)
-        self._answer_s = answer_seconds(parsed)
-        self._budget = RetryBudget(retries(parsed))
+        super().__init__(parsed, base)
         self._tag = number(parsed, "sec-tag", _SEC_TAG, 0, _MOST_TAG)
         self._chain = choice(parsed, "chain", ("issuing", "full"))
-        self._map = IdentityMap(parsed, base)
-        self._identity: str | None = None
-
-    @property
-    def link_repeats(self) -> int:
-        """How many repeats the link cost since this object was made."""
-        return self._budget.spent
 
     def probe(self) -> Probe:
         """Return the hardware id, or the device serial that the map gives for it, as the identity."""
         with self._shell(None) as shell:
             certificates = self._certificates(shell)
-        identity = self._map.device_serial(self._identity or "")
-        return Probe(identity, certificates[0] if certificates else None, makes_key=False, can_sign=False)
+        return Probe(self._device_serial(), certificates[0] if certificates else None, makes_key=False, can_sign=False)
 
     def make_key(self, algorithm: str, device_serial: str, fence: Fence) -> bytes:
-        raise Refused(
-            "target.key.not_made",
-            f"{self._name} takes a key that was made before",
-            hint="Use an order whose keys are injected: the credentials shell makes none.",
-            target=self._name,
-        )
+        raise key_not_made(self._name, hint="Use an order whose keys are injected: the credentials shell makes none.")
 
     def install(self, credential: Credential, fence: Fence) -> None:
         certificates = certificates_of(credential, chain=self._chain)
@@ -123,10 +93,7 @@ class ZephyrTarget:
 
     @contextmanager
     def _shell(self, fence: Fence | None) -> Iterator[CredShell]:
-        port = open_port(self._uri, self._path)
-        try:
-            shell = CredShell(Talk(port, self._budget, answer_s=self._answer_s, fence=fence))
-            self._identity = same_device(self._identity, shell.identity())
+        with self._talk(fence) as talk:
+            shell = CredShell(talk)
+            self._meet(shell.identity())
             yield shell
-        finally:
-            port.close()

@@ -1,0 +1,1 @@
+"""MQTT 3.1.1 on the server's side, as the emulated clouds speak it."""

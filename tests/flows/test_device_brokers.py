@@ -1,0 +1,143 @@
+"""Devices of the line at a broker that is not ours: a real Mosquitto with our issuing CA and its revocation list."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.cli.main import main
+from birthmark.testing.aws import EmulatedAws
+from birthmark.testing.dps.certs import ServerIdentity
+from support.awsworld import ROLE, certificate, client, device_files, pem
+from support.mosquitto import broker
+from support.pahodevice import connected, said_back
+from support.vendortools import run_tool
+
+CLIENT = Path(__file__).resolve().parents[1] / "support" / "awsdevices.py"
+ALPN = "x-amzn-mqtt-ca"
+OPEN = json.dumps({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}})
+TEMPLATE = json.dumps(
+    {
+        "Parameters": {
+            "AWS::IoT::Certificate::CommonName": {"Type": "String"},
+            "AWS::IoT::Certificate::Id": {"Type": "String"},
+        },
+        "Resources": {
+            "thing": {
+                "Type": "AWS::IoT::Thing",
+                "Properties": {"ThingName": {"Ref": "AWS::IoT::Certificate::CommonName"}},
+            },
+            "certificate": {
+                "Type": "AWS::IoT::Certificate",
+                "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"},
+            },
+            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "devices"}},
+        },
+    }
+)
+GOOD, SCRAPPED = "TH-0001", "TH-0002"
+
+
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A line that made two devices, of which one was scrapped; their CA has told so in its list."""
+    place = tmp_path_factory.mktemp("line")
+    make_workspace(place / "fab", preset="aws-iot")
+    options = ["-C", str(place / "fab"), "--json"]
+    order = ["--product", "device", "--quantity", "2", "--first", GOOD, "--key-origin", "device"]
+    assert main(["order", "create", "lot", *order, *options]) == 0
+    for name in (GOOD, SCRAPPED):
+        (place / name).mkdir()
+        told = ["--device-serial", name, "--target", f"files:{place / name}?key=born"]
+        assert main(["station", "provision", *told, *options]) == 0
+    assert main(["device", "scrap", SCRAPPED, "--reason", "dropped", *options]) == 0
+    assert main(["ca", "crl", "issuing", *options]) == 0
+    listed = ["openssl", "crl", "-inform", "DER", "-in", str(place / "fab" / "ca" / "issuing.crl")]
+    subprocess.run([*listed, "-out", str(place / "crl.pem")], check=True)
+    return place
+
+
+@pytest.fixture
+def devices(factory: Path, tmp_path: Path) -> dict[str, Path]:
+    """Directories with ``device.crt`` and ``device.key``: of the line, of the line but scrapped, of a foreign CA."""
+    stranger_key = ec.generate_private_key(ec.SECP256R1())
+    issuing = issuing_ca(factory)
+    foreign = device_files(tmp_path / "TH-0009", *certificate("TH-0009", issuing, stranger_key))
+    return {"good": factory / GOOD, "scrapped": factory / SCRAPPED, "foreign": foreign}
+
+
+def issuing_ca(factory: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((factory / "fab" / "ca" / "issuing.pem").read_bytes())
+
+
+@pytest.fixture
+def port(factory: Path, tmp_path: Path) -> Iterator[int]:
+    server = ServerIdentity(["localhost"], "broker")
+    files = device_files(tmp_path / "server", server.certificate, server.key)
+    (tmp_path / "root.pem").write_text(server.root_pem)
+    known = tmp_path / "known.pem"
+    known.write_bytes(b"".join((factory / "fab" / "ca" / f"{name}.pem").read_bytes() for name in ("issuing", "root")))
+    identity = {"certfile": files / "device.crt", "keyfile": files / "device.key"}
+    with broker(tmp_path, cafile=known, crlfile=factory / "crl.pem", **identity) as running:
+        yield running
+
+
+@pytest.mark.parametrize("alpn", [None, ALPN])
+def test_mosquitto_lets_in_the_device_and_neither_a_scrapped_nor_a_foreign_one(
+    devices: dict[str, Path], port: int, tmp_path: Path, alpn: str | None
+) -> None:
+    root = (tmp_path / "root.pem").read_text()
+    made = connected(devices["good"], GOOD, root, "localhost", port, alpn=alpn)
+    assert made is not None
+    assert said_back(made, f"things/{GOOD}/echo", b"hello") == b"hello"
+    assert said_back(made, f"things/{SCRAPPED}/echo", b"hello") is None  # a user has its own topics alone
+    assert connected(devices["scrapped"], SCRAPPED, root, "localhost", port, alpn=alpn) is None
+    assert connected(devices["foreign"], "TH-0009", root, "localhost", port, alpn=alpn) is None
+
+
+def sdk(root: Path, port: int, alpn: str, devices: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    named = {GOOD: devices["good"], SCRAPPED: devices["scrapped"], "TH-0009": devices["foreign"]}
+    each = [f"{name}={place / 'device.crt'}={place / 'device.key'}" for name, place in named.items()]
+    printed = run_tool("aws", "python", CLIENT, "crt", "echo", root, "localhost", str(port), alpn, *each)
+    return {one["name"]: one for one in map(json.loads, printed.splitlines())}
+
+
+@pytest.mark.parametrize("alpn", ["-", ALPN])
+def test_amazons_client_is_told_the_same_by_mosquitto(
+    devices: dict[str, Path], port: int, tmp_path: Path, alpn: str
+) -> None:
+    seen = sdk(tmp_path / "root.pem", port, alpn, devices)
+    assert seen[GOOD]["heard"] == f"hello {GOOD}"
+    assert all("error" in seen[name] for name in (SCRAPPED, "TH-0009"))
+
+
+def test_the_same_devices_are_met_and_let_in_by_the_emulated_aws(
+    factory: Path, devices: dict[str, Path], tmp_path: Path
+) -> None:
+    """Just-in-time provisioning of a device of the line; who was scrapped before is blocked before."""
+    with EmulatedAws() as aws:
+        iot, root = client(aws), tmp_path / "aws-root.pem"
+        root.write_text(aws.root_pem)
+        iot.create_policy(policyName="devices", policyDocument=OPEN)
+        iot.register_ca_certificate(
+            caCertificate=pem(issuing_ca(factory)),
+            certificateMode="SNI_ONLY",
+            setAsActive=True,
+            allowAutoRegistration=True,
+            registrationConfig={"templateBody": TEMPLATE, "roleArn": ROLE},
+        )
+        scrapped = x509.load_pem_x509_certificates((devices["scrapped"] / "device.crt").read_bytes())[0]
+        iot.register_certificate(certificatePem=pem(scrapped), status="REVOKED")
+        first = sdk(root, aws.mqtt_port, "-", devices)
+        assert all("error" in one for one in first.values())
+        again = sdk(root, aws.mqtt_port, "-", devices)
+        assert [name for name, one in again.items() if "heard" in one] == [GOOD]
+        assert [one["thingName"] for one in iot.list_things()["things"]] == [GOOD]
