@@ -269,3 +269,19 @@ def test_the_budget_of_ten_thousand_devices(tmp_path: Path) -> None:
     assert counts.outcomes == {"done": 10_000}
     assert counts.calls == service.calls == 1000
     assert statements["COMMIT"] <= 250 + 8, "one transaction a round of four calls of ten"
+
+
+def test_a_cloud_with_large_batches_does_not_ask_for_more_than_the_tables_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, sizes = LogWorld(), list[int]()
+    for number in range(1500):
+        world.verify(f"unit-{number:05d}")
+    world.publish()
+    book = world.book(tmp_path / "book.db")
+    for owner, name in ((world, "devices"), (book, "holders")):
+        ask = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda items, ask=ask: sizes.append(len(items)) or ask(items))
+    counts = world.run(MemoryCloud(MemoryService(), batch=1500, lanes=1), book, TestTime()).run()
+    assert (counts.calls, counts.outcomes["done"]) == (1, 1500)
+    assert max(sizes) <= 400

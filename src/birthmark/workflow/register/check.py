@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from birthmark.errors import BirthmarkError, Refused
 from birthmark.ports import Cloud, DueDevice, Outcome, RegisterBook, Registration, Settlement
+from birthmark.workflow.register.fold import pages_of
 from birthmark.workflow.register.wanted import Wanted, WantedNow
 
 __all__ = ["Telling", "parked", "sort_due"]
 
-_DETAIL_LIMIT = 400
+_DETAIL_LIMIT, _PAGE = 400, 400
 _RETRY_HINT = "Mend the cause; then `birthmark register parked NAME --retry`."
 
 
@@ -79,7 +80,9 @@ def sort_due(
             continue
         telling.append(Telling(device, item, None if record is None else record.key))
     keys = [one.key for one in telling if one.key is not None]
-    holder_of = dict(book.holders(keys)) if keys else {}
+    holder_of: dict[str, str] = {}
+    for page in pages_of(keys, _PAGE):
+        holder_of |= book.holders(page)
     free: list[Telling] = []
     for one in telling:
         serial = one.device.device_serial

@@ -16,10 +16,11 @@ from birthmark.model.events import Issued, Received, decode_entry
 from birthmark.model.records import CaRecord, DeviceRecord
 from birthmark.ports import Registration
 from birthmark.workflow.register.changes import ChangeFeed
+from birthmark.workflow.register.fold import pages_of
 
 __all__ = ["Chains", "Wanted", "WantedNow", "authority_chain"]
 
-_GAP, _LONGEST_RUN = 64, 2048
+_PAGE, _GAP, _LONGEST_RUN = 400, 64, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,15 @@ class WantedNow:
     _chains: Chains | None = None
 
     def of(self, told: Mapping[str, int | None]) -> dict[str, Wanted | Refused]:
-        """Return what is wanted for each device (at most some hundreds). ``told``: the entry of our log with the
-        certificate that the cloud knows it by, if it knows it.
+        """Return what is wanted for each device. ``told``: the entry of our log with the certificate that the cloud
+        knows it by, if it knows it.
 
         A refusal names what cannot be told: ``export.certificate.missing``. Raises ``Tampered``:
         ``credential.malformed``, ``log.issued.missing``.
         """
-        devices = self.feed.records.devices(list(told))
+        devices: dict[str, DeviceRecord] = {}
+        for page in pages_of(told, _PAGE):
+            devices |= self.feed.records.devices(page)
         stored = self._stored(devices, told)
         found: dict[str, Wanted | Refused] = {}
         for serial, told_seq in told.items():
