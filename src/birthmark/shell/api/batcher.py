@@ -13,7 +13,7 @@ from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
 
 __all__ = ["Batcher"]
 
-_GATHER_S, _GAP_S = 0.006, 0.001
+_GATHER_S, _GAP_S = 0.003, 0.001
 """A round waits for as many requests as the one before answered: so long at most, and as long as they come so fast."""
 
 
