@@ -11,12 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from birthmark.errors import StationFault
-from birthmark.model.ids import OrderId
 from birthmark.shell.bench.floor import run_floor
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_audit", "hash_and_verify"]
 
@@ -65,16 +64,7 @@ def bench_audit(
 
 
 def _make(workspace: Workspace, count: int, workers: int, progress: Callable[[int], None]) -> None:
-    settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace)
     create_order(workspace.ledger, order, serial_range("th-0000000001", count), clock=workspace.clock)
     make_order(workspace, workspace.records.order("bench"), processes=workers, progress=progress)
     workspace.publish()

@@ -15,9 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from birthmark.errors import StationFault
-from birthmark.model.ids import OrderId
 from birthmark.shell.bench.pair import assign_order, introduce, make_site
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.bundles import manifest_path, open_for_site, seal_for_site
 from birthmark.shell.wiring import Workspace, open_workspace
@@ -25,7 +24,7 @@ from birthmark.wire.bundle import BUNDLE_MAGIC
 from birthmark.wire.frames import read_whole_frames
 from birthmark.wire.hpke import DEFAULT_SUITE, SUITES
 from birthmark.wire.vault import VaultKey
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_bundle"]
 
@@ -81,16 +80,7 @@ def bench_bundle(count: int, *, parent: Path, progress: Callable[[int], None]) -
 
 
 def _prepare(authority: Workspace, count: int, progress: Callable[[int], None]) -> None:
-    settings = authority.product("device")
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=authority.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=authority.by,
-    )
+    order = bench_order(authority)
     create_order(authority.ledger, order, serial_range("th-0000000001", count), clock=authority.clock)
     make_order(authority, authority.records.order("bench"), processes=default_processes(), progress=progress)
     site = authority.root.parent / "site"

@@ -10,14 +10,13 @@ from pathlib import Path
 from statistics import median
 
 from birthmark.errors import Tampered
-from birthmark.model.ids import OrderId
 from birthmark.shell.bench.floor import run_floor
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.siteingest import checking_processes, ingest_file
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_ingest", "receipt_floor"]
 
@@ -104,20 +103,7 @@ def _fill(workspace: Workspace, devices: int) -> None:
     """Order so many devices that nobody makes: half of them sort before those of the sites, half behind."""
     for number, first in enumerate(range(0, devices, _FILL_ORDER)):
         serials = serial_range(f"{'az'[number % 2]}{number:05}-0000000001", min(_FILL_ORDER, devices - first))
-        create_order(workspace.ledger, _new_order(workspace, f"fill-{number}"), serials, clock=workspace.clock)
-
-
-def _new_order(workspace: Workspace, name: str) -> NewOrder:
-    settings = workspace.product("device")
-    return NewOrder(
-        order=OrderId(name),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+        create_order(workspace.ledger, bench_order(workspace, f"fill-{number}"), serials, clock=workspace.clock)
 
 
 def _one(
@@ -125,7 +111,7 @@ def _one(
 ) -> tuple[float, float]:
     """Make one site's log and ingest it; return the seconds that took, and those of the processors."""
     name = f"site-{number}"
-    order = _new_order(workspace, f"lot-{number}")
+    order = bench_order(workspace, f"lot-{number}")
     serials = serial_range(f"s{number:03}-0000000001", receipts)
     create_order(workspace.ledger, order, serials, clock=workspace.clock)
     make_order(workspace, workspace.records.order(order.order), processes=processes, progress=lambda made: None)

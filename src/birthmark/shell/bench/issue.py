@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from birthmark.model.ids import OrderId
 from birthmark.shell.bench.floor import keygen_and_sign, naive_builder, run_floor
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bulk import make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_issue"]
 
@@ -73,16 +72,7 @@ class _Measured:
 
 
 def _product(workspace: Workspace, count: int, processes: int, progress: Callable[[int], None]) -> _Measured:
-    settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace)
     began = time.perf_counter()
     create_order(workspace.ledger, order, serial_range("th-0000000001", count), clock=workspace.clock)
     created = time.perf_counter() - began

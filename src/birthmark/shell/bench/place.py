@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from birthmark.model.events import KeyOrigin
+from birthmark.model.ids import OrderId
 from birthmark.shell.ceremony import hold_ceremony
 from birthmark.shell.secrets import SecretsResolver
 from birthmark.shell.setup import SetupRequest, create_workspace
 from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.workflow.orders.order import NewOrder
 
-__all__ = ["make_workspace", "throw_away_workspace"]
+__all__ = ["bench_order", "make_workspace", "throw_away_workspace"]
 
 
 def make_workspace(root: Path, *, preset: str = "tls-client", product: str = "device", **choices: object) -> None:
@@ -51,3 +54,19 @@ def throw_away_workspace(parent: Path, *, preset: str = "tls-client", ledger: st
             yield workspace
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def bench_order(
+    workspace: Workspace, name: str = "bench", *, key_origin: KeyOrigin = "injected", key_algorithm: str | None = None
+) -> NewOrder:
+    """Return an order of the product that ``make_workspace`` makes. ``key_algorithm``: other than the product's."""
+    settings = workspace.product("device")
+    return NewOrder(
+        order=OrderId(name),
+        product="device",
+        profile=workspace.profile(settings.profile),
+        key_algorithm=key_algorithm or settings.key_algorithm,
+        key_origin=key_origin,
+        ca=settings.ca,
+        by=workspace.by,
+    )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from birthmark.model.ids import OrderId
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bulk import EngineChoice, make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_ray"]
 
@@ -43,16 +42,7 @@ def bench_ray(
 
 def _rate(workspace: Workspace, name: str, key_algorithm: str, count: int, workers: int, choice: EngineChoice) -> float:
     """Return identities a second."""
-    settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId(name),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace, name, key_algorithm=key_algorithm)
     create_order(workspace.ledger, order, serial_range(f"{name}-0000000001", count), clock=workspace.clock)
     moments: list[float] = []
     made = make_order(

@@ -21,15 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from birthmark.model import events as e
-from birthmark.model.ids import OrderId
 from birthmark.shell.bench.accessfiles import AccessFiles
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.httpload import LoadResult, run_load
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bench.serviceprocess import running_service
 from birthmark.shell.config import CONFIG_NAME
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_serve"]
 
@@ -118,16 +117,7 @@ def _prepare(workspace: Workspace, files: AccessFiles, total: int) -> list[str]:
     )
     path.write_text("\n".join((path.read_text(), *lines, "")))
     devices = list(serial_range("th-0000000001", total))
-    settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="device",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace, key_origin="device")
     create_order(workspace.ledger, order, devices, clock=workspace.clock)
     vkey = (workspace.root / "log" / "vkey").read_text().strip()
     by = workspace.by

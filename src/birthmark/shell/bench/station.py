@@ -17,14 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from birthmark.adapters.targets.identity import certificates_of, require_key
 from birthmark.adapters.targets.proof import sign_proof
-from birthmark.model.ids import OrderId
 from birthmark.ports import Credential, Evidence, Fence, Probe
-from birthmark.shell.bench.place import throw_away_workspace
+from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.heads import StationHeads, open_heads
 from birthmark.shell.wiring import Workspace
 from birthmark.workflow.line.station import ProvisionRequest, provision
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["NullTarget", "bench_station", "make_pool"]
 
@@ -92,17 +91,8 @@ def bench_station(heads: int, count: int, *, parent: Path) -> dict[str, object]:
 
 def make_pool(workspace: Workspace, count: int) -> list[str]:
     """Order so many devices and make their identities; return the device serials."""
-    settings = workspace.product("device")
     devices = list(serial_range("th-0000000001", count))
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace)
     create_order(workspace.ledger, order, devices, clock=workspace.clock)
     record = workspace.records.order("bench")
     make_order(workspace, record, processes=default_processes(), progress=lambda made: None)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 from birthmark.model import events as e
-from birthmark.model.ids import OrderId
+from birthmark.shell.bench.place import bench_order
 from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.wiring import Workspace
-from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
+from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["make_verified"]
 
@@ -24,16 +24,7 @@ def make_verified(
     The certificates are real. The receipts say nothing, since nobody who registers devices reads them: ``audit verify``
     finds that.
     """
-    settings = workspace.product("device")
-    order = NewOrder(
-        order=OrderId("bench"),
-        product="device",
-        profile=workspace.profile(settings.profile),
-        key_algorithm=settings.key_algorithm,
-        key_origin="injected",
-        ca=settings.ca,
-        by=workspace.by,
-    )
+    order = bench_order(workspace)
     serials = list(serial_range(first, count))
     create_order(workspace.ledger, order, serials, clock=workspace.clock)
     made = workspace.records.order("bench")
