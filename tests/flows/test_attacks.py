@@ -293,7 +293,8 @@ def test_encrypted_key_in_a_device_asks_nobody(tmp_path: Path) -> None:
     (tmp_path / "ca.der").write_bytes(credential.chain[0])
     program = (
         "import sys; from pathlib import Path; from birthmark.errors import DeviceFault\n"
-        "from birthmark.adapters.handshake import FileIdentity, TlsVerifier\n"
+        "from birthmark.adapters.devicetls import FileIdentity\n"
+        "from birthmark.adapters.handshake import TlsVerifier\n"
         "here = Path(sys.argv[1])\n"
         "with TlsVerifier([(here / 'ca.der').read_bytes()]) as verifier:\n"
         "    try: verifier.connect(FileIdentity(here / 'device.crt', here / 'device.key'))\n"

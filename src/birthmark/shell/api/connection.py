@@ -62,7 +62,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_octets = 0
         self._long_until: float | None = None
-        self._front: Any = self.config.app
+        self._offer: Any = getattr(self.config.app, "direct", None)
+        """What says who answers a request the short way; None where the application offers none."""
         self._direct: Any = None
         """What answers the request whose body is arriving, if that goes the short way."""
         self.deadline: float | None = None
@@ -124,6 +125,8 @@ class Connection(HttpToolsProtocol):
 
     def _short_way(self) -> Any:
         """Return what answers the request whose headers are read, None if that goes the long way."""
+        if self._offer is None:
+            return None
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
             # Requests that came before are answered before, and only the long way waits for who reads no answers.
             return None
@@ -132,7 +135,7 @@ class Connection(HttpToolsProtocol):
             return None
         if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade():
             return None
-        return self._front.direct(self.parser.get_method(), self.url, self.headers)
+        return self._offer(self.parser.get_method(), self.url, self.headers)
 
     def _respond(self, cycle: _Short, response: Response) -> None:
         if cycle.disconnected:
