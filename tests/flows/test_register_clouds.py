@@ -181,6 +181,14 @@ def test_devices_of_a_site_without_a_network_are_told_when_it_comes_home(
         serials[2]: "enabled",
     }
     assert ask(capsys, pair.hq, "register", "reconcile", "files")[0] == 0
+    exported = {line["device_serial"]: line for line in ask(capsys, pair.hq, "export")[1] if "change" in line}
+    assert {one["site"] for one in exported.values() if one["change"] == "verified"} == {"fab-1"}
+    assert {serial: exported[serial]["change"] for serial in serials[:3]} == {
+        serials[0]: "scrapped",
+        serials[1]: "verified",
+        serials[2]: "verified",
+    }
+    assert exported[serials[1]]["certificate"] == registry(pair)[serials[1]]["certificates"][0]
     pair.replay()
     code, documents = ask(capsys, site.root, "register", "run")
     assert (code, documents[-1]["error"]) == (2, "settings.cloud")
