@@ -20,6 +20,7 @@ from rich.console import Console
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.shell.cli.main import main as birthmark
 from birthmark.shell.cli.telling import plain_table, say
+from birthmark.testing.aws import EmulatedAws
 from birthmark.testing.dps import EmulatedDps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +42,8 @@ PREPARE = (
 )
 CONNECT = "Microsoft's client connects as each device with a file system, over MQTT, with the key and the chain on it."
 STOLEN_SAYS = f"{STOLEN} is scrapped. The next run blocks it, though its CA is still trusted."
+OTHER = "The same devices elsewhere: the CA proves itself, each device becomes a thing with a certificate and a policy."
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:Connect", "Resource": "*"}]}
 BEHIND = (
     f"Somebody changes {CHANGED} records at the cloud: 20 deleted, 20 disabled, 10 names made up with a copied "
     "certificate. Nothing of that is in the ledger."
@@ -142,6 +145,18 @@ def behind_our_back(console: Console, cloud: Cloud) -> None:
     run(console, "register", "reconcile", cloud.name)
 
 
+def another_cloud(console: Console, aws: EmulatedAws) -> None:
+    """Tell AWS IoT of the same devices."""
+    os.environ |= {"AWS_ACCESS_KEY_ID": "emulated", "AWS_SECRET_ACCESS_KEY": "emulated"}
+    (FAB / "policy.json").write_text(json.dumps(POLICY))
+    options = f"mode=thing&policy=devices&policy_document=policy.json&endpoint={aws.url}&rate=100"
+    with (FAB / "birthmark.toml").open("a") as settings:
+        settings.write(f'\n[clouds.aws]\nuri = "aws-iot:{aws.region}?{options}"\n')
+    say(console, "AWS IoT as well", OTHER)
+    for act in ("prepare", "run", "reconcile"):
+        run(console, "register", act, "aws")
+
+
 def main() -> int:
     """Run the demo; 1 if it did not end as it should."""
     console = Console(highlight=False)
@@ -152,14 +167,16 @@ def main() -> int:
         return 1
     devices = sorted(path.name for path in (DEMO / "devices").glob("th-*"))[:CHANGED]
     with ExitStack() as stack:
+        # Microsoft's client knows one port alone: demos that run side by side take an address each.
         clouds = [
             stack.enter_context(EmulatedDps(host=host, hosts=[host], assigning_s=0.2))
-            for host in ("127.77.0.1", "127.77.0.2")
+            for host in (f"127.77.{os.getpid() % 250}.{number}" for number in (1, 2))
         ]
         say(console, "No cloud knows them", HELD)
         by_group = Cloud("azure", clouds[0], mode="groups", ca="reference")
         let_in = meet_the_cloud(console, by_group, devices)
         behind_our_back(console, Cloud("singly", clouds[1], mode="individual"))
+        another_cloud(console, stack.enter_context(EmulatedAws()))
     with console.status("checking everything again"):
         report = verify_workspace(FAB)
     say(console, "Checked again", f"{report.size:,} entries of the log, what the clouds were told among them: "

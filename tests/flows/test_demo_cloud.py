@@ -40,6 +40,11 @@ def test_fifty_changed_records_are_named_and_mended(shown: tuple[Path, str]) -> 
     assert "100 expected, 100 alike, 0 not told yet, 0 differences" in screen
 
 
+def test_another_cloud_holds_the_same_devices(shown: tuple[Path, str]) -> None:
+    _, screen = shown
+    assert re.search(r"^aws: \d+ records, 100 expected, 100 alike, 0 not told yet, 0 differences", screen, re.MULTILINE)
+
+
 def test_what_the_clouds_were_told_is_in_a_log_without_findings(shown: tuple[Path, str]) -> None:
     root, screen = shown
     assert "0 findings" in screen

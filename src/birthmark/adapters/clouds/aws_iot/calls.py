@@ -82,6 +82,8 @@ class AwsCalls:
         self._interval = 1 / options.rate
         self._monotonic, self.sleep = monotonic, sleep
         self._lock = threading.Lock()
+        self.made = 0
+        """How many calls were made, answered or not."""
         self._next: dict[str, float] = {}
         self._clients: dict[str, Any] = {}
 
@@ -156,6 +158,7 @@ class AwsCalls:
             now = self._monotonic()
             at = max(now, self._next.get(operation, now))
             self._next[operation] = at + self._interval
+            self.made += 1
         if at > now:
             self.sleep(at - now)
 

@@ -80,6 +80,11 @@ class AwsIotCloud:
         return f"aws-iot:{self._options.region}"
 
     @property
+    def calls(self) -> int:
+        """Implements ``ports.CountsCalls``: all operations together, each of which keeps a pace of its own."""
+        return self._calls.made
+
+    @property
     def limits(self) -> CloudLimits:
         bulk = self._options.mode == "bulk"
         per_device = things_calls(_ONE)
