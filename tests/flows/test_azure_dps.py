@@ -128,7 +128,7 @@ def test_microsofts_management_client_sees_the_ca_proven_by_a_certificate_on_rec
     assert findings(fab) == set()
 
 
-@pytest.mark.parametrize("options", [{}, {"ca": "reference"}], ids=["uploaded", "by-reference"])
+@pytest.mark.parametrize("options", [{"ca": "upload"}, {}], ids=["uploaded", "by-reference"])
 def test_microsofts_device_client_comes_in_by_the_group_and_a_blocked_one_does_not(
     service: DpsService, tmp_path: Path, options: dict[str, str]
 ) -> None:
