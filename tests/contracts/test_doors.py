@@ -27,8 +27,8 @@ from birthmark.ports import Credential
 from birthmark.ports.admission import Admits, DeviceTls, Door
 from birthmark.testing.dps import EmulatedDps
 from birthmark.workflow.line.fence import DeadlineFence
-from support.devicepki import pool_credential
-from support.dpsservice import dps_call, x509_enrolment
+from support.devicepki import issuing_key, pool_credential
+from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.mqttbroker import broker
 
 KNOWN, NAME = pool_credential("SN-1"), "SN-1"
@@ -51,6 +51,7 @@ def azure(directory: Path) -> Iterator[World]:
     with EmulatedDps(mqtt_port=0, assigning_s=0) as dps:
         (directory / "trust.pem").write_text(dps.root_pem)
         issuing = x509.load_der_x509_certificate(KNOWN.chain[0])
+        verify_ca(dps, issuing, signer(issuing, issuing_key()))
         assert dps_call(dps, "PUT", "/enrollmentGroups/g", x509_enrolment("signingCertificates", issuing))[0] == 200
         options = f"key=env:NOBODY&scope={dps.id_scope}&trust=trust.pem"
         yield World(

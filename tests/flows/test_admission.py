@@ -32,9 +32,9 @@ from birthmark.model.secret import Secret
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
-from support.devicepki import pool_credential
+from support.devicepki import issuing_key, pool_credential
 from support.devicetoken import make_token, start_tokens
-from support.dpsservice import dps_call, x509_enrolment
+from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.softhsm import MODULE, PIN
 from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 
@@ -69,6 +69,7 @@ def files_of(factory: Factory, device_serial: str) -> FileIdentity:
 
 def group_of(line: Line, dps: EmulatedDps, **more: Any) -> None:
     issuing = x509.load_der_x509_certificate(line.chain_of("issuing")[0])
+    verify_ca(dps, issuing, signer(issuing, line.factory.read_key("issuing")))
     assert (
         dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing, **more))[0] == 200
     )
@@ -332,6 +333,7 @@ def test_a_key_inside_a_token_registers_itself(
     token = TokenIdentity(MODULE, "SN 7", "key", Secret(PIN.encode()), (used.certificate, *used.chain[:1]))
     assert refused(client(dps, tmp_path), token).facts["answer"] == "401002"
     issuing = x509.load_der_x509_certificate(used.chain[0])
+    verify_ca(dps, issuing, signer(issuing, issuing_key()))
     assert dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))[0] == 200
     admitted = client(dps, tmp_path).admit(token, fence())
     assert (admitted.device_name, admitted.assigned_to) == ("SN-7", "hub.azure-devices.net")

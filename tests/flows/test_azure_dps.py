@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -128,12 +129,17 @@ def test_microsofts_management_client_sees_the_ca_proven_by_a_certificate_on_rec
     assert findings(fab) == set()
 
 
-@pytest.mark.parametrize("options", [{}, {"ca": "reference"}], ids=["uploaded", "by-reference"])
+@pytest.mark.parametrize("options", [{"ca": "upload"}, {"ca": "upload", "root": "verified"}, {}])
 def test_microsofts_device_client_comes_in_by_the_group_and_a_blocked_one_does_not(
     service: DpsService, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    fleet, cloud = Fleet(), service.open(**options)
+    fleet = Fleet()
+    if options.get("root"):
+        root = {"certificate": b64encode(fleet.chain()[1]).decode(), "isVerified": True}
+        service.ask("PUT", f"{ARM}/certificates/our-root", {"properties": root})
+    cloud = service.open(**{name: value for name, value in options.items() if name != "root"})
     cloud.prepare([fleet.authority()], fleet.prove)
+    assert len(fleet.proofs) == (not options.get("root"))
     good, bad = fleet.registration("unit-good"), fleet.registration("unit-bad")
     arguments = [device(fleet, tmp_path, one) for one in (good, bad)]
     blocked = Registration("unit-bad", "blocked", bad.certificates, bad.chain)

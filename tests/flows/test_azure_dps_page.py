@@ -52,7 +52,7 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", recorded)
     with EmulatedDps(mqtt_port=0) as dps:
         service = DpsService(dps, tmp_path)
-        groups, alone = service.open(), service.open(mode="individual")
+        groups, alone = service.open(ca="upload", verified="elsewhere"), service.open(mode="individual")
         groups.prepare([fleet.authority()], fleet.prove)
         third = fleet.registration("TH-3")
         groups.tell([Registration("TH-3", "blocked", third.certificates, third.chain)])
@@ -61,7 +61,7 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         alone.tell([rolled, unknown])
         alone.tell([Registration("TH-1", "enabled", rolled.certificates[:1], rolled.chain), unknown])
         alone.page("")
-        references = service.open(ca="reference")
+        references = service.open()
         service.ask("DELETE", "/enrollmentGroups/issuing")
         for authority in (fleet.authority(), fleet.authority(renewed=True)):
             references.prepare([authority], fleet.prove)

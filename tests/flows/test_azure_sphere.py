@@ -21,9 +21,10 @@ from birthmark.model.secret import Secret
 from birthmark.ports.cloud import Registration
 from birthmark.testing.dps import EmulatedCatalog, EmulatedDps
 from birthmark.testing.dps.answers import Answer
-from support.clouds.azure_dps import ARM, DpsService
+from support.clouds.azure_dps import DpsService
 from support.clouds.azure_sphere import sphere_uri
 from support.clouds.fleet import Fleet
+from support.dpsservice import ARM, signer, verify_ca
 from support.seller import Seller, pem
 from support.vendortools import run_tool
 
@@ -56,6 +57,12 @@ def prepare(service: DpsService, **options: str) -> list[str]:
 
 def never(name: str, code: str) -> bytes:
     raise AssertionError("no key of ours is behind this CA")
+
+
+def by_hand(service: DpsService, catalog: EmulatedCatalog) -> None:
+    """Somebody verifies the catalog's CA in the portal."""
+    (own,) = catalog.cas
+    verify_ca(service.dps, own.certificate, signer(own.certificate, own.key))
 
 
 def device(service: DpsService, catalog: EmulatedCatalog, name: str) -> str:
@@ -112,6 +119,8 @@ def test_microsofts_management_client_reads_the_emulated_catalog(
 def test_devices_of_the_catalog_come_in_by_their_daily_certificate_and_no_others(
     service: DpsService, catalog: EmulatedCatalog, options: dict[str, str]
 ) -> None:
+    if options.get("ca") == "upload":
+        by_hand(service, catalog)
     first = prepare(service, **options)
     assert any("in use" in line for line in first)
     assert any("group Gadgets: made" in line for line in first)
@@ -150,9 +159,17 @@ def test_a_file_with_the_chain_is_enough_where_nobody_lets_us_at_the_manager(
 ) -> None:
     chain = pkcs7.serialize_certificates([catalog.root, catalog.cas[0].certificate], Encoding.DER)
     (tmp_path / "catalog.p7b").write_bytes(chain)
+    by_hand(service, catalog)
     service.dps.management_token = "nobody"
     text = f"azure-sphere:s1/rg/Gadgets?dps={service.host}&key=test:key&trust=dps-root.pem&ca=upload&chain=catalog.p7b"
     cloud = AzureSphereCloud(text, secrets=service.secret, base=tmp_path)
+    assert [one.code for one in cloud.estimate(1, []).obstacles] == ["cloud.ca.unverified"]
+    with pytest.raises(Misconfigured) as raised:
+        cloud.prepare((), never)
+    assert raised.value.code == "cloud.ca.unverified"
+    assert len(service.dps.groups) == 0
+    cloud.close()
+    cloud = AzureSphereCloud(f"{text}&verified=elsewhere", secrets=service.secret, base=tmp_path)
     lines = cloud.prepare((), never)
     cloud.close()
     assert any("group Gadgets: made" in line for line in lines)

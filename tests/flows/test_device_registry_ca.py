@@ -39,6 +39,8 @@ from birthmark.shell.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.workflow.orders import order as ordering
 from birthmark.workflow.orders.procure import idempotency_key
+from support.dpsservice import signer as signer_of
+from support.dpsservice import verify_ca
 from support.seller import Seller
 from support.serviceworld import device_csr
 
@@ -247,6 +249,7 @@ class TestTheAdapter:
             file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         with running(tmp_path) as dps:
             issuing = seller.issuing.certificate.public_bytes(Encoding.PEM).decode()
+            verify_ca(dps, seller.issuing.certificate, signer_of(seller.issuing.certificate, seller.issuing.key))
             attestation = {"type": "x509", "x509": {"signingCertificates": {"primary": {"certificate": issuing}}}}
             body = {"attestation": attestation, "credentialPolicyName": "line"}
             assert tell(dps, "/enrollmentGroups/onboarding", body) == 200

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from birthmark.testing.dps import DpsLimits, EmulatedDps, FaultPlan
+from support.dpsservice import signer, verify_ca
 from support.stationworld import Factory, build_factory
 from support.vendortools import run_tool
 
@@ -112,6 +113,7 @@ def test_microsofts_client_is_assigned_by_group_and_individually_and_refused_oth
     )
     stranger, stranger_key = certificate("Foreign CA", issuing, ec.generate_private_key(ec.SECP256R1()))
     foreign = files(tmp_path / "foreign", *certificate("foreign", stranger, stranger_key), stranger)
+    verify_ca(dps, issuing, signer(issuing, key))
     assert call(dps, "PUT", "/enrollmentGroups/line", x509_enrollment("signingCertificates", issuing))[0] == 200
     for place, status in ((alone, "enabled"), (blocked, "disabled")):
         leaf = x509.load_pem_x509_certificates((place / "chain.pem").read_bytes())[0]
@@ -137,6 +139,9 @@ def test_https_polls_until_assigned_and_names_what_is_wrong(factory: Factory, dp
     refused = call(dps, "PUT", f"{path}/register{version}", {"registrationId": "d"}, device)
     assert (refused[0], refused[1]["errorCode"], refused[1]["message"]) == (401, 401002, "CA certificate not found.")
     call(dps, "PUT", "/enrollmentGroups/line", x509_enrollment("signingCertificates", issuing))
+    refused = call(dps, "PUT", f"{path}/register{version}", {"registrationId": "d"}, device)
+    assert (refused[0], refused[1]["errorCode"], refused[1]["message"]) == (401, 401002, "CA certificate not found.")
+    verify_ca(dps, issuing, signer(issuing, factory.read_key("issuing")))
     status, body, headers = call(dps, "PUT", f"{path}/register{version}", {"registrationId": "d"}, device)
     assert (status, body["status"], headers["retry-after"]) == (202, "assigning", "1")
     poll = f"{path}/operations/{body['operationId']}{version}"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.testing.dps import EmulatedDps
 from support.dpsdevices import call, new_root, register, text_of
+from support.dpsservice import signer, verify_ca
 from support.vendortools import tool
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "azureservice.py"
@@ -96,6 +97,7 @@ def test_the_service_client_of_2021_enrols_pages_rolls_and_forgets(tmp_path: Pat
             endorsement=endorsement, ready_file=str(ready), registered_file=str(registered),
         )  # fmt: skip
         wait_for(ready, running)
+        verify_ca(dps, root.certificate, signer(root.certificate, root.key))
         assert register(dps, root.device(tmp_path, "made-by-line"))[0] == 200
         registered.write_text("yes")
         seen = finish(running)

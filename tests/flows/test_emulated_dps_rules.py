@@ -25,6 +25,7 @@ from support.dpsdevices import (
     register,
     text_of,
 )
+from support.dpsservice import signer, verify_ca
 
 ARM = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Devices/provisioningServices/dps1/certificates"
 HUBS = ("a.azure-devices.net", "b.azure-devices.net", "c.azure-devices.net")
@@ -66,9 +67,8 @@ def refused(answer: tuple[int, dict[str, Any], dict[str, str]]) -> tuple[int, st
     return body["errorCode"], body["message"]
 
 
-def verify(dps: EmulatedDps, ca: Authority, name: str) -> None:
-    body = {"properties": {"certificate": text_of(ca.certificate), "isVerified": True}}
-    assert call(dps, "PUT", f"{ARM}/{name}", body)[1]["properties"]["isVerified"] is True
+def verify(dps: EmulatedDps, ca: Authority) -> str:
+    return verify_ca(dps, ca.certificate, signer(ca.certificate, ca.key))
 
 
 def test_a_device_comes_back_to_its_hub_or_moves_as_its_policy_says(dps: EmulatedDps, tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_the_group_of_the_nearest_ca_wins_and_a_disabled_one_blocks(clock: Clock
     lower = upper.sub("ICA 2")
     unit = lower.device(tmp_path, "unit")
     with EmulatedDps(mqtt_port=0, hubs=HUBS, assigning_s=0, monotonic=clock, verified_chains=strict) as dps:
-        verify(dps, root, "root")
+        by_hand = verify(dps, root)
 
         def group() -> str:
             return str(state_of(register(dps, unit))["x509"]["enrollmentGroupId"])
 
         assert refused(register(dps, unit)) == (401002, "CA certificate not found.")
-        reference = {"type": "x509", "x509": {"caReferences": {"primary": "root"}}}
+        reference = {"type": "x509", "x509": {"caReferences": {"primary": by_hand}}}
         assert call(dps, "PUT", "/enrollmentGroups/by-root", {"attestation": reference})[0] == 200
         assert group() == "by-root"
         dps.groups.put(group_of("by-upper", upper))
@@ -120,30 +120,33 @@ def test_the_group_of_the_nearest_ca_wins_and_a_disabled_one_blocks(clock: Clock
         assert register(dps, unit)[1]["status"] == "disabled"
 
 
-def test_a_strict_service_wants_the_whole_chain_up_to_a_ca_whose_possession_was_proven(
-    clock: Clock, tmp_path: Path
-) -> None:
+def test_the_service_wants_the_whole_chain_up_to_a_ca_whose_possession_was_proven(clock: Clock, tmp_path: Path) -> None:
     root = new_root()
     upper = root.sub("ICA 1")
     lower = upper.sub("ICA 2")
     short, whole = lower.device(tmp_path, "short", chain=1), lower.device(tmp_path, "whole", chain=2)
-    with EmulatedDps(mqtt_port=0, assigning_s=0, verified_chains=True, monotonic=clock) as dps:
+    with EmulatedDps(mqtt_port=0, assigning_s=0, monotonic=clock) as dps:
         dps.groups.put(group_of("line", lower))
         assert refused(register(dps, whole)) == (401002, "CA certificate not found.")
-        verify(dps, root, "root")
+        verify(dps, root)
         assert state_of(register(dps, whole))["x509"]["enrollmentGroupId"] == "line"
         assert refused(register(dps, short)) == (401002, "CA certificate not found.")
-        verify(dps, upper, "upper")
+        verify(dps, upper)
         assert state_of(register(dps, short))["x509"]["enrollmentGroupId"] == "line"
         alone = new_root().device(tmp_path, "alone", chain=0)
         dps.enrollments.put(individual_of("alone", alone.certificate))
         assert state_of(register(dps, alone))["deviceId"] == "alone"
+    with EmulatedDps(mqtt_port=0, assigning_s=0, verified_chains=False, monotonic=clock) as lenient:
+        lenient.groups.put(group_of("line", lower))
+        assert state_of(register(lenient, short))["x509"]["enrollmentGroupId"] == "line"
 
 
 def test_a_roll_goes_over_the_secondary_certificate_of_a_device_and_of_a_group(
     dps: EmulatedDps, tmp_path: Path
 ) -> None:
     root, renewed = new_root(), new_root("Renewed root")
+    verify(dps, root)
+    verify(dps, renewed)
     old, new = root.device(tmp_path, "unit"), renewed.device(tmp_path, "unit")
     dps.enrollments.put(individual_of("unit", old.certificate))
     assert refused(register(dps, new)) == (401002, "Unauthorized")
@@ -165,6 +168,7 @@ def test_a_roll_goes_over_the_secondary_certificate_of_a_device_and_of_a_group(
 
 def test_devices_that_are_expired_foreign_or_misnamed_are_refused_by_code(dps: EmulatedDps, tmp_path: Path) -> None:
     root = new_root()
+    verify(dps, root)
     dps.groups.put(group_of("line", root))
     ended, foreign = root.device(tmp_path, "ended", days=-1), new_root("Foreign root").device(tmp_path, "foreign")
     assert refused(register(dps, ended)) == (401002, "Invalid certificate")
@@ -184,6 +188,7 @@ def test_devices_that_are_expired_foreign_or_misnamed_are_refused_by_code(dps: E
 
 def test_devices_are_spread_over_hubs_by_hash_alone_and_static_ones_stay(dps: EmulatedDps, tmp_path: Path) -> None:
     root = new_root()
+    verify(dps, root)
     dps.groups.put(group_of("line", root))
     units = [root.device(tmp_path, f"unit-{number}") for number in range(12)]
     first = [state_of(register(dps, unit))["assignedHub"] for unit in units]
@@ -282,6 +287,7 @@ def test_endorsement_keys_are_shown_on_request_alone_and_kept_when_a_document_go
 
 def test_registrations_are_read_listed_by_group_and_deleted(dps: EmulatedDps, tmp_path: Path) -> None:
     root = new_root()
+    verify(dps, root)
     dps.groups.put(group_of("line", root))
     for number in range(5):
         assert register(dps, root.device(tmp_path, f"unit-{number}"))[0] == 200

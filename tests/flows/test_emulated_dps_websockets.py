@@ -15,6 +15,7 @@ import pytest
 
 from birthmark.testing.dps import EmulatedDps
 from support.dpsdevices import group_of, new_root
+from support.dpsservice import signer, verify_ca
 from support.vendortools import run_tool
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "azurewebsockets.py"
@@ -50,6 +51,7 @@ def frame(kind: int, data: bytes) -> bytes:
 
 def test_microsofts_client_registers_over_websockets(dps: EmulatedDps, tmp_path: Path) -> None:
     root = new_root()
+    verify_ca(dps, root.certificate, signer(root.certificate, root.key))
     dps.groups.put(group_of("line", root))
     unit = root.device(tmp_path, "unit-1")
     trust = tmp_path / "root.pem"

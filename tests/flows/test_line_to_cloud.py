@@ -33,7 +33,7 @@ from birthmark.shell.cli.main import main
 from birthmark.shell.heads import open_heads
 from birthmark.shell.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
-from support.dpsservice import dps_call, x509_enrolment
+from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.fences import OPEN
 from support.mqttbroker import HOST, Gate, broker, gate
 from support.vendortools import run_tool
@@ -107,8 +107,9 @@ def issuing_ca(workspace: Workspace) -> tuple[x509.Certificate, Any]:
     return x509.load_der_x509_certificate(workspace.chain(ca)[0]), workspace.private_key(workspace.ca_key_uri(ca))
 
 
-def tell_the_cloud(place: Path, dps: EmulatedDps, issuing: x509.Certificate) -> None:
+def tell_the_cloud(place: Path, dps: EmulatedDps, issuing: x509.Certificate, issuing_key: Any) -> None:
     """Half of the devices are known by their CA, the others each by itself; two of these are not to be let in."""
+    verify_ca(dps, issuing, signer(issuing, issuing_key))
     assert dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))[0] == 200
     for start in range(0, len(ALONE), 10):
         members = [
@@ -130,7 +131,7 @@ def test_microsofts_client_registers_what_the_line_made(place: Path, dps: Emulat
     with open_workspace(place / "fab") as workspace:
         issuing, issuing_key = issuing_ca(workspace)
         ended = made_up(place / "ended", "TH-ENDED", issuing, issuing_key, ended=True)
-    tell_the_cloud(place, dps, issuing)
+    tell_the_cloud(place, dps, issuing, issuing_key)
     stranger_key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
     stranger = (
@@ -212,7 +213,8 @@ def test_the_command_shows_a_device_to_its_cloud_without_any_right_there(
     place: Path, dps: EmulatedDps, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_workspace(place / "fab") as workspace:
-        issuing, _ = issuing_ca(workspace)
+        issuing, issuing_key = issuing_ca(workspace)
+    verify_ca(dps, issuing, signer(issuing, issuing_key))
     dps_call(dps, "PUT", "/enrollmentGroups/line", x509_enrolment("signingCertificates", issuing))
     (place / "fab" / "service-root.pem").write_text(dps.root_pem)
     address = f"{dps.host}:{dps.https_port}"
@@ -305,7 +307,8 @@ def test_whoever_checks_the_evidence_reads_the_visits_too(
     assert main(["order", "create", "lot1", "--product", "device", "--quantity", "3", "--first", "EV-1", *fab]) == 0
     assert main(["order", "make", "lot1", "--processes", "1", *fab]) == 0
     with open_workspace(tmp_path / "fab") as workspace:
-        issuing, _ = issuing_ca(workspace)
+        issuing, key = issuing_ca(workspace)
+    verify_ca(dps, issuing, signer(issuing, key))
     dps_call(dps, "PUT", "/enrollmentGroups/evidence", x509_enrolment("signingCertificates", issuing))
     (tmp_path / "fab" / "root.pem").write_text(dps.root_pem)
     address = f"{dps.host}:{dps.https_port}"

@@ -24,6 +24,7 @@ from birthmark.shell.bench.verified import make_verified
 from birthmark.shell.cli.main import main
 from birthmark.shell.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
+from support.dpsservice import ARM
 from support.sitepair import Pair, provision, report, take
 
 
@@ -52,6 +53,11 @@ def emulated(fab: Path, dps: EmulatedDps, **options: str) -> str:
     secret.write_text(dps.key)
     (fab / "dps-root.pem").write_text(dps.root_pem)
     chosen = {"key": f"file:{secret}", "trust": "dps-root.pem", **options}
+    if options.get("mode") != "individual":
+        token = fab / "secrets" / "dps-token"
+        token.touch(mode=0o600)
+        token.write_text(dps.management_token)
+        chosen |= {"arm": ARM, "arm-host": f"{dps.host}:{dps.https_port}", "arm-token": f"file:{token}"}
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in chosen.items())
     return f"azure-dps:{dps.host}:{dps.https_port}?{query}"
 

@@ -16,7 +16,7 @@ from birthmark.model.secret import Secret
 from birthmark.pki.algorithms import ALGORITHMS
 from birthmark.ports import Credential
 
-__all__ = ["credential_for", "pool_credential"]
+__all__ = ["credential_for", "issuing_key", "pool_credential"]
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,6 +45,11 @@ def _chain() -> tuple[Any, tuple[bytes, ...]]:
     root = _certificate("Test Root", root_key.public_key(), "Test Root", root_key, ca=True)
     issuing = _certificate("Test Issuing", issuing_key.public_key(), "Test Root", root_key, ca=True)
     return issuing_key, tuple(one.public_bytes(Encoding.DER) for one in (issuing, root))
+
+
+def issuing_key() -> Any:
+    """Return the key of the CA that issues them all."""
+    return _chain()[0]
 
 
 def credential_for(public_key: Any, device_serial: str, private_key: Secret | None = None) -> Credential:

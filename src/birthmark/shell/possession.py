@@ -45,7 +45,8 @@ def possession(
             raise Refused(
                 "possession.key",
                 f"the key of CA {ca} is not in this workspace: nobody here can prove that it is ours",
-                hint="Let the cloud take the certificate without a proof: ca=upload or proof=upload in its uri.",
+                hint="Let the cloud take the certificate without a proof, proof=upload in its uri; or verify a CA "
+                "above it there.",
                 ca=ca,
             )
         return workspace.issuer(ca)

@@ -26,10 +26,10 @@ from birthmark.ports.cloud import CloudAuthority, Registration
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from support.clouds.fleet import Fleet
 from support.clouds.world import CloudWorld
+from support.dpsservice import ARM, verify_ca
 
 __all__ = ["ARM", "CLOUDS", "DpsService"]
 
-ARM = "/subscriptions/s1/resourceGroups/rg/providers/Microsoft.Devices/provisioningServices/dps1"
 _UNSTEADY = ("etag", "createdDateTimeUtc", "lastUpdatedDateTimeUtc", "created", "updated")
 
 
@@ -44,7 +44,7 @@ class DpsService:
 
     def uri(self, **options: str) -> str:
         chosen = {"key": "test:key", "trust": "dps-root.pem", **options}
-        if chosen.get("ca") == "reference":
+        if chosen.get("mode") != "individual" and "verified" not in chosen:
             chosen |= {"arm": ARM, "arm-host": self.host, "arm-token": "test:token"}
         text = "&".join(f"{name.replace('_', '-')}={quote(value)}" for name, value in chosen.items())
         return f"azure-dps:{self.host}?{text}"
@@ -58,6 +58,11 @@ class DpsService:
 
     def open(self, **options: str) -> AzureDpsCloud:
         return AzureDpsCloud(self.uri(**options), secrets=self.secret, base=self.directory)
+
+    def verify(self, fleet: Fleet, *cas: str) -> None:
+        """Prove possession of issuing CAs, as somebody else does in the portal."""
+        for ca in cas:
+            verify_ca(self.dps, fleet.issuing(ca)[0], partial(fleet.prove, ca))
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Send one request as somebody else would and return the body of its answer."""
@@ -164,7 +169,7 @@ def _world(directory: Path, **options: str) -> Iterator[CloudWorld]:
 
 
 CLOUDS: dict[str, Callable[[Path], Any]] = {
-    "azure-dps-groups": lambda directory: _world(directory, most_groups="3"),
+    "azure-dps-groups": lambda directory: _world(directory, ca="upload", most_groups="3"),
     "azure-dps-individual": lambda directory: _world(directory, mode="individual", hubs="hub.azure-devices.net"),
-    "azure-dps-references": lambda directory: _world(directory, ca="reference", most_cas="3", reprovision="never"),
+    "azure-dps-references": lambda directory: _world(directory, most_cas="3", reprovision="never"),
 }

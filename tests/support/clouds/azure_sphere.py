@@ -27,7 +27,8 @@ CATALOG = "s1/rg/Gadgets"
 
 def sphere_uri(service: DpsService, **options: str) -> str:
     chosen = {"dps": service.host, "key": "test:key", "trust": "dps-root.pem", "arm-host": service.host}
-    chosen |= {"arm-token": "test:token"} | ({} if options.get("ca") == "upload" else {"arm": ARM}) | options
+    proven = {"verified": "elsewhere"} if options.get("ca") == "upload" else {"arm": ARM}
+    chosen |= {"arm-token": "test:token"} | proven | options
     text = "&".join(f"{name.replace('_', '-')}={quote(value)}" for name, value in chosen.items())
     return f"azure-sphere:{CATALOG}?{text}"
 

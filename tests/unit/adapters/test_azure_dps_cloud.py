@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from birthmark.adapters.clouds.azure_dps import AzureDpsCloud, individual
 from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, entra_tokens
-from birthmark.adapters.clouds.azure_dps.documents import pem, reference_name
+from birthmark.adapters.clouds.azure_dps.documents import digest, pem, reference_name
 from birthmark.adapters.clouds.azure_dps.uri import parse_dps_uri
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, Unavailable
 from birthmark.model.secret import Secret
@@ -31,6 +32,7 @@ from support.keyvault import TOKEN, key_vault
 
 HOST = "azure-dps:dps1.azure-devices-provisioning.net"
 KEY = "key=env:KEY"
+VERIFIED = f"{KEY}&verified=elsewhere"
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +75,14 @@ def offline(options: str = KEY) -> AzureDpsCloud:
         "azure-dps:", f"{HOST}", f"{HOST}?{KEY}&auth=entra", f"{HOST}?auth=entra&{KEY}", f"aws:{HOST}?{KEY}",
         f"{HOST}?{KEY}&mode=both", f"{HOST}?{KEY}&unknown=1", f"{HOST}?{KEY}&{KEY}", f"{HOST}?{KEY}&hubs=",
         f"{HOST}?{KEY}&hubs=a,a", f"{HOST}?{KEY}&hubs=a,b&allocation=static", f"{HOST}?{KEY}&rate=0",
-        f"{HOST}?{KEY}&rate=1e3", f"{HOST}?{KEY}&lanes=17", f"{HOST}?{KEY}&ca=reference", f"{HOST}?{KEY}&arm={ARM}",
+        f"{HOST}?{KEY}&rate=1e3", f"{HOST}?{KEY}&lanes=17", f"{HOST}?{KEY}&ca=reference",
+        f"{HOST}?{KEY}&arm-host=a.example",
         f"{HOST}?{KEY}&ca=reference&arm=/subscriptions/../x", f"{HOST}?{KEY}&policy=a%20b",
         f"azure-dps:user@host?{KEY}", f"azure-dps:host/path?{KEY}", f"azure-dps:host:999999?{KEY}",
-        f"{HOST}?{KEY}&ca=reference&arm={ARM}&arm-host=a/b",
+        f"{HOST}?{KEY}&ca=reference&arm={ARM}&arm-host=a/b", f"{HOST}?{KEY}&proof=upload",
+        f"{HOST}?{VERIFIED}&arm={ARM}",
+        f"{HOST}?{KEY}&ca=upload&arm-token=env:KEY", f"{HOST}?{KEY}&verified=yes", f"{HOST}?{VERIFIED}&mode=individual",
+        f"{HOST}?{VERIFIED}&ca=upload&arm={ARM}", f"{HOST}?{VERIFIED}&ca=reference",
     ],
 )  # fmt: skip
 def test_a_uri_that_says_something_else_than_it_may_is_refused_at_once(uri: str) -> None:
@@ -86,6 +92,7 @@ def test_a_uri_that_says_something_else_than_it_may_is_refused_at_once(uri: str)
 def test_a_uri_says_everything_and_its_name_shows_no_reference() -> None:
     found = parse_dps_uri(f"{HOST.upper().replace('AZURE-DPS', 'azure-dps')}?{KEY}&hubs=a.example,b.example&rate=60")
     assert (found.hubs, found.rate, found.mode, found.ca) == (("a.example", "b.example"), 60, "groups", "upload")
+    assert parse_dps_uri(f"{HOST}?{KEY}&arm={ARM}").ca == "reference"
     assert found.name == HOST
     assert offline().name == HOST
 
@@ -143,7 +150,7 @@ def test_certificates_are_those_that_the_service_takes(fleet: Fleet) -> None:
 
 
 def test_a_million_devices_by_groups_cost_no_call_each_and_one_by_one_a_hundred_minutes(fleet: Fleet) -> None:
-    groups = offline().estimate(1_000_000, [fleet.authority()])
+    groups = offline(VERIFIED).estimate(1_000_000, [fleet.authority()])
     assert groups.obstacles == ()
     assert sum(step.calls for step in groups.steps) <= 2
     assert "100000 bulk calls of 10, 100 minutes" in " ".join(step.why for step in groups.steps)
@@ -155,20 +162,78 @@ def test_a_million_devices_by_groups_cost_no_call_each_and_one_by_one_a_hundred_
 
 def test_what_breaks_a_quota_is_an_obstacle_with_the_way_out(fleet: Fleet) -> None:
     many = [CloudAuthority(f"ca-{number}", fleet.authority().certificates, ()) for number in range(101)]
-    assert codes(offline(), 1000, many) == ["cloud.groups.too_many"]
-    assert "100 bulk calls" in offline().estimate(1000, many).obstacles[0].hint
+    assert codes(offline(VERIFIED), 1000, many) == ["cloud.groups.too_many"]
+    assert "100 bulk calls" in offline(VERIFIED).estimate(1000, many).obstacles[0].hint
     assert codes(offline(f"{KEY}&mode=individual"), 1000, many) == []
-    assert codes(offline(), 1_000_001, many[:1]) == ["cloud.devices.too_many"]
+    assert codes(offline(VERIFIED), 1_000_001, many[:1]) == ["cloud.devices.too_many"]
     reference = f"{KEY}&ca=reference&arm={ARM}&arm-token=env:KEY"
     assert codes(offline(reference), 1, many[:26]) == ["cloud.cas.too_many"]
     assert codes(offline(reference), 1, many[:25]) == []
     twice = [CloudAuthority(name, fleet.authority().certificates, ()) for name in ("Line", "line")]
-    assert codes(offline(), 1, twice) == ["cloud.name.taken"]
-    assert codes(offline(), 1, [CloudAuthority("a b", many[0].certificates, ())]) == ["cloud.name.refused"]
+    assert codes(offline(VERIFIED), 1, twice) == ["cloud.name.taken"]
+    assert codes(offline(VERIFIED), 1, [CloudAuthority("a b", many[0].certificates, ())]) == ["cloud.name.refused"]
 
 
 def codes(cloud: AzureDpsCloud, devices: int, authorities: list[CloudAuthority]) -> list[str]:
     return [one.code for one in cloud.estimate(devices, authorities).obstacles]
+
+
+def test_groups_below_no_verified_ca_are_never_made_and_nobody_is_said_to_be_let_in(
+    fleet: Fleet, service: DpsService, opened: Callable[..., AzureDpsCloud]
+) -> None:
+    """Azure would turn every device away (401002), though the group stands there."""
+    cloud, told = opened(ca="upload", verified="here"), [fleet.registration("unit-1")]
+    (obstacle,) = cloud.estimate(1, [fleet.authority()]).obstacles
+    assert obstacle.code == "cloud.ca.unverified"
+    assert "arm=" in obstacle.hint
+    assert "verified=elsewhere" in obstacle.hint
+    assert code_of(lambda: cloud.prepare([fleet.authority()], fleet.prove), Misconfigured) == "cloud.ca.unverified"
+    assert cloud.calls == 0
+    opened(ca="upload", verified="elsewhere").prepare([fleet.authority()], fleet.prove)
+    assert code_of(lambda: cloud.tell(told), Misconfigured) == "cloud.ca.unverified"
+    assert [one.kind for one in opened(ca="upload", verified="elsewhere").tell(told)] == ["covered"]
+    assert [one.kind for one in cloud.tell([fleet.registration("unit-2", "blocked")])] == ["done"]
+    assert opened(mode="individual").estimate(1, []).obstacles == ()
+
+
+@pytest.mark.parametrize("who", ["nobody", "root", "stranger", "the issuing CA", "the root, not yet proven"])
+def test_an_uploaded_ca_is_proven_unless_one_in_its_chain_is_verified_there(
+    fleet: Fleet, service: DpsService, opened: Callable[..., AzureDpsCloud], who: str
+) -> None:
+    root = b64encode(fleet.chain()[1]).decode()
+    match who:
+        case "root" | "the root, not yet proven":
+            body = {"properties": {"certificate": root, "isVerified": who == "root"}}
+            service.ask("PUT", f"{ARM}/certificates/our-root", body)
+        case "stranger":
+            service.verify(Fleet(), "issuing")
+        case "the issuing CA":
+            service.verify(fleet, "issuing")
+    needed = who not in ("root", "the issuing CA")
+    before, proofs = len(service.ask("GET", f"{ARM}/certificates")["value"]), len(fleet.proofs)
+    cloud = opened(ca="upload")
+    first = cloud.prepare([fleet.authority()], fleet.prove)
+    assert first[0].endswith("possession proven") is needed
+    assert ("verified there" in first[0]) is not needed
+    assert first[1] == "group issuing: made"
+    assert len(fleet.proofs) == proofs + needed
+    assert len(service.ask("GET", f"{ARM}/certificates")["value"]) == before + needed
+    snapshot = service.snapshot()
+    assert "verified there" in cloud.prepare([fleet.authority()], fleet.prove)[0]
+    assert service.snapshot() == snapshot
+    group = service.ask("GET", "/enrollmentGroups/issuing")["attestation"]["x509"]
+    assert group["signingCertificates"]["primary"]["info"]["sha256Thumbprint"].lower() == digest(
+        fleet.authority().certificates[0]
+    )
+
+
+def test_a_renewed_certificate_is_proven_beside_one_that_is(fleet: Fleet, opened: Callable[..., AzureDpsCloud]) -> None:
+    cloud = opened(ca="upload")
+    cloud.prepare([fleet.authority()], fleet.prove)
+    lines = cloud.prepare([fleet.authority(renewed=True)], fleet.prove)
+    assert [line.rpartition(": ")[2] for line in lines] == [
+        "verified there", "possession proven", "changed to what was told"
+    ]  # fmt: skip
 
 
 def test_names_that_differ_by_case_alone_are_never_written_over(
@@ -285,10 +350,9 @@ def test_a_ca_can_be_taken_as_proven_and_another_ones_place_is_never_taken(
 
 
 def test_groups_that_are_there_count_against_the_quota(fleet: Fleet, opened: Callable[..., AzureDpsCloud]) -> None:
-    opened(most_groups="2").prepare([fleet.authority("a"), fleet.authority("b")], fleet.prove)
-    assert code_of(lambda: opened(most_groups="2").prepare([fleet.authority("c")], fleet.prove)) == (
-        "cloud.groups.too_many"
-    )
+    there = {"ca": "upload", "verified": "elsewhere", "most_groups": "2"}
+    opened(**there).prepare([fleet.authority("a"), fleet.authority("b")], fleet.prove)
+    assert code_of(lambda: opened(**there).prepare([fleet.authority("c")], fleet.prove)) == "cloud.groups.too_many"
     opened(ca="reference", most_cas="1", most_groups="9").prepare([fleet.authority("d")], fleet.prove)
     late = opened(ca="reference", most_cas="1", most_groups="9")
     assert code_of(lambda: late.prepare([fleet.authority("e")], fleet.prove)) == "cloud.cas.too_many"

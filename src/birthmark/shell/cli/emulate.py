@@ -44,8 +44,9 @@ def dps(
     mqtt_port: Annotated[int, typer.Option(help="Port of MQTT; Microsoft's clients know only 8883.")] = 8883,
     id_scope: Annotated[str, typer.Option(help="The ID scope that devices name.")] = "0ne00000000",
     hub: Annotated[list[str] | None, typer.Option(help="A linked IoT hub; may be said again.")] = None,
-    verified_chains: Annotated[
-        bool, typer.Option(help="Let a device of a group in only by a chain to a verified CA, as Azure does.")
+    lenient_chains: Annotated[
+        bool,
+        typer.Option(help="Let a device of a group in though no CA of its chain is verified, which Azure never does."),
     ] = False,
 ) -> None:
     """Run a local Azure Device Provisioning Service until SIGTERM or Ctrl-C; it keeps everything in memory."""
@@ -64,7 +65,7 @@ def dps(
         mqtt_port=mqtt_port,
         id_scope=id_scope,
         hubs=hub or ["hub.azure-devices.net"],
-        verified_chains=verified_chains,
+        verified_chains=not lenient_chains,
     ) as running:
         directory.mkdir(parents=True, exist_ok=True)
         write_durably(directory / "root.pem", running.root_pem.encode(), mode=0o644)

@@ -1,8 +1,8 @@
 """Which enrolment a device's certificate is for, and whether it holds.
 
 Rules (Azure documentation, X.509 attestation): the common name is the registration id; an individual enrolment goes
-before every group and needs no CA; among groups the one whose CA stands nearest to the device wins; a disabled one
-blocks. Revocation lists are not looked at.
+before every group and needs no CA; a group lets in a device whose chain reaches a verified CA; among groups the
+one whose CA stands nearest to the device wins; a disabled one blocks. Revocation lists are not looked at.
 """
 
 from __future__ import annotations

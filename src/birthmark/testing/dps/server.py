@@ -39,6 +39,7 @@ class EmulatedDps:
 
     Port 0 takes a free one; ``mqtt_port`` is 8883 by default since Microsoft's clients know no other. ``hosts`` are
     the names in the server's certificate; clients trust ``root_pem``.
+    ``verified_chains``: False lets devices of a group in by its certificate alone, which Azure never does.
     ``credential_policies``: name → days of the certificates that the device registry issues.
     """
 
@@ -55,7 +56,7 @@ class EmulatedDps:
         limits: DpsLimits | None = None,
         faults: FaultPlan | None = None,
         credential_policies: Mapping[str, int] | None = None,
-        verified_chains: bool = False,
+        verified_chains: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or DpsLimits()

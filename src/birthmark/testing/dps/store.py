@@ -160,7 +160,7 @@ class Store:
     """Everything; one per emulator. ``verified_chains``: paths of devices in groups have to end at a verified CA."""
 
     def __init__(
-        self, enrollments: int, groups: int, certificates: int, registrations: int, *, verified_chains: bool = False
+        self, enrollments: int, groups: int, certificates: int, registrations: int, *, verified_chains: bool = True
     ) -> None:
         self.verified_chains = verified_chains
         self.individual: Table[Enrollment] = Table("Enrollment", enrollments, lambda row: row.etag)

@@ -61,25 +61,39 @@ class Authorities:
     def prepare(self, authorities: Sequence[CloudAuthority], prove: ProvePossession) -> list[str]:
         """Make each certificate known and proven; return a line on each.
 
+        With ``ca=upload`` one that is verified there under whatever name, or below a CA that is, needs nothing more.
         ``Refused``, before anything is changed: ``cloud.cas.too_many``, ``cloud.ca.differs``.
         """
-        held = {
-            one.name.lower(): one
-            for one in decoded(_read_list, self._web.call("GET", self._root), self._uri.name).value
-        }
+        listed = decoded(_read_list, self._web.call("GET", self._root), self._uri.name).value
+        held = {one.name.lower(): one for one in listed}
         wanted = {reference_name(one.name, der): (one.name, der) for one in authorities for der in one.certificates}
+        lines = []
+        if self._uri.ca == "upload":
+            proven = {(one.properties.thumbprint or "").lower() for one in listed if one.properties.is_verified}
+            for one in authorities:
+                for der in one.certificates:
+                    if (by := self._verified_by(der, one.chain, proven)) is not None:
+                        wanted.pop(name := reference_name(one.name, der), None)
+                        lines.append(f"CA certificate {name}: {by}")
         total = len(set(held) | {name.lower() for name in wanted})
-        if total > self._uri.most_cas:
+        if wanted and total > self._uri.most_cas:
             raise too_many_cas(self._uri, total)
         for name, (_, der) in wanted.items():
             self._require_same(name, der, held.get(name.lower()))
-        return [self._one(name, ca, der, held.get(name.lower()), prove) for name, (ca, der) in wanted.items()]
+        return lines + [self._one(name, ca, der, held.get(name.lower()), prove) for name, (ca, der) in wanted.items()]
+
+    def _verified_by(self, der: bytes, above: Sequence[bytes], proven: set[str]) -> str | None:
+        if _thumbprint(der) in proven:
+            return "verified there"
+        anchors = [one for one in above if _thumbprint(one) in proven]
+        try:
+            verify_chain(der, above, anchors, at=self._clock())
+        except Tampered:
+            return None
+        return "below a CA that is verified there"
 
     def _require_same(self, name: str, der: bytes, held: _Certificate | None) -> None:
-        if (
-            held is not None
-            and (held.properties.thumbprint or "").lower() != sha1(der, usedforsecurity=False).hexdigest()
-        ):
+        if held is not None and (held.properties.thumbprint or "").lower() != _thumbprint(der):
             raise Refused(
                 "cloud.ca.differs",
                 f"the CA certificate {name} there is another one",
@@ -139,3 +153,8 @@ class Authorities:
                 cloud=self._uri.name,
                 ca=name,
             )
+
+
+def _thumbprint(der: bytes) -> str:
+    """Return what the resource manager shows of a certificate: its SHA-1 (hex)."""
+    return sha1(der, usedforsecurity=False).hexdigest()

@@ -22,7 +22,7 @@ from birthmark.adapters.clouds.azure_dps.endorsements import read_endorsements
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
 from birthmark.adapters.clouds.azure_dps.individual import BULK, Enrollments
 from birthmark.adapters.clouds.azure_dps.judge import judge_registration
-from birthmark.adapters.clouds.azure_dps.plan import estimate, require_possible
+from birthmark.adapters.clouds.azure_dps.plan import estimate, require_possible, unverified
 from birthmark.adapters.clouds.azure_dps.uri import DpsUri, parse_dps_uri
 from birthmark.adapters.clouds.azure_dps.web import DpsWeb
 from birthmark.errors import Misconfigured, Refused
@@ -64,7 +64,7 @@ class AzureDpsCloud:
         self._endorsements = {} if named is None else read_endorsements(base / named)
         self._enrollments = Enrollments(self._web, self._uri, self._endorsements)
         self._groups = Groups(self._web, self._uri)
-        self._arm = _manager(self._uri, secrets, base) if self._uri.ca == "reference" else None
+        self._arm = _manager(self._uri, secrets, base) if self._uri.proves else None
         self._now = lambda: datetime.fromtimestamp(clock(), UTC)
         self._lock = threading.Lock()
         self._cas: frozenset[str] | None = None
@@ -204,6 +204,8 @@ class AzureDpsCloud:
         return outcomes
 
     def _require_known(self, told: Sequence[Registration]) -> None:
+        if self._uri.leaves_unverified:
+            raise unverified(self._uri)
         if self._cas is None:
             self._cas = known_cas(self._groups.all())
         for one in told:

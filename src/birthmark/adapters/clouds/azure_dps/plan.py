@@ -12,10 +12,10 @@ from math import ceil
 from birthmark.adapters.clouds.azure_dps.individual import BULK
 from birthmark.adapters.clouds.azure_dps.judge import judge_authority
 from birthmark.adapters.clouds.azure_dps.uri import DpsUri
-from birthmark.errors import Refused
+from birthmark.errors import Misconfigured, Refused
 from birthmark.ports.cloud import CloudAuthority, Estimate, EstimatedStep, Obstacle
 
-__all__ = ["estimate", "require_possible", "too_many_cas", "too_many_groups"]
+__all__ = ["estimate", "require_possible", "too_many_cas", "too_many_groups", "unverified"]
 
 _REGISTRATIONS_A_MINUTE = 1000
 _CA_CALLS = 3
@@ -30,7 +30,7 @@ def estimate(uri: DpsUri, devices: int, authorities: Sequence[CloudAuthority]) -
 
 
 def require_possible(uri: DpsUri, authorities: Sequence[CloudAuthority]) -> None:
-    """Raise the first obstacle that these CAs have, as ``Refused``."""
+    """Raise the first obstacle that these CAs have: ``Refused``, or ``Misconfigured("cloud.ca.unverified")``."""
     for found in _obstacles(uri, 0, authorities):
         raise found
 
@@ -39,11 +39,14 @@ def _prepare(uri: DpsUri, authorities: Sequence[CloudAuthority]) -> EstimatedSte
     if uri.mode == "individual":
         return None
     certificates = sum(len(one.certificates) for one in authorities)
-    calls = 1 + len(authorities) + (1 + _CA_CALLS * certificates if uri.ca == "reference" else 0)
+    calls = 1 + len(authorities) + (1 + _CA_CALLS * certificates if uri.proves else 0)
     what = f"an enrolment group for each of {len(authorities)} issuing CAs"
     if uri.ca == "reference":
         what = f"{certificates} CA certificates proven, and {what}"
-    return EstimatedStep(what, calls, calls / uri.rate, "a group lets in every device below its CA")
+    elif uri.proves:
+        what = f"{certificates} CA certificates proven unless a CA above is verified there, and {what}"
+    why = "a group lets in every device below its CA, if a CA of the device's chain is verified there"
+    return EstimatedStep(what, calls, calls / uri.rate, why)
 
 
 def _tell(uri: DpsUri, devices: int) -> EstimatedStep:
@@ -71,8 +74,8 @@ def _first_start(devices: int) -> EstimatedStep:
     )
 
 
-def _obstacles(uri: DpsUri, devices: int, authorities: Sequence[CloudAuthority]) -> list[Refused]:
-    found: list[Refused] = []
+def _obstacles(uri: DpsUri, devices: int, authorities: Sequence[CloudAuthority]) -> list[Refused | Misconfigured]:
+    found: list[Refused | Misconfigured] = []
     if devices > uri.most_devices:
         found.append(
             Refused(
@@ -89,7 +92,23 @@ def _obstacles(uri: DpsUri, devices: int, authorities: Sequence[CloudAuthority])
         found.append(too_many_groups(uri, devices, len(authorities)))
     elif uri.ca == "reference" and certificates > uri.most_cas:
         found.append(too_many_cas(uri, certificates))
-    return found + _names_and_kinds(authorities)
+    if uri.leaves_unverified:
+        found.append(unverified(uri))
+    return [*found, *_names_and_kinds(authorities)]
+
+
+def unverified(uri: DpsUri) -> Misconfigured:
+    """Return the error for groups whose devices the service would turn away (401002): no CA above them is verified.
+
+    Azure documentation, X.509 attestation, "DPS device chain requirements".
+    """
+    return Misconfigured(
+        "cloud.ca.unverified",
+        "the service lets devices in by a group only if a CA of their chain is verified there, and none is known to be",
+        hint="Say ca=reference&arm=… in the uri of this cloud: birthmark then proves the CA there. Or verify a CA "
+        "above in the portal yourself, and say ca=upload&verified=elsewhere.",
+        cloud=uri.name,
+    )
 
 
 def too_many_groups(uri: DpsUri, devices: int, groups: int) -> Refused:
@@ -109,7 +128,7 @@ def too_many_cas(uri: DpsUri, certificates: int) -> Refused:
     return Refused(
         "cloud.cas.too_many",
         f"{certificates} CA certificates, and one service takes {uri.most_cas}",
-        hint="Say ca=upload: the certificates then stand in the enrolment groups.",
+        hint="Verify a CA above them all there and say ca=upload: the certificates then stand in the groups.",
         certificates=certificates,
     )
 

@@ -28,10 +28,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "auth": ("sas", "entra"),
     "reprovision": ("migrate", "reset", "never"),
     "allocation": ("service", "hashed", "geoLatency", "static"),
-    "ca": ("upload", "reference"),
+    "ca": ("reference", "upload"),
     "proof": ("possession", "upload"),
+    "verified": ("here", "elsewhere"),
 }
-"""The first of each is what holds if nothing is said."""
+"""The first of each is what holds if nothing is said; without ``arm`` no CA can be referred to."""
 _NUMBERS: Mapping[str, tuple[int, int]] = {
     "rate": (1000, 100_000),
     "lanes": (4, 16),
@@ -46,7 +47,10 @@ _OPTIONS = (*_CHOICES, *_NUMBERS, *_TEXTS)
 
 @dataclass(frozen=True, slots=True)
 class DpsUri:
-    """One service and how it is told. ``key``, ``arm_token``: references to secrets, never secrets."""
+    """One service and how it is told. ``key``, ``arm_token``: references to secrets, never secrets.
+
+    ``verified``: who sees to it that a CA of each device's chain is verified there: ``here`` this program does.
+    """
 
     host: str
     mode: str
@@ -55,6 +59,7 @@ class DpsUri:
     allocation: str
     ca: str
     proof: str
+    verified: str
     rate: int
     lanes: int
     most_devices: int
@@ -76,6 +81,16 @@ class DpsUri:
         """Who is told, as it goes on record: without options, hence without references to secrets."""
         return f"azure-dps:{self.host}"
 
+    @property
+    def proves(self) -> bool:
+        """Whether CAs are made known and proven through the resource manager."""
+        return self.mode == "groups" and self.arm is not None
+
+    @property
+    def leaves_unverified(self) -> bool:
+        """Whether groups would let in nobody: neither we nor anybody else sees to a verified CA."""
+        return self.mode == "groups" and self.arm is None and self.verified == "here"
+
 
 def parse_dps_uri(uri: str) -> DpsUri:
     """Take a URI apart; ``Misconfigured("cloud.uri")`` if an option is unknown, wrong, twice there or missing.
@@ -91,6 +106,8 @@ def parse_dps_uri(uri: str) -> DpsUri:
     if set(found) - set(_OPTIONS) or len(found) != len(pairs) or "" in found.values():
         _wrong(f"options, each once and with a value: {', '.join(_OPTIONS)}", sorted(set(found) - set(_OPTIONS)))
     chosen = {name: found.get(name, values[0]) for name, values in _CHOICES.items()}
+    if not {"arm", "ca"} & set(found):
+        chosen["ca"] = "upload"
     for name, value in chosen.items():
         if value not in _CHOICES[name]:
             _wrong(f"{name} is one of {', '.join(_CHOICES[name])}")
@@ -109,6 +126,7 @@ def parse_dps_uri(uri: str) -> DpsUri:
         allocation=chosen["allocation"],
         ca=chosen["ca"],
         proof=chosen["proof"],
+        verified=chosen["verified"],
         rate=numbers["rate"],
         lanes=numbers["lanes"],
         most_devices=numbers["most-devices"],
@@ -144,8 +162,14 @@ def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
         _wrong("ca=reference needs arm=…: CA certificates are made known through the resource manager")
     if "endorsements" in found and chosen["mode"] != "individual":
         _wrong("endorsements is for mode=individual: a group knows certificates only")
-    if chosen["ca"] == "upload" and {"arm", "arm-host", "arm-token", "proof"} & set(found):
-        _wrong("arm, arm-host, arm-token and proof are for ca=reference")
+    if "arm" not in found and {"arm-host", "arm-token", "proof"} & set(found):
+        _wrong("arm-host, arm-token and proof say how CAs are proven at arm=…, which is missing")
+    if chosen["verified"] == "elsewhere" and (chosen["mode"], chosen["ca"], "arm" in found) != (
+        "groups",
+        "upload",
+        False,
+    ):
+        _wrong("verified=elsewhere is for mode=groups with ca=upload, without arm: with it birthmark sees by itself")
 
 
 def _number(found: Mapping[str, str], name: str) -> int:

@@ -1,7 +1,8 @@
 """``azure-sphere:SUBSCRIPTION/GROUP/CATALOG?dps=HOST&…``: a catalog, and the provisioning service that lets it in.
 
 All other options are those of ``azure-dps:`` (adapters/clouds/azure_dps/uri.py), ``mode`` left out. ``ca=reference``
-holds if nothing is said: the service then has the CA certificate of the catalog with its possession proven.
+holds if nothing is said: the service then has the CA certificate of the catalog with its possession proven. With
+``ca=upload`` somebody else has verified it, and ``verified=elsewhere`` says so.
 """
 
 from __future__ import annotations
