@@ -44,7 +44,7 @@ STORMS = (
     FaultPlan(),
 )
 
-LAST_STORM = FaultPlan(seed=SEED, throttled=0.5, lost=0.03, half_bulk=0.05)
+LAST_STORM = FaultPlan(seed=SEED, throttled=0.2, lost=0.03, half_bulk=0.05)
 
 
 @pytest.fixture
