@@ -25,7 +25,9 @@ def test_what_a_cloud_counts_is_what_was_sent_answered_or_not(kind: str, tmp_pat
         before, counted = world.calls(), cloud.calls
         cloud.tell(told)
         cloud.page("")
-        for begin in world.faults.values():
+        for name, begin in world.faults.items():
+            if name == "gone":  # nobody is there who could count
+                continue
             begin()
             with pytest.raises(BirthmarkError):
                 cloud.page("")

@@ -330,10 +330,13 @@ class TestBulk:
 
 class TestReports:
     class Turn:
-        """Gives links, and a clock."""
+        """Gives links, and a clock; counts what is followed."""
 
         def __init__(self, *links: str) -> None:
-            self.links = links
+            self.links, self.followed = links, 0
+
+        def follow(self) -> None:
+            self.followed += 1
 
         def iot(self, operation: str, **asked: Any) -> dict[str, Any]:
             return {"resourceLinks": list(self.links)}

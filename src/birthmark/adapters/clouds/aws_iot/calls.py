@@ -152,6 +152,11 @@ class AwsCalls:
                 )
             return self._clients[service]
 
+    def count(self) -> None:
+        """Count a call that another client makes."""
+        with self._lock:
+            self.made += 1
+
     def _take_turn(self, operation: str) -> None:
         """Wait for this call's place: AWS counts each operation by itself, and saves nothing up for long."""
         with self._lock:
@@ -216,6 +221,11 @@ class AwsTurn:
             if answer.code == "ResourceNotFoundException":
                 return None
             raise
+
+    def follow(self) -> None:
+        """Count a request that is sent beside the SDK: a link that AWS gave."""
+        self.count += 1
+        self._calls.count()
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""

@@ -46,6 +46,7 @@ def fetch_report(turn: AwsTurn, task: str, kind: str, *, origin: str | None) -> 
         for link in _links(turn, task, kind):
             _require_link(link, origin)
             rest = b""
+            turn.follow()
             try:
                 with client.stream("GET", link) as answer:
                     if answer.status_code != 200:
