@@ -17,7 +17,7 @@ from birthmark.testing.aws.broker import Broker
 from birthmark.testing.aws.fleet import Fleet
 from birthmark.testing.aws.registry import Registry
 from birthmark.testing.dps.certs import ServerIdentity
-from birthmark.testing.dps.tls import TlsStream, server_context
+from birthmark.testing.dps.tls import TlsStream, accepting, server_context
 
 __all__ = ["DataPlane"]
 
@@ -86,26 +86,11 @@ class DataPlane:
         if alpn:
             context.set_alpn_select_callback(_select)
 
-        async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = TlsStream(context, reader, writer)
-            try:
-                await stream.open()
-                if not alpn or stream.protocol == _ALPN:
-                    await self._broker.serve(stream)
-            except (OSError, TimeoutError, ValueError):  # ValueError: a certificate or text nobody can read
-                pass
-            finally:
-                stream.close()
+        async def serve(stream: TlsStream) -> None:
+            if not alpn or stream.protocol == _ALPN:
+                await self._broker.serve(stream)
 
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(self._open) >= _MOST_CONNECTIONS:
-                writer.transport.abort()
-                return
-            task = asyncio.get_running_loop().create_task(run(reader, writer))
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
-
-        return accept
+        return accepting(context, serve, self._open, _MOST_CONNECTIONS)
 
 
 def _select(_connection: SSL.Connection, offered: list[bytes]) -> Any:

@@ -27,7 +27,7 @@ from birthmark.testing.dps.records import Enrollments, Registrations
 from birthmark.testing.dps.service import ServiceApi, check_token
 from birthmark.testing.dps.sphere import CatalogsApi
 from birthmark.testing.dps.store import Store
-from birthmark.testing.dps.tls import TlsStream, server_context
+from birthmark.testing.dps.tls import TlsStream, accepting, server_context
 
 __all__ = ["EmulatedDps"]
 
@@ -157,27 +157,7 @@ class EmulatedDps:
     def _connected(
         self, serve: Callable[[TlsStream], Awaitable[None]]
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        context = server_context(self._identity)
-
-        async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = TlsStream(context, reader, writer)
-            try:
-                await stream.open()
-                await serve(stream)
-            except (OSError, TimeoutError, ValueError):  # ValueError: a certificate or text nobody can read
-                pass
-            finally:
-                stream.close()
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(self._open) >= _MOST_CONNECTIONS:
-                writer.transport.abort()
-                return
-            task = asyncio.get_running_loop().create_task(run(reader, writer))
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
-
-        return accept
+        return accepting(server_context(self._identity), serve, self._open, _MOST_CONNECTIONS)
 
     async def _https(self, stream: TlsStream) -> None:
         await serve_http(

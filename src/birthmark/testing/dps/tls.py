@@ -8,13 +8,14 @@ by the handshake either way. Sessions are not resumed: each connection shows its
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from birthmark.testing.dps.certs import ServerIdentity
 
-__all__ = ["TlsStream", "server_context"]
+__all__ = ["TlsStream", "accepting", "server_context"]
 
 _CHUNK = 16_384
 _HANDSHAKE_S = 10.0
@@ -125,3 +126,32 @@ class TlsStream:
             except SSL.WantReadError:
                 break
         await self._writer.drain()
+
+
+def accepting(
+    context: SSL.Context, serve: Callable[[TlsStream], Awaitable[None]], under_way: set[asyncio.Task[None]], most: int
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    """Return what ``asyncio.start_server`` calls for each connection: the handshake, then ``serve``.
+
+    ``under_way`` holds the tasks; with ``most`` of them another connection is cut.
+    """
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = TlsStream(context, reader, writer)
+        try:
+            await stream.open()
+            await serve(stream)
+        except (OSError, TimeoutError, ValueError):  # ValueError: a certificate or text nobody can read
+            pass
+        finally:
+            stream.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(under_way) >= most:
+            writer.transport.abort()
+            return
+        task = asyncio.get_running_loop().create_task(run(reader, writer))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+    return accept
