@@ -33,7 +33,7 @@ from birthmark.ports.admission import TlsServer
 from birthmark.testing.aws import EmulatedAws
 from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
-from support.awsworld import ROLE, client, pem, proof
+from support.awsworld import JITP_TEMPLATE, ROLE, client, pem, proof
 from support.devicepki import pool_credential
 from support.mqttbroker import HOST, Broker, broker, gate
 from support.softhsm import MODULE, PIN, SoftHsm
@@ -264,25 +264,6 @@ POLICY = json.dumps(
         ],
     }
 )
-TEMPLATE = json.dumps(
-    {
-        "Parameters": {
-            "AWS::IoT::Certificate::CommonName": {"Type": "String"},
-            "AWS::IoT::Certificate::Id": {"Type": "String"},
-        },
-        "Resources": {
-            "thing": {
-                "Type": "AWS::IoT::Thing",
-                "Properties": {"ThingName": {"Ref": "AWS::IoT::Certificate::CommonName"}},
-            },
-            "certificate": {
-                "Type": "AWS::IoT::Certificate",
-                "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"},
-            },
-            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "devices"}},
-        },
-    }
-)
 
 
 def test_a_device_is_made_known_by_its_first_visit_to_the_emulated_aws(line: Line, tmp_path: Path) -> None:
@@ -298,7 +279,7 @@ def test_a_device_is_made_known_by_its_first_visit_to_the_emulated_aws(line: Lin
         at_once = AwsIotCloud.door(f"{uri}&device_topic=things/{{name}}/in", base=str(tmp_path))
         assert refused(at_once, files_of(line, POOLED[0]), 2.0).code == "cloud.admit.dropped"
         code = iot.get_registration_code()["registrationCode"]
-        config = {"templateBody": TEMPLATE, "roleArn": ROLE}
+        config = {"templateBody": JITP_TEMPLATE, "roleArn": ROLE}
         iot.register_ca_certificate(
             caCertificate=pem(ca), verificationCertificate=proof(code, ca, key), setAsActive=True,
             allowAutoRegistration=True, registrationConfig=config,

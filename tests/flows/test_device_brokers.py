@@ -16,7 +16,7 @@ from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.testing.aws import EmulatedAws
 from birthmark.testing.dps.certs import ServerIdentity
-from support.awsworld import ROLE, certificate, client, device_files, pem
+from support.awsworld import JITP_TEMPLATE, ROLE, certificate, client, device_files, pem
 from support.mosquitto import broker
 from support.pahodevice import connected, said_back
 from support.vendortools import run_tool
@@ -24,25 +24,6 @@ from support.vendortools import run_tool
 CLIENT = Path(__file__).resolve().parents[1] / "support" / "awsdevices.py"
 ALPN = "x-amzn-mqtt-ca"
 OPEN = json.dumps({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}})
-TEMPLATE = json.dumps(
-    {
-        "Parameters": {
-            "AWS::IoT::Certificate::CommonName": {"Type": "String"},
-            "AWS::IoT::Certificate::Id": {"Type": "String"},
-        },
-        "Resources": {
-            "thing": {
-                "Type": "AWS::IoT::Thing",
-                "Properties": {"ThingName": {"Ref": "AWS::IoT::Certificate::CommonName"}},
-            },
-            "certificate": {
-                "Type": "AWS::IoT::Certificate",
-                "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"},
-            },
-            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "devices"}},
-        },
-    }
-)
 GOOD, SCRAPPED = "TH-0001", "TH-0002"
 
 
@@ -132,7 +113,7 @@ def test_the_same_devices_are_met_and_let_in_by_the_emulated_aws(
             certificateMode="SNI_ONLY",
             setAsActive=True,
             allowAutoRegistration=True,
-            registrationConfig={"templateBody": TEMPLATE, "roleArn": ROLE},
+            registrationConfig={"templateBody": JITP_TEMPLATE, "roleArn": ROLE},
         )
         scrapped = x509.load_pem_x509_certificates((devices["scrapped"] / "device.crt").read_bytes())[0]
         iot.register_certificate(certificatePem=pem(scrapped), status="REVOKED")

@@ -19,9 +19,29 @@ from cryptography.x509.oid import NameOID
 from birthmark.testing.aws import EmulatedAws
 from support.stationworld import Factory
 
-__all__ = ["ROLE", "authority", "certificate", "client", "device_files", "pem", "proof", "request"]
+__all__ = ["JITP_TEMPLATE", "ROLE", "authority", "certificate", "client", "device_files", "pem", "proof", "request"]
 
 ROLE = "arn:aws:iam::123456789012:role/provisioning"
+JITP_TEMPLATE = json.dumps(
+    {
+        "Parameters": {
+            "AWS::IoT::Certificate::CommonName": {"Type": "String"},
+            "AWS::IoT::Certificate::Id": {"Type": "String"},
+        },
+        "Resources": {
+            "thing": {
+                "Type": "AWS::IoT::Thing",
+                "Properties": {"ThingName": {"Ref": "AWS::IoT::Certificate::CommonName"}},
+            },
+            "certificate": {
+                "Type": "AWS::IoT::Certificate",
+                "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"},
+            },
+            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "devices"}},
+        },
+    }
+)
+"""Makes the thing, the certificate and the policy of a device at its first visit, from its subject alone."""
 
 
 def client(aws: EmulatedAws, service: str = "iot") -> Any:

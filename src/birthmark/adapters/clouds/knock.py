@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -29,6 +30,16 @@ class Visitor:
         self.tls = device
         self.cert_sha256 = sha256(certificate).hexdigest()
         self.name = _common_name(certificate)
+
+    def require_name(self, allowed: re.Pattern[str], *, cloud: str, hint: str) -> None:
+        """Return if the cloud takes devices of this name, else ``Refused("cloud.admit.name")``."""
+        if not allowed.fullmatch(self.name):
+            raise Refused(
+                "cloud.admit.name",
+                f"{cloud} takes no device named {self.name[:80]!a}",
+                hint=hint,
+                device_name=ascii(self.name[:80]),
+            )
 
 
 class Knock:

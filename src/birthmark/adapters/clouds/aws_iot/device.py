@@ -56,13 +56,7 @@ class AwsIotDevices:
 
     def admit(self, device: DeviceTls, fence: Fence) -> Admission:
         visitor = Visitor(device)
-        if not _CLIENT_ID.fullmatch(visitor.name):
-            raise Refused(
-                "cloud.admit.name",
-                f"AWS IoT takes no device named {visitor.name[:80]!a}",
-                hint="It takes 128 letters, digits and :_-. at most.",
-                device_name=ascii(visitor.name[:80]),
-            )
+        visitor.require_name(_CLIENT_ID, cloud="AWS IoT", hint="It takes 128 letters, digits and :_-. at most.")
         self._until_let_in(visitor, Knock(fence, most_s=_EXCHANGE_S, sleep=self._sleep))
         return Admission(
             service=_SERVICE,

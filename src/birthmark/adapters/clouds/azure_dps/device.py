@@ -75,13 +75,11 @@ class AzureDpsDevices:
 
     def admit(self, device: DeviceTls, fence: Fence) -> Admission:
         visitor = Visitor(device)
-        if not _REGISTRATION_ID.fullmatch(visitor.name):
-            raise Refused(
-                "cloud.admit.name",
-                f"the provisioning service takes no device named {visitor.name[:80]!a}",
-                hint="It takes 64 letters, digits and -._: at most, the last one a letter, a digit or a hyphen.",
-                device_name=ascii(visitor.name[:80]),
-            )
+        visitor.require_name(
+            _REGISTRATION_ID,
+            cloud="the provisioning service",
+            hint="It takes 64 letters, digits and -._: at most, the last one a letter, a digit or a hyphen.",
+        )
         return _Registering(
             visitor, self._server, self._scope, Knock(fence, most_s=_EXCHANGE_S, sleep=self._sleep)
         ).run()
