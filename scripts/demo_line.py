@@ -24,11 +24,11 @@ from rich.console import Console
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.line import Line, open_line
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main as birthmark
 from birthmark.shell.cli.telling import indent, plain_table, say
 from birthmark.shell.demo.directory import prepare_directory
 from birthmark.shell.lineview.app import LineView
+from birthmark.shell.throwaway import make_workspace
 from birthmark.testing.atecc608 import Atecc608
 from birthmark.testing.modem import ModemSimulator
 

@@ -108,7 +108,7 @@ def settings_page() -> str:
     """Return the page of settings."""
     import msgspec
 
-    from birthmark.shell import config
+    from birthmark.shell.workspace import config
 
     tables: list[tuple[str, Any]] = [
         ("birthmark.toml", config.WorkspaceSettings),

@@ -20,7 +20,7 @@ from birthmark.errors import (
     Tampered,
     Unavailable,
 )
-from birthmark.shell.line import Line, LineRun, Outcome, Progress, open_line
+from birthmark.shell.line.session import Line, LineRun, Outcome, Progress, open_line
 
 __all__ = [
     "BirthmarkError",

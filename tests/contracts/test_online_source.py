@@ -13,8 +13,8 @@ import pytest
 from birthmark.errors import BirthmarkError, Tampered
 from birthmark.model import events as e
 from birthmark.ports import CredentialRequest, Source
-from birthmark.shell.sources import open_authority, source_of
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.line.sources import open_authority, source_of
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.wire.service import CredentialAsked
 from birthmark.workflow.line.receive import ReceivingSource
 from contracts import test_sources as laws

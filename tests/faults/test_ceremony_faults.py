@@ -11,9 +11,9 @@ import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.model.events import CaCreated, CaKeyDestroyed, decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.authority.transcript import recorded_part
 from support.faultline import KILL, strike
 

@@ -10,7 +10,7 @@ import pytest
 
 from birthmark.errors import Tampered
 from birthmark.model import events as e
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.homecoming import settle
 from support.faultline import KILL, strike
 from support.forger import Forger
@@ -21,8 +21,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from birthmark.errors import BirthmarkError
-from birthmark.shell.siteingest import ingest_file
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.sites.ingest import ingest_file
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.homecoming import settle
 
 settle._BATCH, settle._KEEP_AFTER = 4, 2  # many small steps

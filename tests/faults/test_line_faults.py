@@ -28,9 +28,9 @@ from birthmark.model import events as e
 from birthmark.model.device import DeviceState
 from birthmark.model.events import decode_entry
 from birthmark.pki.algorithms import spki_of
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.receipt import open_receipt, verify_evidence
 from support.farmtarget import ask_farm, plug_in
 from support.linestation import FIRST

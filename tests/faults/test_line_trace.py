@@ -15,9 +15,9 @@ import pytest
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
 from birthmark.model.events import decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 
 PAGE = 4096
 DISK_MB = 24

@@ -17,7 +17,7 @@ from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
 from birthmark.adapters.sources.online import OnlineAuthority, Patience, client_tls
 from birthmark.model.events import decode_entry
 from birthmark.ports import Credential, CredentialRequest
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.workflow.line.receive import ReceivingSource
 from support.cutter import Cutter
 from support.serviceworld import BORN, POOLED, World, build_world, device_csr

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.chipvendor import ChipVendor
 from support.faultline import KILL, strike
 

@@ -25,10 +25,10 @@ import pytest
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.model import events as e
 from birthmark.model.device import DeviceState
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.verified import make_verified
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.workflow.handout import stored_certificate
 from support.registerchild import SkippingClock, start_run

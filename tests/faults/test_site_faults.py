@@ -16,9 +16,9 @@ from test_commands_under_faults import Fault, must, run
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.model.events import decode_entry
-from birthmark.shell.config import load_settings
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.config import load_settings
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.wire.site import open_grant
 
 ADD = ("site", "add", "fab/site-request.note", "-C", "hq", "--output", "fab.grant")

@@ -21,8 +21,8 @@ from birthmark.model.events import (
     utc_text,
 )
 from birthmark.pki.algorithms import spki_of
-from birthmark.shell.access import access_tools
-from birthmark.shell.wiring import open_workspace, utc_now
+from birthmark.shell.authority.access import access_tools
+from birthmark.shell.workspace.wiring import open_workspace, utc_now
 from support.siteworld import SiteWorld, make_authority, openssl, run
 
 

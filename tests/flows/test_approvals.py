@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from birthmark.model.events import ApprovalUsed, decode_entry
-from birthmark.shell import wiring
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace import wiring
+from birthmark.shell.workspace.wiring import open_workspace
 from support.approvers import OPERATOR, Desk
 from support.softhsm import MODULE, PIN, SoftHsm
 

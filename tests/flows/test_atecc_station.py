@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from birthmark.testing.atecc608 import Atecc608
 from support.microchip import MicrochipLibrary
 

@@ -24,11 +24,11 @@ from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import OID, Node, oid_text, read_der, read_members
 from birthmark.pki.profile import load_preset
 from birthmark.ports import CredentialRequest
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
 from birthmark.shell.cli.screen import visible
-from birthmark.shell.config import load_settings, parse_settings
-from birthmark.shell.secrets import SecretsResolver
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.config import load_settings, parse_settings
+from birthmark.shell.workspace.secrets import SecretsResolver
 from birthmark.workflow.handout import stored_certificate
 from birthmark.workflow.orders.order import NewOrder, create_order
 from support.devicepki import pool_credential

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from support.clouds.aws_iot import POLICY, REGION, ROLE, AwsPlace, aws_place
 
 HELD = {"thing": 3, "bulk": 3, "jitp": 1}

@@ -22,10 +22,10 @@ from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.errors import Refused
 from birthmark.model.events import PossessionIntended, PossessionProven, decode_entry
 from birthmark.ports.cloud import CloudAuthority, Registration
-from birthmark.shell.approvals import write_plan
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.possession import ACTION, possession, possession_facts
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.authority.approvals import write_plan
+from birthmark.shell.authority.possession import ACTION, possession, possession_facts
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
 from support.approvers import OPERATOR, Desk
 from support.clouds.azure_dps import ARM, DpsService

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 
 BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 MAKE = ("order", "make", "lot", "--processes", "1")
@@ -172,7 +172,7 @@ def test_clock_outside_the_life_of_the_issuing_ca_signs_nothing(
     root: Path, run: Run, moved: timedelta, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as clock:
-        clock.setattr("birthmark.shell.wiring.utc_now", lambda: datetime.now(UTC) + moved)
+        clock.setattr("birthmark.shell.workspace.wiring.utc_now", lambda: datetime.now(UTC) + moved)
         refused(run, *MAKE, code=3, error=error)
         refused(run, *provision("EL-0001", born=True), code=3, error=error)
     report = verify_workspace(root, processes=1)

@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from support.seller import Authority, Seller, name_of, pem
 
 SUBJECT = "CN=Device CA 1,O=Example Devices"
@@ -269,7 +269,7 @@ class TestRevocationList:
 
     def test_a_clock_that_went_back(self, shop: Shop, monkeypatch: pytest.MonkeyPatch):
         assert shop.run("ca", "crl", "issuing")[0] == 0
-        from birthmark.shell import wiring
+        from birthmark.shell.workspace import wiring
 
         early = datetime.now(UTC) - timedelta(hours=1)
         monkeypatch.setattr(wiring, "utc_now", lambda: early)

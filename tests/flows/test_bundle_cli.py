@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from birthmark.model.events import SiteReported, SiteSettled, SiteStopped
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.bundleworld import DEVICES, GONE, ORDER, SITE, Pair, build_pair, call
 
 AT = "2026-11-24T02:10:11.123Z"

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark.model.events import ApprovalUsed, CaCreated, CaKeyDestroyed, decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.setup import SetupRequest, create_workspace
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets, sign_note
 from birthmark.wire.site import RequestedCa, SiteRequest, sign_request
 from birthmark.workflow.authority.transcript import recorded_part

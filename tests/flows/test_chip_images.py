@@ -14,12 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.ceremony import hold_ceremony
+from birthmark.shell.authority.ceremony import hold_ceremony
 from birthmark.shell.cli.main import main
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.setup import SetupRequest, create_workspace
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.targets.matter import PRODUCT
 from support.vendortools import run_tool, tool
 

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from moto.server import ThreadedMotoServer
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from support.seller import Seller, pem
 
 KEY = "aws-kms:alias/device-ca?region=eu-west-1"

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from birthmark.testing.aws import EmulatedAws
 from birthmark.testing.dps.certs import ServerIdentity
 from support.awsworld import JITP_TEMPLATE, ROLE, certificate, client, device_files, pem

@@ -33,9 +33,9 @@ from birthmark.errors import BirthmarkError, Misconfigured, Refused, Tampered, U
 from birthmark.model.events import decode_entry
 from birthmark.model.secret import Secret
 from birthmark.ports import SigningRequest
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from birthmark.workflow.orders import order as ordering
 from birthmark.workflow.orders.procure import idempotency_key

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from birthmark.errors import Tampered
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.registry import open_export_manifest
 
 TARGET = "files:out/{device_serial}?key=born"

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from birthmark.model.events import Revoked, decode_entry
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.serving import serving
 from support.siteworld import SiteWorld, make_authority, openssl
 

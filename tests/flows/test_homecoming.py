@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.model import events as e
-from birthmark.shell import siteingest
 from birthmark.shell.bench.ingest import bench_ingest
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import utc_now
+from birthmark.shell.sites import ingest
+from birthmark.shell.workspace.wiring import utc_now
 from support.forger import Forger
 from support.golog import build_reader, read_log
 from support.sitepair import Mode, Pair, findings, made_again, provision, provision_online, report, take, totals
@@ -119,7 +119,7 @@ def test_the_bench_runs(tmp_path: Path):
 
 
 def test_other_processes_check_the_signatures(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(siteingest, "_MANY_ENTRIES", 1)
+    monkeypatch.setattr(ingest, "_MANY_ENTRIES", 1)
     site = pair.add_site("pool-1", "pool")
     pair.order("lot", site, POOL)
     pair.send("lot", site)

@@ -14,9 +14,9 @@ import pytest
 from birthmark.adapters.labelcodes import datamatrix_modules, png_of, qr_modules
 from birthmark.errors import Refused
 from birthmark.model.events import Rejected, decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.label import label_of, parse_label
 
 TARGET = "files:out/{device_serial}"

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from birthmark.line import Line, Misconfigured, Progress, Refused, StationFault, Unavailable, open_line
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.wiring import Workspace
 from support.skinworld import TARGET, events, late_device, make_bench
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from birthmark.errors import DeviceFault, Refused, Tampered, Unavailable
 from birthmark.model.device import DeviceState
-from birthmark.shell.headruns import DeviceRuns
+from birthmark.shell.line.headruns import DeviceRuns
 from birthmark.workflow.line.fence import DeadlineFence
 from support.stationworld import BORN, POOLED, Factory, Line, build_factory, events_of
 

@@ -21,11 +21,11 @@ import pytest
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.adapters.targets.pkcs11 import Pkcs11Target
 from birthmark.errors import BirthmarkError, Unavailable
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.heads import StationHeads, open_heads
-from birthmark.shell.places import PlaceLocks, place_of
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.line.heads import StationHeads, open_heads
+from birthmark.shell.line.places import PlaceLocks, place_of
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.softhsm import MODULE
 
 TARGET = "files:out/{device_serial}"

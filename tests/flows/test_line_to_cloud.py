@@ -28,10 +28,10 @@ from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
 from birthmark.adapters.devicetls import FileIdentity
 from birthmark.errors import Refused
 from birthmark.model.events import Admitted, Verified, decode_entry, utc_text
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.heads import open_heads
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.line.heads import open_heads
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
 from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.fences import OPEN

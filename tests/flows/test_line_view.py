@@ -14,12 +14,12 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from birthmark.errors import DeviceFault, StationFault, Tampered, Unavailable
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.line import open_line
+from birthmark.shell.line.session import open_line
 from birthmark.shell.lineview.app import LineView
 from birthmark.shell.lineview.bigword import big
 from birthmark.shell.lineview.shift import Shift, verdict_of
+from birthmark.shell.throwaway import make_workspace
 from birthmark.wire.label import label_of
 
 TARGET = "files:out/{device_serial}?key=born"

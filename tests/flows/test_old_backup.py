@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 
 TARGET = "files:out/{device_serial}"
 MAKE = ("order", "make", "lot", "--processes", "1")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, load_pem_private_key
 
 from birthmark.adapters.pkcs11_module import pkcs11_module
-from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.throwaway import make_workspace
 from support.chipvendor import Chip, ChipVendor, certify, named, self_signed
 from support.devicetoken import make_token, start_tokens, token_listing
 from support.preloadworld import TARGET, Fab

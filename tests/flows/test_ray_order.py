@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 
 
 def test_an_order_made_by_a_cluster_is_whole(

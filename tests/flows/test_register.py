@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 
 TARGET = "files:out/{device_serial}?key=born"
 

@@ -18,11 +18,11 @@ from urllib.parse import quote
 import pytest
 from cryptography import x509
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.register import bench_register
 from birthmark.shell.bench.verified import make_verified
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from support.dpsservice import ARM
 from support.sitepair import Pair, provision, report, take

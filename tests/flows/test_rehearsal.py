@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from support.devicetoken import make_token, start_tokens
 from support.softhsm import MODULE, PIN
 

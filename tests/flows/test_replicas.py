@@ -18,8 +18,8 @@ import httpx
 import pytest
 from cryptography import x509
 
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.handout import stored_certificate
 from support.postgres import PostgresServer
 from support.serviceworld import device_csr

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.handout import stored_certificate
 from support.serviceworld import BORN, POOLED, STATION, Running, World, build_world, device_csr
 from support.serving import BIRTHMARK

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.model import events as e
 from birthmark.pki.algorithms import spki_of
-from birthmark.shell.sitereport import write_report_file
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.sites.report import write_report_file
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.report import open_acknowledgement
 from birthmark.wire.vault import open_slot
 from support.serviceworld import BORN, ELSEWHERE, POOLED, Running, World, build_world, device_csr

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from birthmark.pki import csr as parsing
 from birthmark.pki import csrplain, issuer
 from birthmark.ports import CredentialRequest
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.workflow.line.draw import Drawing
 from birthmark.workflow.line.issuebatch import Answer, Asked, IssueBatch
 from birthmark.workflow.line.issuing import Issuing

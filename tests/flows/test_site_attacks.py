@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.site import RequestedCa, open_grant, open_request, sign_grant, sign_request

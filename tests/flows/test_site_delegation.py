@@ -22,7 +22,7 @@ from birthmark.pki.chain import verify_chain
 from birthmark.pki.issuer import issue_ca_certificate
 from birthmark.pki.profile import Validity, load_preset
 from birthmark.pki.request import unnamed_request
-from birthmark.shell.wiring import open_workspace, utc_now
+from birthmark.shell.workspace.wiring import open_workspace, utc_now
 from birthmark.wire.site import open_grant
 from support.siteworld import SiteWorld, make_authority, openssl, order_at_site, run
 from support.softhsm import MODULE, SoftHsm

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from birthmark.errors import BirthmarkError, Refused, Tampered
 from birthmark.model import events as e
 from birthmark.model.ids import OrderId
-from birthmark.shell.siteingest import IngestResult
+from birthmark.shell.sites.ingest import IngestResult
 from birthmark.workflow.orders.order import NewOrder, create_order
 from support.forger import Forger
 from support.golog import build_reader, read_log
@@ -430,7 +430,7 @@ def _refused(world: World, path: Path, *codes: str) -> None:
 
 
 def test_a_clone_is_told_by_its_own_authority_before_it_works(world: World, tmp_path: Path):
-    from birthmark.shell.sitereport import acknowledged_entries
+    from birthmark.shell.sites.report import acknowledged_entries
 
     clone = world.pool.copy(tmp_path / "clone")
     provision(world.pool, POOL[2])

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark.pki.algorithms import spki_of
 from birthmark.pki.request import unnamed_request
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.document import document_text
 from birthmark.wire.site import Grant, SiteRequest, open_grant, open_request, sign_grant, sign_request

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from birthmark.shell.bench.line import bench_line
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.station import bench_station
 from birthmark.shell.cli.main import main
+from birthmark.shell.throwaway import make_workspace
 from birthmark.testing.modem import ModemSimulator
 from support.devicetoken import make_token, start_tokens
 from support.softhsm import MODULE, PIN
@@ -179,8 +179,8 @@ def test_four_heads_and_a_bad_serial(place: Path, capsys: pytest.CaptureFixture[
 
 def test_defect_in_one_head_stops_the_others_and_is_told(place: Path) -> None:
     """A run that goes wrong in a way nobody foresaw must not go on to the end of the list."""
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.workspace.wiring import open_workspace
 
     begun: list[str] = []
 

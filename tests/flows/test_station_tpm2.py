@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.model.events import StationAdded, Verified, decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.receipt import AttestationPart, Receipt, open_receipt
 from support.swtpm import Swtpm, board_state, ek_roots, start_tpm
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
-from birthmark.shell.wiring import utc_now
+from birthmark.shell.workspace.wiring import utc_now
 from support.softhsm import MODULE, SoftHsm
 
 PROGRAM = [sys.executable, "-c", "import sys; from birthmark.shell.cli.main import main; sys.exit(main())"]

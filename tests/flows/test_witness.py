@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.adapters.logstore import FileLogStore
-from birthmark.shell.bench.place import make_workspace
+from birthmark.shell.throwaway import make_workspace
 from birthmark.tlog.checkpoint import Checkpoint, parse, sign
 from birthmark.tlog.cosignature import open_cosignatures, parse_cosigner
 from birthmark.tlog.merkle import consistency_proof

@@ -27,7 +27,7 @@ MAY_REVEAL = {
     "adapters/sources/online.py": "hands the station's TLS key to the TLS library",
     "shell/api/server.py": "hands the service's TLS key to the TLS library",
     "adapters/ledgers/postgres/connection.py": "logs in to the database server",
-    "shell/secrets.py": "sends resolved secrets to worker processes through their pipe",
+    "shell/workspace/secrets.py": "sends resolved secrets to worker processes through their pipe",
     "wire/hpke.py": "seals an opened content key to another recipient",
     "wire/vault.py": "opens the vault key and content keys",
     "workflow/line/draw.py": "checks that a drawn key belongs to its certificate",

@@ -8,11 +8,11 @@ from pathlib import Path
 from shutil import copy, copytree, rmtree
 from typing import TYPE_CHECKING, Any
 
-from birthmark.shell.bundles import manifest_path, open_for_site, seal_for_site
-from birthmark.shell.heads import StationHeads, open_heads
-from birthmark.shell.siteingest import ingest_file
-from birthmark.shell.sitereport import acknowledged_entries, write_report_file
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.line.heads import StationHeads, open_heads
+from birthmark.shell.sites.bundles import manifest_path, open_for_site, seal_for_site
+from birthmark.shell.sites.ingest import ingest_file
+from birthmark.shell.sites.report import acknowledged_entries, write_report_file
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.line.receive import ReceivingSource
 from birthmark.workflow.line.rework import Rework
 from birthmark.workflow.line.station import ProvisionRequest, provision

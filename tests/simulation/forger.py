@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from birthmark.model import events as e
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["EXPECTED", "forge"]
 

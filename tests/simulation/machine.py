@@ -10,9 +10,9 @@ from random import Random
 from typing import Any, TypeVar
 
 from birthmark.adapters.keys.file import FileKeys
-from birthmark.shell.config import load_settings
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.config import load_settings
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.wiring import Workspace
 from simulation.faults import Fuse, burning
 
 __all__ = ["Machine"]

@@ -10,7 +10,7 @@ import msgspec
 
 from birthmark.errors import Unavailable
 from birthmark.ports import CredentialRequest
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.wire.service import CredentialAnswer, CredentialAsked, read_answer, read_asked
 from birthmark.workflow.line.draw import Drawing
 from birthmark.workflow.line.handover import credential_answer, site_recipient

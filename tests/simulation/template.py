@@ -14,12 +14,12 @@ from typing import Any, Literal
 from birthmark.adapters.engines.worker import BulkWorker
 from birthmark.model.ids import OrderId
 from birthmark.model.siteevents import SiteMode
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.siteaccept import take_grant
-from birthmark.shell.siteadmin import CaWishes, GrantWishes, take_in_site
-from birthmark.shell.sitesetup import NewSite, create_site_workspace
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.sites.accept import take_grant
+from birthmark.shell.sites.admin import CaWishes, GrantWishes, take_in_site
+from birthmark.shell.sites.setup import NewSite, create_site_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.workflow.orders.fulfil import Fulfilment
 from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 from birthmark.workflow.sites.site import assign_order, signing_ca

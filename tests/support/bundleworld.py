@@ -12,9 +12,9 @@ import pytest
 
 from birthmark.model.siteevents import SiteMode
 from birthmark.shell.bench.pair import assign_order, introduce, make_site
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 
 __all__ = ["DEVICES", "FIRST", "GONE", "ORDER", "SITE", "Pair", "build_pair", "call"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from birthmark.errors import DeviceFault, Refused, StationFault, Tampered
 from birthmark.model.device import DeviceState
-from birthmark.shell.heads import HeadResult, StationHeads, open_heads
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.line.heads import HeadResult, StationHeads, open_heads
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.workflow.line.rework import Rework
 from birthmark.workflow.orders.order import serial_range
 from support.farmtarget import ask_farm

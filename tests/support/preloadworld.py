@@ -10,7 +10,7 @@ import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.chipvendor import Chip, ChipVendor
 
 __all__ = ["TARGET", "Fab"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from birthmark.errors import BirthmarkError
-from birthmark.shell.register import open_register
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.register.registration import open_register
+from birthmark.shell.workspace.wiring import open_workspace
 
 __all__ = ["SkippingClock", "start_run"]
 

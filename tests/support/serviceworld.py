@@ -23,11 +23,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from birthmark.model import events as e
 from birthmark.model.events import utc_text
 from birthmark.model.ids import OrderId
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.bulk import make_order
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.setup import SetupRequest, create_workspace
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.orders.bulk import make_order
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.wire.site import RequestedStation, SiteRequest, sign_request
 from birthmark.workflow.orders.order import NewOrder, create_order
 from support.serving import Running, serving

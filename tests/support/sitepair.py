@@ -18,13 +18,13 @@ from birthmark.model.ids import OrderId
 from birthmark.pki.issuer import issue_ca_certificate
 from birthmark.pki.profile import parse_profile
 from birthmark.ports import CredentialRequest, SealedChunk, Source
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.heads import open_heads
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.setup import SetupRequest, create_workspace
-from birthmark.shell.siteingest import IngestResult, ingest_file
-from birthmark.shell.sitereport import write_report_file
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.line.heads import open_heads
+from birthmark.shell.sites.ingest import IngestResult, ingest_file
+from birthmark.shell.sites.report import write_report_file
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.receipt import station_key_name
 from birthmark.wire.service import CredentialAnswer, CredentialAsked

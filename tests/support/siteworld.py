@@ -13,9 +13,9 @@ import pytest
 
 from birthmark.model.events import KeyOrigin
 from birthmark.model.ids import OrderId
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 __all__ = ["SiteWorld", "make_authority", "openssl", "order_at_site", "run"]

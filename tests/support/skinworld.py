@@ -13,9 +13,9 @@ import pytest
 from birthmark.adapters.ledgers.sqlite import SqliteLedger
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.model.events import decode_entry
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import utc_now
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import utc_now
 
 __all__ = ["TARGET", "LateDevice", "events", "late_device", "make_bench"]
 

@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from birthmark.adapters.keys.pkcs11 import Pkcs11Keys
 from birthmark.errors import BirthmarkError
-from birthmark.shell.secrets import SecretsResolver
+from birthmark.shell.workspace.secrets import SecretsResolver
 uri = sys.argv[1]
 ECDSA = ec.ECDSA(hashes.SHA256())
 def attempt():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from birthmark.errors import Misconfigured
-from birthmark.shell.secrets import SecretsResolver
+from birthmark.shell.workspace.secrets import SecretsResolver
 
 CANARY = "canary-91c4"
 
@@ -59,7 +59,7 @@ def test_a_descriptor_is_read_once_and_closed() -> None:
 def test_a_person_is_asked_once_and_sees_nothing_of_the_answer() -> None:
     """On a real terminal: the echo would come back on its master side."""
     program = (
-        "from birthmark.shell.secrets import SecretsResolver\n"
+        "from birthmark.shell.workspace.secrets import SecretsResolver\n"
         "secrets = SecretsResolver()\n"
         "first, second = secrets('prompt:PIN of ca'), secrets('prompt:PIN of ca')\n"
         f"print('same' if first is second and first.reveal() == b'{CANARY}' else 'other')\n"
@@ -83,7 +83,7 @@ def test_a_person_is_asked_once_and_sees_nothing_of_the_answer() -> None:
 
 
 def test_nobody_is_asked_where_no_terminal_is() -> None:
-    program = "from birthmark.shell.secrets import SecretsResolver; SecretsResolver()('prompt:')"
+    program = "from birthmark.shell.workspace.secrets import SecretsResolver; SecretsResolver()('prompt:')"
     result = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert "secret.no_tty" in result.stderr
 

@@ -12,7 +12,7 @@ import pytest
 
 from birthmark.errors import Misconfigured, Tampered, Unavailable
 from birthmark.shell.cli.main import main
-from birthmark.shell.evidence import Exported, export_evidence
+from birthmark.shell.evidence.directory import Exported, export_evidence
 from support.make_ledger import ORIGIN
 from support.make_sites import FACTORY, LIVE, POOL, World
 

@@ -14,12 +14,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.evidence import export_evidence
-from birthmark.shell.heads import open_heads
-from birthmark.shell.preload import ingest_manifest
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.evidence.directory import export_evidence
+from birthmark.shell.line.heads import open_heads
+from birthmark.shell.sites.preload import ingest_manifest
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.preload import PreloadedIdentity, pack_identity, unpack_identities
 from birthmark.workflow.orders.order import NewOrder, create_order
 from support.chipvendor import Chip, ChipVendor, der, self_signed

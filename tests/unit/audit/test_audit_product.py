@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from birthmark.shell.bench.place import make_workspace
-from birthmark.shell.bulk import make_order
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.orders.bulk import make_order
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from birthmark.adapters.audit.verify import verify_workspace
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.cli.main import main
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from support.forgery import Entries, changed, document_of, entry_of, find
 from support.ledgerfiles import rewrite_log
 

@@ -48,8 +48,8 @@ from birthmark.pki import (
     templatefile,
 )
 from birthmark.pki.der import bit_string, integer, tlv
-from birthmark.shell import config
 from birthmark.shell.api.callers import Callers
+from birthmark.shell.workspace import config
 from birthmark.tlog import checkpoint, cosignature, merkle, note, policy, tiles
 from birthmark.tlog import proof as tlog_proof
 from birthmark.wire import (

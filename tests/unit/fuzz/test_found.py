@@ -29,7 +29,7 @@ from birthmark.adapters.sources.online import OnlineAuthority, Patience
 from birthmark.adapters.targets.layouts import LAYOUTS, first_certificate
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, Tampered, Unavailable
 from birthmark.pki.profile import parse_profile
-from birthmark.shell.config import parse_part, parse_settings
+from birthmark.shell.workspace.config import parse_part, parse_settings
 from birthmark.wire.service import CredentialAsked, read_asked
 from birthmark.workflow.authority.ceremonyfile import parse_ceremony
 from birthmark.workflow.line.readback import spki_hash_of

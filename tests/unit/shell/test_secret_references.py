@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from birthmark.errors import Misconfigured
-from birthmark.shell.secrets import SecretsResolver
+from birthmark.shell.workspace.secrets import SecretsResolver
 
 _CANARY = "canary-secret-1234"
 
@@ -32,7 +32,7 @@ def test_an_environment_without_it(reference: str):
 
 _PROMPT = """
 from birthmark.errors import Misconfigured
-from birthmark.shell.secrets import SecretsResolver
+from birthmark.shell.workspace.secrets import SecretsResolver
 secrets = SecretsResolver()
 try:
     first, second = (len(secrets("prompt:PIN of the CA").reveal()) for _ in range(2))

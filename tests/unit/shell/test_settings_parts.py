@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from birthmark.errors import Misconfigured
-from birthmark.shell.config import load_settings, parse_settings
+from birthmark.shell.workspace.config import load_settings, parse_settings
 
 MAIN = """format = "birthmark-workspace/1"
 name = "fab"

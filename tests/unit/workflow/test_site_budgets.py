@@ -15,8 +15,8 @@ import pytest
 from birthmark.model import events
 from birthmark.shell.bench import bundle as bundlebench
 from birthmark.shell.bench import ingest as ingestbench
-from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT
+from birthmark.shell.throwaway import throw_away_workspace
 from birthmark.workflow.homecoming import settle, siteauthority
 
 DEVICES = 1024

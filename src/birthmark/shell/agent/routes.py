@@ -20,8 +20,8 @@ from birthmark.shell.agent.page import PAGE, PAGE_HEADERS
 from birthmark.shell.agent.runs import Runs
 from birthmark.shell.api.answers import json_response
 from birthmark.shell.api.service import read_body
-from birthmark.shell.line import Line
-from birthmark.shell.readiness import Readiness, readiness_of
+from birthmark.shell.line.readiness import Readiness, readiness_of
+from birthmark.shell.line.session import Line
 
 __all__ = ["ROUTES", "Agent", "AgentOffer"]
 

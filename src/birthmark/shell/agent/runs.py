@@ -20,7 +20,7 @@ from birthmark.adapters.runstore import RunStore, StoredRun
 from birthmark.errors import BirthmarkError, DeviceFault, Refused, Tampered, Unavailable
 from birthmark.shell.agent.board import Board
 from birthmark.shell.agent.messages import ResultShown, RunAsked, RunShown, StepShown
-from birthmark.shell.line import Line, LineRun, Outcome, Progress
+from birthmark.shell.line.session import Line, LineRun, Outcome, Progress
 from birthmark.wire.service import ErrorShown
 
 __all__ = ["Runs"]

@@ -31,7 +31,7 @@ from birthmark.shell.agent.runs import Runs
 from birthmark.shell.api.answers import error_response
 from birthmark.shell.api.connection import Connection, close_slow
 from birthmark.shell.api.observing import RequestLog
-from birthmark.shell.line import Line
+from birthmark.shell.line.session import Line
 
 __all__ = ["AgentPlace", "parse_heads", "serve_agent"]
 

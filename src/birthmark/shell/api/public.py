@@ -14,7 +14,7 @@ from birthmark.shell.api.answers import file_response
 from birthmark.shell.api.callers import Caller
 from birthmark.shell.api.credentials import require_own_order
 from birthmark.shell.api.service import Service
-from birthmark.shell.bundles import bundle_path, manifest_path
+from birthmark.shell.sites.bundles import bundle_path, manifest_path
 
 __all__ = ["get_ca", "get_crl", "get_log", "get_order_file"]
 

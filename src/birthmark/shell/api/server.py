@@ -22,8 +22,8 @@ from birthmark.shell.api.connection import Connection, close_slow
 from birthmark.shell.api.observing import Metrics, RequestLog
 from birthmark.shell.api.service import Service
 from birthmark.shell.api.taking import take_report
-from birthmark.shell.config import ServeSettings
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.config import ServeSettings
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.line.draw import Drawing
 from birthmark.workflow.line.issuebatch import IssueBatch
 from birthmark.workflow.line.issuing import Issuing

@@ -19,7 +19,7 @@ from birthmark.shell.api.answers import error_response
 from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Caller, Callers
 from birthmark.shell.api.observing import Metrics, RequestLog
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.wire.service import MAX_REQUEST_OCTETS, ReportOutcomeName
 from birthmark.wire.vault import VaultRecipient
 

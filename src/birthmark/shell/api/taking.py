@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from birthmark.shell.api.service import TookReport
-from birthmark.shell.siteingest import ingest_file
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.sites.ingest import ingest_file
+from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["take_report"]
 

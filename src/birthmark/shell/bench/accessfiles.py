@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from birthmark.shell.wiring import utc_now
+from birthmark.shell.workspace.wiring import utc_now
 
 __all__ = ["AccessFiles"]
 

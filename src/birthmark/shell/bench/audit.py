@@ -12,9 +12,9 @@ from pathlib import Path
 
 from birthmark.errors import StationFault
 from birthmark.shell.bench.floor import run_floor
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_audit", "hash_and_verify"]

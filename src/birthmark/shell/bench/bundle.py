@@ -16,10 +16,10 @@ from pathlib import Path
 
 from birthmark.errors import StationFault
 from birthmark.shell.bench.pair import assign_order, introduce, make_site
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.bundles import manifest_path, open_for_site, seal_for_site
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.sites.bundles import manifest_path, open_for_site, seal_for_site
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.wire.bundle import BUNDLE_MAGIC
 from birthmark.wire.frames import read_whole_frames
 from birthmark.wire.hpke import DEFAULT_SUITE, SUITES

@@ -11,11 +11,11 @@ from statistics import median
 
 from birthmark.errors import Tampered
 from birthmark.shell.bench.floor import run_floor
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.siteingest import checking_processes, ingest_file
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.sites.ingest import checking_processes, ingest_file
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_ingest", "receipt_floor"]

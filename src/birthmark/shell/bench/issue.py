@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from birthmark.shell.bench.floor import keygen_and_sign, naive_builder, run_floor
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
-from birthmark.shell.bulk import make_order
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.orders.bulk import make_order
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_issue"]

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from birthmark.ports import Credential, Evidence, Fence, Probe
-from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bench.station import NullTarget, make_pool
-from birthmark.shell.heads import open_heads
-from birthmark.shell.lineyield import percentile
+from birthmark.shell.line.heads import open_heads
+from birthmark.shell.line.yields import percentile
+from birthmark.shell.throwaway import throw_away_workspace
 
 __all__ = ["LinkedTarget", "bench_line"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from birthmark import __version__
 from birthmark.model.events import CaCreated, GrantAccepted, OrderAssigned, SiteAdded, utc_text
 from birthmark.model.siteevents import SiteMode
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.setup import SetupRequest, create_workspace
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.tlog.note import encode_vkey, public_octets
 from birthmark.wire.site import SiteRequest, sign_request
 

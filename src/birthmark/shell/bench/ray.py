@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
-from birthmark.shell.bulk import EngineChoice, make_order
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.orders.bulk import EngineChoice, make_order
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_ray"]

@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from birthmark.adapters.durable import write_durably
 from birthmark.errors import StationFault
-from birthmark.shell.bench.place import throw_away_workspace
 from birthmark.shell.bench.verified import make_verified
-from birthmark.shell.config import CONFIG_NAME
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.throwaway import throw_away_workspace
+from birthmark.shell.workspace.config import CONFIG_NAME
+from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["bench_register"]
 
@@ -148,8 +148,8 @@ class _Killed:
 
 
 def _register(pipe: Connection, root: Path, skipped: Any, kill_after: int | None) -> None:
-    from birthmark.shell.register import open_register
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.registration import open_register
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with (
         open_workspace(root, publish=False) as workspace,
@@ -172,8 +172,8 @@ def _register(pipe: Connection, root: Path, skipped: Any, kill_after: int | None
 
 
 def _compare(pipe: Connection, root: Path, skipped: Any, _nothing: None) -> None:
-    from birthmark.shell.register import open_register
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.registration import open_register
+    from birthmark.shell.workspace.wiring import open_workspace
 
     began = time.perf_counter()
     clock, sleep = _clock(skipped)

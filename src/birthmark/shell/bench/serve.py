@@ -24,10 +24,10 @@ from birthmark.model import events as e
 from birthmark.shell.bench.accessfiles import AccessFiles
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.httpload import LoadResult, run_load
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
 from birthmark.shell.bench.serviceprocess import running_service
-from birthmark.shell.config import CONFIG_NAME
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.config import CONFIG_NAME
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["bench_serve"]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.model import events as e
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.tlog.checkpoint import Checkpoint, sign
 from birthmark.tlog.merkle import Frontier, leaf_hashes
 from birthmark.tlog.note import encode_vkey, public_octets

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from birthmark.adapters.targets.identity import certificates_of, require_key
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.ports import Credential, Evidence, Fence, Probe
-from birthmark.shell.bench.place import bench_order, throw_away_workspace
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.heads import StationHeads, open_heads
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.line.heads import StationHeads, open_heads
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.throwaway import bench_order, throw_away_workspace
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.line.station import ProvisionRequest, provision
 from birthmark.workflow.orders.order import create_order, serial_range
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 from birthmark.model import events as e
-from birthmark.shell.bench.place import bench_order
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.wiring import Workspace
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.throwaway import bench_order
+from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.orders.order import create_order, serial_range
 
 __all__ = ["make_verified"]

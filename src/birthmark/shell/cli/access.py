@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def list_access(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """List every key that was ever let in."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         records = opened.records.accesses()
@@ -72,8 +72,8 @@ def grant(
 
     from birthmark.adapters.durable import write_durably
     from birthmark.pki.csr import parse_csr
-    from birthmark.shell.access import access_tools, certificate_pem
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import access_tools, certificate_pem
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.authority.access import access_issuer, grant_access, sign_client
 
     request = parse_csr(read_received(csr))
@@ -118,8 +118,8 @@ def withdraw(
     as_json: JsonOption = False,
 ) -> None:
     """Let the keys of a name in no more, from now on."""
-    from birthmark.shell.access import access_tools
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import access_tools
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.authority.access import withdraw_access
 
     with open_workspace(workspace) as opened:
@@ -139,8 +139,8 @@ def server(
     as_json: JsonOption = False,
 ) -> None:
     """Make key and certificate of this workspace's service, below serve/, and its settings."""
-    from birthmark.shell.access import make_server_certificate, write_serve_settings
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import make_server_certificate, write_serve_settings
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         made = [str(path) for path in make_server_certificate(opened, name, days=days)]

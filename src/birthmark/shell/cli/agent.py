@@ -38,7 +38,7 @@ def agent(
 
     require_extra("serve", "uvicorn")
     from birthmark.shell.agent.server import AgentPlace, parse_heads, serve_agent
-    from birthmark.shell.line import open_line
+    from birthmark.shell.line.session import open_line
 
     heads = parse_heads(head)
     place = AgentPlace(workspace.absolute(), port=port, unix_socket=unix_socket, new_token=new_token)

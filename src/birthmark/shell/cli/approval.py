@@ -37,8 +37,8 @@ def key(
     as_json: JsonOption = False,
 ) -> None:
     """Print the verifier key of your own key, for `birthmark approval set`."""
-    from birthmark.shell.approvals import approver_key
-    from birthmark.shell.secrets import SecretsResolver
+    from birthmark.shell.authority.approvals import approver_key
+    from birthmark.shell.workspace.secrets import SecretsResolver
     from birthmark.tlog.note import encode_vkey, public_octets
 
     with approver_key(uri, SecretsResolver(), create=new) as opened:
@@ -55,8 +55,8 @@ def set_rule(
     as_json: JsonOption = False,
 ) -> None:
     """Set whose approvals count. The first rule is set freely; to change it, the old approvers sign a plan."""
-    from birthmark.shell.approvals import set_approvers
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.approvals import set_approvers
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.tlog.note import parse_vkey
     from birthmark.workflow.authority.approval import approver_facts
 
@@ -77,8 +77,8 @@ def set_rule(
 
 def list_rule(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Show whose approvals count, and for what."""
-    from birthmark.shell.approvals import is_guarded
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.approvals import is_guarded
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.authority.approval import ACTIONS, rule_in_force
 
     with open_workspace(workspace, publish=False) as opened:
@@ -106,8 +106,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Write the plan of an act from its facts. Guarded commands do the same with --plan-only, and know the facts."""
-    from birthmark.shell.approvals import write_plan
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.approvals import write_plan
+    from birthmark.shell.workspace.wiring import open_workspace
 
     pairs = [item.partition("=") for item in fact or []]
     if bad := [name for name, found, _ in pairs if not found]:
@@ -126,8 +126,8 @@ def sign(
     as_json: JsonOption = False,
 ) -> None:
     """Approve a plan: read what it says, then sign it with your own key. No workspace is needed."""
-    from birthmark.shell.approvals import read_document, sign_file
-    from birthmark.shell.secrets import SecretsResolver
+    from birthmark.shell.authority.approvals import read_document, sign_file
+    from birthmark.shell.workspace.secrets import SecretsResolver
     from birthmark.wire.approval import parse_plan, plan_text
 
     data = read_document(file)
@@ -144,8 +144,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a plan says, who approved it, and how many are missing by the rule of the workspace."""
-    from birthmark.shell.approvals import read_document
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.approvals import read_document
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.wire.approval import open_plan, signature_lines
     from birthmark.workflow.authority.approval import rule_in_force
 

@@ -11,7 +11,7 @@ import typer
 from birthmark.shell.cli.screen import emit
 
 if TYPE_CHECKING:
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.workspace.wiring import Workspace
     from birthmark.wire.approval import Plan
 
 __all__ = ["ApprovalOption", "PlanOnlyOption", "only_planned", "tell_plan", "write_plan_only"]
@@ -27,7 +27,7 @@ _HOURS = 72.0
 
 def write_plan_only(workspace: Workspace, action: str, facts: Mapping[str, str], path: Path, *, as_json: bool) -> None:
     """Write the plan of a command and say what comes next."""
-    from birthmark.shell.approvals import write_plan
+    from birthmark.shell.authority.approvals import write_plan
 
     tell_plan(write_plan(workspace, action, facts, path, hours=_HOURS), path, as_json=as_json)
 
@@ -45,7 +45,7 @@ def only_planned(
     if plan_only is not None:
         write_plan_only(workspace, action, facts, plan_only, as_json=as_json)
         return True
-    from birthmark.shell.approvals import approve_first
+    from birthmark.shell.authority.approvals import approve_first
 
     approve_first(workspace, action, facts, approval)
     return False

@@ -148,7 +148,7 @@ def prove(
 def _make_proof(root: Path, device: str) -> tuple[bytes, str]:
     """Return proof and verifier key, made from the published files."""
     from birthmark.adapters.logstore import FileLogStore
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.tlog.checkpoint import open_checkpoint
     from birthmark.tlog.merkle import inclusion_proof
     from birthmark.tlog.proof import DeviceProof
@@ -222,7 +222,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the evidence that anybody can check without birthmark: logs, CA certificates, receipts, transcripts."""
-    from birthmark.shell.evidence import export_evidence
+    from birthmark.shell.evidence.directory import export_evidence
 
     with _progress("exporting", quiet=as_json) as progress:
         made = export_evidence(directory, output, progress=progress)

@@ -46,7 +46,7 @@ def issue(
 ) -> None:
     """Identities per second durable in the ledger, against P-256 key generation plus one signature."""
     from birthmark.shell.bench.issue import bench_issue
-    from birthmark.shell.bulk import default_processes
+    from birthmark.shell.orders.bulk import default_processes
 
     with progress_bar("making identities", total=count, quiet=as_json) as advance:
         workers = processes or default_processes()

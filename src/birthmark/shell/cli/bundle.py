@@ -13,7 +13,7 @@ from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.workspace.wiring import Workspace
     from birthmark.workflow.bundles.unpack import Opened
 
 __all__ = ["register"]
@@ -48,8 +48,8 @@ def seal(
     as_json: JsonOption = False,
 ) -> None:
     """Hand an order to its site: one sealed file and a signed manifest. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, new_bundle_path, seal_for_site
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.bundles import manifest_path, new_bundle_path, seal_for_site
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=plan_only is None) as opened:
         facts = {"order": order, "site": site}
@@ -102,8 +102,8 @@ def open_file(
     as_json: JsonOption = False,
 ) -> None:
     """Take in a bundle at its site: verified first, then once, whole. Safe to kill and to repeat."""
-    from birthmark.shell.bundles import manifest_path, open_for_site, opening_facts, told_quantity
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.bundles import manifest_path, open_for_site, opening_facts, told_quantity
+    from birthmark.shell.workspace.wiring import open_workspace
 
     beside = manifest or manifest_path(file)
     total = 2 * told_quantity(beside)  # it is read twice
@@ -146,7 +146,7 @@ def show(
 ) -> None:
     """Say what a bundle is without opening it; with --vkey also whether its manifest is signed and fits."""
     from birthmark.adapters.bundlefile import BundleInput
-    from birthmark.shell.bundles import manifest_path, read_small
+    from birthmark.shell.sites.bundles import manifest_path, read_small
     from birthmark.workflow.bundles.look import look_at_bundle
 
     beside = manifest or manifest_path(file)
@@ -173,7 +173,7 @@ def close(
     as_json: JsonOption = False,
 ) -> None:
     """End what is left of an order at its site: keys erased, certificates revoked, devices scrapped, all on record."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.bundles.leftovers import close_bundle
 
     with open_workspace(workspace) as opened:
@@ -202,7 +202,7 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """At the authority: erase our copy of the keys that are known to have arrived at the site. Safe to repeat."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.bundles.leftovers import forget_keys
 
     with open_workspace(workspace) as opened:
@@ -225,8 +225,8 @@ def recipient(
     """At a site: make a P-256 key for bundles of the suite p256 and write its public half for the authority."""
     from hashlib import sha256
 
-    from birthmark.shell.bundles import bundle_recipient_file
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.bundles import bundle_recipient_file
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         pem = bundle_recipient_file(opened, key, output)

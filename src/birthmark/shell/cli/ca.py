@@ -40,8 +40,8 @@ def csr(
     as_json: JsonOption = False,
 ) -> None:
     """Write the certificate request of a CA whose certificate somebody else signs."""
-    from birthmark.shell.authorities import request_ca
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.authorities import request_ca
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         path = request_ca(opened, name, subject=subject, new_key=new_key, path_length=path_length)
@@ -62,8 +62,8 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Take in a CA that somebody else signed, or that signs for us as a service; everything about it is checked."""
-    from birthmark.shell.authorities import import_ca, import_facts
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.authorities import import_ca, import_facts
+    from birthmark.shell.workspace.wiring import open_workspace
 
     paths = [*files, *(chain or [])]
     with open_workspace(workspace, publish=plan_only is None) as opened:
@@ -82,7 +82,7 @@ def import_(
 
 def list_cas(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """List all CAs on record."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         documents = [_document(record) for record in opened.records.cas()]
@@ -93,7 +93,7 @@ def list_cas(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -
 
 def show(name: NameArgument, workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Show one CA: its certificate, who signed it, how many of its devices' certificates are revoked."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         opened.ca_certificate(name)
@@ -113,7 +113,7 @@ def export(
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from birthmark.adapters.durable import write_durably
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         chain = opened.chain(name)
@@ -136,8 +136,8 @@ def crl(
     from cryptography import x509
 
     from birthmark.pki.crl import read_crl
-    from birthmark.shell.authorities import publish_crl
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.authorities import publish_crl
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         path = publish_crl(opened, name, days=days)

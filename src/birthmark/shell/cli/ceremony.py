@@ -36,8 +36,8 @@ def _ceremony() -> None:
 
 def check(file: FileArgument, workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Rehearse the ceremony with throw-away keys and show what it will do; what cannot work is refused."""
-    from birthmark.shell.ceremony import ceremony_facts, rehearse_ceremony
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.ceremony import ceremony_facts, rehearse_ceremony
+    from birthmark.shell.workspace.wiring import open_workspace
 
     source = _read(file)
     with open_workspace(workspace, publish=False) as opened:
@@ -63,8 +63,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Do what the file says, sign the transcript, put certificates and transcripts into ca/."""
-    from birthmark.shell.ceremony import ceremony_facts, hold_ceremony, rehearse_ceremony, unnamed_cas
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.ceremony import ceremony_facts, hold_ceremony, rehearse_ceremony, unnamed_cas
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.authority.ceremony import parse_ceremony
 
     source = _read(file)
@@ -100,8 +100,8 @@ def sign(
     as_json: JsonOption = False,
 ) -> None:
     """Sign the transcript as somebody who took part. What the log recorded of it does not change."""
-    from birthmark.shell.approvals import read_document, sign_file
-    from birthmark.shell.secrets import SecretsResolver
+    from birthmark.shell.authority.approvals import read_document, sign_file
+    from birthmark.shell.workspace.secrets import SecretsResolver
     from birthmark.wire.approval import signature_lines
     from birthmark.workflow.authority.transcript import recorded_part, transcript_text
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from birthmark.adapters.audit.verify import Report
     from birthmark.shell.demo.factory import Attempt, Factory
-    from birthmark.shell.heads import Yield
+    from birthmark.shell.line.heads import Yield
 
 __all__ = ["register"]
 
@@ -36,11 +36,11 @@ def demo(
     """Make a CA, 1,000 identities and a line of 4 heads; provision 100 devices, try to cheat, audit it all."""
     from rich.console import Console
 
-    from birthmark.shell.bench.place import make_workspace
     from birthmark.shell.demo.directory import prepare_directory
     from birthmark.shell.demo.factory import Factory
     from birthmark.shell.demo.tokens import softhsm_is_here
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.throwaway import make_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     console = Console(highlight=False)
     began = time.monotonic()
@@ -83,7 +83,7 @@ def _make(console: Console, factory: Factory) -> None:
 
 def _run(console: Console, factory: Factory) -> list[Attempt]:
     from birthmark.shell.cli.screen import progress_bar
-    from birthmark.shell.heads import open_heads
+    from birthmark.shell.line.heads import open_heads
 
     born = (
         f"{len(factory.tokens)} in secure elements (SoftHSM2) that make their own key"

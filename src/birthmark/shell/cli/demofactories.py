@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from birthmark.adapters.audit.verify import Report
     from birthmark.shell.demo.factories import Factories, Site
-    from birthmark.shell.siteingest import IngestResult
+    from birthmark.shell.sites.ingest import IngestResult
 
 __all__ = ["register"]
 

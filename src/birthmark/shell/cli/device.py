@@ -14,7 +14,7 @@ from birthmark.shell.cli.screen import emit, table
 if TYPE_CHECKING:
     from birthmark.model.records import DeviceRecord
     from birthmark.ports import Ledger
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.workspace.wiring import Workspace
     from birthmark.workflow.line.rework import Rework
 
 __all__ = ["birth_record", "register"]
@@ -42,7 +42,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show where the device stands, its certificate and, on request, everything that happened to it."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.handout import known_device
 
     with open_workspace(workspace, publish=False) as opened:
@@ -57,7 +57,7 @@ def show(
 
 
 def _clouds(root: Path, device_serial: str) -> dict[str, object]:
-    from birthmark.shell.register import told_clouds
+    from birthmark.shell.register.registration import told_clouds
 
     return {f"cloud {name}": told for name, told in told_clouds(root, device_serial).items()}
 
@@ -71,8 +71,8 @@ def rework(
     as_json: JsonOption = False,
 ) -> None:
     """End the device's identity on record, revoke its certificate, and open it for a new one."""
-    from birthmark.shell.approvals import require_approval
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.approvals import require_approval
+    from birthmark.shell.workspace.wiring import open_workspace
 
     facts = {"device": device_serial, "reason": reason}
     with open_workspace(workspace, publish=plan_only is None) as opened:
@@ -93,7 +93,7 @@ def scrap(
     as_json: JsonOption = False,
 ) -> None:
     """Take the device out for good: its certificate is revoked and its sealed key erased."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         device = _rework(opened, opened.ledger).scrap(device_serial, reason=reason, by=opened.by)
@@ -113,7 +113,7 @@ def tpm_registration(
     """Read what a cloud that attests TPMs wants to know of one: its endorsement key and storage root key."""
     from birthmark.adapters.targets.tpm2 import Tpm2Target
     from birthmark.errors import Misconfigured
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.line.readback import check_probe
 
     with open_workspace(workspace, publish=False) as opened:

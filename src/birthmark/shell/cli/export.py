@@ -30,8 +30,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Tell a registry which devices were verified, revoked, superseded or scrapped since a cursor."""
-    from birthmark.shell.export import change_feed, export_directory
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.export import change_feed, export_directory
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.wire.registry import change_text, parse_cursor
 
     cursor = None if since is None else parse_cursor(since)

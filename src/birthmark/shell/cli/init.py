@@ -13,7 +13,7 @@ from birthmark.shell.cli.screen import emit
 
 if TYPE_CHECKING:
     from birthmark.guide.plan import Plan
-    from birthmark.shell.setup import SetupRequest
+    from birthmark.shell.workspace.setup import SetupRequest
 
 __all__ = ["register"]
 
@@ -52,8 +52,8 @@ def init(
 ) -> None:
     """Make a workspace: settings, profiles, a ceremony file to review, keys of log, vault and station, a ledger."""
     from birthmark.guide.plan import parse_plan
-    from birthmark.shell.secrets import SecretsResolver
-    from birthmark.shell.setup import SetupRequest, create_workspace
+    from birthmark.shell.workspace.secrets import SecretsResolver
+    from birthmark.shell.workspace.setup import SetupRequest, create_workspace
 
     name = directory.resolve().name.lower()
     data = _read(plan) if plan is not None else None

@@ -41,8 +41,8 @@ def print_label(
 ) -> None:
     """Make the label of a verified device: text, QR code, DataMatrix, or ZPL for the printer."""
     from birthmark.adapters.durable import write_durably
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.line.packing import label_for
 
     with open_workspace(workspace, publish=False) as opened, open_heads(opened, station) as heads:
@@ -66,8 +66,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check the label against the unit in the fixture and the record. Nothing is written to the device."""
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.line.packing import check_label
 
     with open_workspace(workspace) as opened, open_heads(opened, station) as heads:

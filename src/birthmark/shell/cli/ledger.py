@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def replay(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Rebuild every table from the log alone and compare: the tables must be exactly what the events say."""
     from birthmark.adapters.ledgers.sqlite.replay import replay_ledger
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         size = opened.ledger.head().size
@@ -46,7 +46,7 @@ def export(
 ) -> None:
     """Copy the ledger, sealed keys included, into one SQLite file: `birthmark audit verify` reads such a file."""
     from birthmark.adapters.ledgers.sqlite.export import export_ledger
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     facts = {"recipient": str(sqlite), "what": "the ledger with all sealed keys"}
     with open_workspace(workspace, publish=False) as opened:
@@ -68,7 +68,7 @@ def events(
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """Print entries of the log: number, event, and the size of what is attached."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         for seq, entry in opened.ledger.entries(first, count):

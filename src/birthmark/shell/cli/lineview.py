@@ -29,7 +29,7 @@ def line(
     from birthmark.adapters.extras import require_extra
 
     require_extra("line", "textual")
-    from birthmark.shell.line import open_line
+    from birthmark.shell.line.session import open_line
     from birthmark.shell.lineview.app import LineView
 
     with open_line(workspace, station) as opened:

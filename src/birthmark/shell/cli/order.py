@@ -17,8 +17,8 @@ from birthmark.shell.cli.screen import emit, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
-    from birthmark.shell.bulk import EngineChoice
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.orders.bulk import EngineChoice
+    from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["register"]
 
@@ -60,9 +60,9 @@ def create(
 ) -> None:
     """Record an order and its devices. Duplicate or malformed serials refuse it and are named."""
     from birthmark.model.ids import parse_order_id
-    from birthmark.shell.access import require_role
-    from birthmark.shell.approvals import require_approval
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import require_role
+    from birthmark.shell.authority.approvals import require_approval
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.authority.rollover import require_current
     from birthmark.workflow.orders.order import NewOrder, create_order, order_facts
     from birthmark.workflow.sites.site import assign_order
@@ -158,8 +158,8 @@ def make(
     as_json: JsonOption = False,
 ) -> None:
     """Make every identity of the order that is still open. Safe to kill and to repeat at any instant."""
-    from birthmark.shell.bulk import EngineChoice, default_processes
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.orders.bulk import EngineChoice, default_processes
+    from birthmark.shell.workspace.wiring import open_workspace
 
     choice = EngineChoice(engine, address)
 
@@ -182,7 +182,7 @@ def assign(
     as_json: JsonOption = False,
 ) -> None:
     """Give an order to a site: its devices are made there and nowhere else, and its quantity is the site's quota."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.sites.site import assign_order
 
     with open_workspace(workspace) as opened:
@@ -205,9 +205,9 @@ def _make_with_progress(
     *,
     quiet: bool,
 ) -> int:
-    from birthmark.shell.bulk import make_order
     from birthmark.shell.cli.screen import progress_bar
-    from birthmark.shell.procurement import procure_order
+    from birthmark.shell.orders.bulk import make_order
+    from birthmark.shell.orders.procurement import procure_order
 
     open_now = workspace.records.totals(order.order).open
     with progress_bar("making identities", total=open_now, quiet=quiet) as advance:
@@ -236,7 +236,7 @@ def show(
     """Show where the devices of an order stand."""
     import msgspec
 
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         order, totals = _order(opened, name), opened.records.totals(name)
@@ -249,7 +249,7 @@ def show(
 
 def list_orders(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """List all orders."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         rows = [(order, opened.records.totals(order.order)) for order in opened.records.orders()]

@@ -37,8 +37,8 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Check a vendor's manifest whole and record its identities, or nothing. The same file again changes nothing."""
-    from birthmark.shell.preload import ingest_manifest, manifest_name
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.preload import ingest_manifest, manifest_name
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=plan_only is None) as opened:
         approved = None
@@ -64,7 +64,7 @@ def ingest(
 
 
 def _is_guarded(opened: object) -> bool:
-    from birthmark.shell.approvals import is_guarded
+    from birthmark.shell.authority.approvals import is_guarded
 
     return is_guarded(opened)  # type: ignore[arg-type]
 
@@ -88,9 +88,9 @@ def delegate(
 
     from birthmark.adapters.durable import write_durably
     from birthmark.adapters.received import read_received
-    from birthmark.shell.access import certificate_pem
-    from birthmark.shell.preload import delegate_vendor_ca, vendor_ca
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import certificate_pem
+    from birthmark.shell.sites.preload import delegate_vendor_ca, vendor_ca
+    from birthmark.shell.workspace.wiring import open_workspace
 
     request = read_received(csr)
     ca = vendor_ca(vendor, name)
@@ -117,8 +117,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what vendors preloaded, what of it is bound, and what they may still sign."""
-    from birthmark.shell.access import certificate_pem
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import certificate_pem
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         if ca is not None:

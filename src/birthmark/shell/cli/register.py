@@ -15,7 +15,7 @@ from birthmark.shell.cli.registerreport import follow_runs, show_estimate, show_
 from birthmark.shell.cli.screen import emit, table
 
 if TYPE_CHECKING:
-    from birthmark.shell.registerruns import CloudRun
+    from birthmark.shell.register.runs import CloudRun
 
 __all__ = ["register"]
 
@@ -47,7 +47,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say how many calls and minutes a registration will take, and what stands in its way; nothing is sent."""
-    from birthmark.shell.registerplan import plan_for_name, plan_for_uri
+    from birthmark.shell.register.plan import plan_for_name, plan_for_uri
 
     if (name is None) == (cloud is None):
         raise Misconfigured(
@@ -83,9 +83,9 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Make our CAs known to a cloud and prove that we have their keys, with the groups and policies that it needs."""
-    from birthmark.shell.possession import ACTION, possession, possession_facts
-    from birthmark.shell.register import chosen_clouds, open_register
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.possession import ACTION, possession, possession_facts
+    from birthmark.shell.register.registration import chosen_clouds, open_register
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with (
         open_workspace(workspace, publish=plan_only is None) as opened,
@@ -109,9 +109,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Tell clouds of every device that was verified or ended since they were told last; each at its own pace."""
-    from birthmark.shell.register import chosen_clouds
-    from birthmark.shell.registerruns import run_clouds
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.registration import chosen_clouds
+    from birthmark.shell.register.runs import run_clouds
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         clouds = chosen_clouds(opened, names or [])
@@ -143,8 +143,8 @@ def parked(
     as_json: JsonOption = False,
 ) -> None:
     """List devices that a cloud would not take, with the reason; or let the next run try them again."""
-    from birthmark.shell.register import chosen_clouds, open_register
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.registration import chosen_clouds, open_register
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with (
         open_workspace(workspace, publish=False) as opened,

@@ -29,8 +29,8 @@ def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON line each difference, a summary last.")] = False,
 ) -> None:
     """Compare what a cloud holds with the ledger, both ways: what is missing, foreign or different, by name."""
-    from birthmark.shell.register import chosen_clouds, open_register
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.register.registration import chosen_clouds, open_register
+    from birthmark.shell.workspace.wiring import open_workspace
 
     shown: list[list[str]] = []
     found, reopened = 0, 0

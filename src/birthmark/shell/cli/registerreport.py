@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from birthmark.shell.cli.screen import emit, table, visible
 
 if TYPE_CHECKING:
-    from birthmark.shell.registerplan import RegisterPlan
-    from birthmark.shell.registerruns import CloudRun
+    from birthmark.shell.register.plan import RegisterPlan
+    from birthmark.shell.register.runs import CloudRun
 
 __all__ = ["follow_runs", "show_estimate", "show_runs"]
 

@@ -27,7 +27,7 @@ def serve(
     The log of requests is JSON lines on stderr.
     """
     from birthmark.shell.api.server import serve as run
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         run(opened, host=host, port=port, ready=lambda address: print(f"serving {address}", flush=True))

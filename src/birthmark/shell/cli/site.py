@@ -16,8 +16,8 @@ from birthmark.shell.cli.sitestart import init, next_ca, next_station
 
 if TYPE_CHECKING:
     from birthmark.model.siterecords import SiteRecord
-    from birthmark.shell.siteadmin import WrittenGrant
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.sites.admin import WrittenGrant
+    from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["register", "show_grant"]
 
@@ -76,8 +76,8 @@ def add(
     """At the authority: take a site in, sign what it asked for, write its grant. Again with the same request: safe."""
     from hashlib import sha256
 
-    from birthmark.shell.siteadmin import CaWishes, GrantWishes, delegation_facts, take_in_site
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.admin import CaWishes, GrantWishes, delegation_facts, take_in_site
+    from birthmark.shell.workspace.wiring import open_workspace
 
     data = read_received(request)
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
@@ -122,8 +122,8 @@ def accept(
     as_json: JsonOption = False,
 ) -> None:
     """At the site: check the grant, put it on record, take in certificates, profiles and products."""
-    from birthmark.shell.siteaccept import take_grant
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.accept import take_grant
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         taken = take_grant(opened, read_received(grant), authority_vkey=authority_vkey)
@@ -157,8 +157,8 @@ def delegate(
     """At the authority: sign the site's next issuing CA; its products are made by that one from then on."""
     from hashlib import sha256
 
-    from birthmark.shell.siteadmin import CaWishes, GrantWishes, delegate_to_site
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.admin import CaWishes, GrantWishes, delegate_to_site
+    from birthmark.shell.workspace.wiring import open_workspace
 
     ca = CaWishes(issuer=issuer, days=days, profile=profile, title=ca_name, constrained=not no_name_constraints)
     wishes = GrantWishes(products=product, url=url)
@@ -180,8 +180,8 @@ def grant(
     as_json: JsonOption = False,
 ) -> None:
     """At the authority: write a site's grant again, with other products or another address if you like."""
-    from birthmark.shell.siteadmin import GrantWishes, write_grant
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.admin import GrantWishes, write_grant
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         written = write_grant(opened, site, GrantWishes(products=product, url=url))
@@ -190,7 +190,7 @@ def grant(
 
 def list_sites(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """List all sites of this authority."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace, publish=False) as opened:
         sites = [_document(record) for record in opened.records.sites()]
@@ -209,7 +209,7 @@ def _document(record: SiteRecord) -> dict[str, object]:
 
 def show(site: SiteArgument, workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
     """Show one site: its stations, CAs, orders and findings."""
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.sites.site import known_site
 
     with open_workspace(workspace, publish=False) as opened:
@@ -236,8 +236,8 @@ def stop(
     site: SiteArgument, reason: ReasonOption, workspace: WorkspaceOption = Path(), as_json: JsonOption = False
 ) -> None:
     """Hand nothing to the site any more; what it reports is still taken in."""
-    from birthmark.shell.access import access_tools
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import access_tools
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.sites.site import stop_site
 
     with open_workspace(workspace) as opened:
@@ -249,8 +249,8 @@ def resume(
     site: SiteArgument, reason: ReasonOption, workspace: WorkspaceOption = Path(), as_json: JsonOption = False
 ) -> None:
     """Let a stopped site work again."""
-    from birthmark.shell.access import access_tools
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.authority.access import access_tools
+    from birthmark.shell.workspace.wiring import open_workspace
     from birthmark.workflow.sites.site import resume_site
 
     with open_workspace(workspace) as opened:

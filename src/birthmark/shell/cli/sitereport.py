@@ -14,8 +14,8 @@ from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
 
 if TYPE_CHECKING:
-    from birthmark.shell.siteingest import IngestResult
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.sites.ingest import IngestResult
+    from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["add_commands"]
 
@@ -50,8 +50,8 @@ def report(
     """Write what the authority has not acknowledged, for a USB stick or its service: entries and the signed head."""
     from tempfile import TemporaryDirectory
 
-    from birthmark.shell.sitereport import push_report, write_report_file
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.report import push_report, write_report_file
+    from birthmark.shell.workspace.wiring import open_workspace
 
     if output is None and not push:
         raise Misconfigured("report.nowhere", "where shall the report go?", hint="Give --output FILE, --push or both.")
@@ -77,7 +77,7 @@ def report(
 
 def _start(workspace: Workspace, since: int | None, ack: Path | None) -> int:
     """Return from which entry on to report: as told, as the given acknowledgement says, or the last one kept here."""
-    from birthmark.shell.sitereport import acknowledged_entries, stored_acknowledgement
+    from birthmark.shell.sites.report import acknowledged_entries, stored_acknowledgement
 
     if since is not None and ack is not None:
         raise Misconfigured("report.since_twice", "both --since and --ack were given", hint="Give one of them.")
@@ -94,8 +94,8 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Verify reports of sites, take them in, and settle what they say about the devices of their orders."""
-    from birthmark.shell.siteingest import ingest_file
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.ingest import ingest_file
+    from birthmark.shell.workspace.wiring import open_workspace
 
     if processes is not None and processes < 1:
         raise Misconfigured("ingest.processes", "this needs a process", hint="Give --processes 1 or more.")

@@ -48,8 +48,8 @@ def init(
     """At the site: make its workspace with all keys, and the signed request for the authority."""
     from hashlib import sha256
 
-    from birthmark.shell.secrets import SecretsResolver
-    from birthmark.shell.sitesetup import REQUEST_NAME, NewSite, create_site_workspace
+    from birthmark.shell.sites.setup import REQUEST_NAME, NewSite, create_site_workspace
+    from birthmark.shell.workspace.secrets import SecretsResolver
 
     chosen, called = _mode(mode), name or directory.resolve().name.lower()
     site = NewSite(
@@ -105,8 +105,8 @@ def next_ca(
 ) -> None:
     """At a site of mode factory_ca: make the key of its next issuing CA, and the request for it."""
     from birthmark.adapters.durable import write_durably
-    from birthmark.shell.sitesetup import make_ca_request
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.setup import make_ca_request
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         csr = make_ca_request(opened, name, algorithm=key_algorithm, token=_token(token, module))
@@ -128,8 +128,8 @@ def next_station(
 ) -> None:
     """At a site: make the keys of one more station, and the request for the authority."""
     from birthmark.adapters.durable import write_durably
-    from birthmark.shell.sitesetup import make_station_request
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.setup import make_station_request
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         vkey, csr = make_station_request(opened, name)

@@ -75,8 +75,8 @@ def add(
     """At the authority: add a station to a site, or give a known one a certificate for a new TLS key."""
     from birthmark.adapters.received import read_received
     from birthmark.shell.cli.site import show_grant
-    from birthmark.shell.siteadmin import grant_station
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.sites.admin import grant_station
+    from birthmark.shell.workspace.wiring import open_workspace
 
     with open_workspace(workspace) as opened:
         written = grant_station(opened, site, name, vkey=vkey, csr=read_received(csr), days=days)
@@ -102,9 +102,9 @@ def provision(
     as_json: LinesOption = False,
 ) -> int:
     """Give one device its identity, read it back and prove it. The same command again is always safe."""
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.lineyield import not_to_be_shipped
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.line.yields import not_to_be_shipped
+    from birthmark.shell.workspace.wiring import open_workspace
 
     _require_one_way(device_serial, identify)
     show = step_line if as_json else step_text
@@ -145,9 +145,9 @@ def verify(
     as_json: LinesOption = False,
 ) -> int:
     """Prove again that a verified device holds its identity, and that its cloud lets it in; nothing is written."""
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.lineyield import not_to_be_shipped
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.line.yields import not_to_be_shipped
+    from birthmark.shell.workspace.wiring import open_workspace
 
     began = time.monotonic()
     try:
@@ -207,8 +207,8 @@ def _take_over(
     *,
     as_json: bool,
 ) -> None:
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.workspace.wiring import open_workspace
 
     show = step_line if as_json else step_text
     with open_workspace(workspace) as opened, open_heads(opened, station) as heads:
@@ -239,7 +239,7 @@ def _rehearse(
     *,
     as_json: bool,
 ) -> None:
-    from birthmark.shell.rehearsal import RehearsalRequest, rehearse
+    from birthmark.shell.line.rehearsal import RehearsalRequest, rehearse
 
     if device_serial is None:
         raise Misconfigured(
@@ -275,9 +275,9 @@ def run(
     A bad or slow device does not stop the others; the worst error decides the exit code. A fault of the station or a
     finding of tampering stops the line.
     """
-    from birthmark.shell.heads import open_heads
-    from birthmark.shell.lineyield import not_to_be_shipped
-    from birthmark.shell.wiring import open_workspace
+    from birthmark.shell.line.heads import open_heads
+    from birthmark.shell.line.yields import not_to_be_shipped
+    from birthmark.shell.workspace.wiring import open_workspace
 
     _require_placeholder(target)
     waiting = _lines(devices)

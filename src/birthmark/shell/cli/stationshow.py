@@ -10,7 +10,7 @@ from birthmark.shell.cli.screen import visible
 
 if TYPE_CHECKING:
     from birthmark.errors import BirthmarkError
-    from birthmark.shell.lineyield import HeadResult, Yield
+    from birthmark.shell.line.yields import HeadResult, Yield
     from birthmark.workflow.line.stationpost import Outcome, Progress
 
 __all__ = [
@@ -118,7 +118,7 @@ def result_text(result: HeadResult) -> None:
 
 
 def summary(total: Yield, *, as_json: bool) -> None:
-    from birthmark.shell.lineyield import percentile
+    from birthmark.shell.line.yields import percentile
 
     failed = sum(total.codes.values())
     done = total.passed + total.already + failed

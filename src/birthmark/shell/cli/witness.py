@@ -38,8 +38,8 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a witness: its key, and its memory of heads. Print its verifier key."""
-    from birthmark.shell.secrets import SecretsResolver
-    from birthmark.shell.witness import create_witness
+    from birthmark.shell.evidence.witness import create_witness
+    from birthmark.shell.workspace.secrets import SecretsResolver
 
     vkey = create_witness(directory, name, secret, key, SecretsResolver())
     lines = [vkey, f"Next: birthmark witness watch {directory} VKEY-OF-A-LOG (a workspace has it in log/vkey)"]
@@ -52,7 +52,7 @@ def watch(
     as_json: JsonOption = False,
 ) -> None:
     """Let the witness cosign one more log."""
-    from birthmark.shell.witness import watch_log
+    from birthmark.shell.evidence.witness import watch_log
 
     key = watch_log(directory, vkey)
     emit({"origin": key.name}, f"{directory} watches {key.name} from now on.", as_json=as_json)
@@ -65,8 +65,8 @@ def cosign(
     as_json: JsonOption = False,
 ) -> None:
     """Cosign a log that lies in files, after verifying that it extends the head that was cosigned last."""
-    from birthmark.shell.secrets import SecretsResolver
-    from birthmark.shell.witness import cosign_log, open_witness
+    from birthmark.shell.evidence.witness import cosign_log, open_witness
+    from birthmark.shell.workspace.secrets import SecretsResolver
 
     with open_witness(directory, SecretsResolver()) as witness:
         done = cosign_log(witness, source, output)
@@ -82,11 +82,11 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Answer add-checkpoint requests over plain HTTP; put a TLS proxy before it."""
-    from birthmark.shell.secrets import SecretsResolver
-    from birthmark.shell.witness import open_witness
+    from birthmark.shell.evidence.witness import open_witness
+    from birthmark.shell.workspace.secrets import SecretsResolver
 
     try:
-        from birthmark.shell.witnessservice import bind, serve_witness
+        from birthmark.shell.evidence.witnessservice import bind, serve_witness
     except ModuleNotFoundError as problem:
         raise Misconfigured(
             "extra.missing",
@@ -108,7 +108,7 @@ def check(
     """Check that a head was seen by enough witnesses, and that the log still holds what they saw."""
     from datetime import UTC, datetime
 
-    from birthmark.shell.witness import check_log
+    from birthmark.shell.evidence.witness import check_log
 
     head, found = check_log(source, policy)
     seen = {

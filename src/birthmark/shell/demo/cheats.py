@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from birthmark.errors import BirthmarkError
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.orders.order import serial_range
 
 if TYPE_CHECKING:

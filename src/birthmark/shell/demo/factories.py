@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birthmark.model.ids import OrderId
-from birthmark.shell.bench.place import make_workspace
 from birthmark.shell.bench.serviceprocess import running_service
-from birthmark.shell.bulk import default_processes, make_order
-from birthmark.shell.config import CONFIG_NAME
 from birthmark.shell.demo.directory import write_secret
 from birthmark.shell.demo.tokens import MAGAZINE, MODULE, make_tokens, use_tokens
-from birthmark.shell.heads import open_heads
-from birthmark.shell.secrets import SecretsResolver
-from birthmark.shell.wiring import Workspace, open_workspace
+from birthmark.shell.line.heads import open_heads
+from birthmark.shell.orders.bulk import default_processes, make_order
+from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.config import CONFIG_NAME
+from birthmark.shell.workspace.secrets import SecretsResolver
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
     from birthmark.model.events import KeyOrigin
     from birthmark.model.siteevents import SiteMode
-    from birthmark.shell.siteingest import IngestResult
+    from birthmark.shell.sites.ingest import IngestResult
     from birthmark.wire.manifest import Manifest
 
 __all__ = ["FACTORIES", "PRODUCT", "Factories", "Site"]
@@ -90,7 +90,7 @@ class Factories:
 
     def found_authority(self) -> None:
         """Make the authority: root, issuing CA, and the certificate of its service."""
-        from birthmark.shell.access import make_server_certificate
+        from birthmark.shell.authority.access import make_server_certificate
 
         self.stick.mkdir()
         (self.directory / "secrets").mkdir(mode=0o700)
@@ -109,9 +109,9 @@ class Factories:
 
     def join(self, site: Site) -> str:
         """Let a factory make its keys and ask, take it in, and let it accept; return the SHA-256 of its request."""
-        from birthmark.shell.siteaccept import take_grant
-        from birthmark.shell.siteadmin import CaWishes, GrantWishes, take_in_site
-        from birthmark.shell.sitesetup import NewSite, create_site_workspace
+        from birthmark.shell.sites.accept import take_grant
+        from birthmark.shell.sites.admin import CaWishes, GrantWishes, take_in_site
+        from birthmark.shell.sites.setup import NewSite, create_site_workspace
 
         secret = self.directory / "secrets" / site.name
         pin = write_secret(secret)
@@ -179,7 +179,7 @@ class Factories:
 
     def seal(self, site: Site, order: str) -> Manifest:
         """Write the bundle of an order to the stick; ``Refused("site.stopped")`` for a factory that was stopped."""
-        from birthmark.shell.bundles import seal_for_site
+        from birthmark.shell.sites.bundles import seal_for_site
 
         with self.authority() as workspace:
             return seal_for_site(
@@ -194,7 +194,7 @@ class Factories:
 
     def open_bundle(self, site: Site, order: str) -> None:
         """Take the bundle on the stick in, at its factory."""
-        from birthmark.shell.bundles import manifest_path, open_for_site
+        from birthmark.shell.sites.bundles import manifest_path, open_for_site
 
         bundle = self.stick / f"{order}.bundle"
         with open_workspace(self.root(site.name)) as workspace:
@@ -221,7 +221,7 @@ class Factories:
 
     def report(self, name: str) -> Path:
         """Write the report of a factory's machine to the stick."""
-        from birthmark.shell.sitereport import write_report_file
+        from birthmark.shell.sites.report import write_report_file
 
         path = self.stick / f"{name}.report"
         with open_workspace(self.root(name)) as workspace:
@@ -231,7 +231,7 @@ class Factories:
 
     def ingest(self, path: Path) -> IngestResult:
         """Take a report in at the authority."""
-        from birthmark.shell.siteingest import ingest_file
+        from birthmark.shell.sites.ingest import ingest_file
 
         with self.authority() as workspace:
             return ingest_file(workspace, path, processes=1)

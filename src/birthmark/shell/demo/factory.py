@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from birthmark.errors import BirthmarkError
 from birthmark.model.ids import OrderId
-from birthmark.shell.bulk import default_processes, make_order
 from birthmark.shell.demo.directory import write_secret
 from birthmark.shell.demo.tokens import MAGAZINE, MODULE, make_tokens, use_tokens
+from birthmark.shell.orders.bulk import default_processes, make_order
 from birthmark.workflow.orders.order import NewOrder, create_order, serial_range
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
     from birthmark.model.events import KeyOrigin
-    from birthmark.shell.heads import StationHeads, Yield
-    from birthmark.shell.wiring import Workspace
+    from birthmark.shell.line.heads import StationHeads, Yield
+    from birthmark.shell.workspace.wiring import Workspace
 
 __all__ = ["Attempt", "Factory"]
 

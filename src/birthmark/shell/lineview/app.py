@@ -15,7 +15,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Digits, Input, Static
 
 from birthmark.errors import BirthmarkError
-from birthmark.shell.line import Line, LineRun, Outcome, Progress
+from birthmark.shell.line.session import Line, LineRun, Outcome, Progress
 from birthmark.shell.lineview.bigword import big
 from birthmark.shell.lineview.shift import Shift, Unit, verdict_of
 from birthmark.wire.label import parse_label

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from birthmark.adapters.audit.verify import verify_workspace
 from birthmark.model.eventbase import utc_text
 from birthmark.shell.web.evidencepage import render_evidence
-from birthmark.shell.wiring import open_workspace
+from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.workflow.evidence.evidence import Scope, collect_evidence
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The authority of a workspace: access, approvals, ceremonies, CA files, proofs of possession."""

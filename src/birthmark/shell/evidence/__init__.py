@@ -1,0 +1,1 @@
+"""What outlives the program: the evidence of an auditor, and witnesses."""
