@@ -29,7 +29,7 @@ from birthmark.testing.dps import EmulatedDps
 from birthmark.workflow.line.fence import DeadlineFence
 from support.devicepki import issuing_key, pool_credential
 from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
-from support.mqttbroker import broker
+from support.mosquitto import broker
 
 KNOWN, NAME = pool_credential("SN-1"), "SN-1"
 

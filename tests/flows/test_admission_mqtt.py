@@ -35,7 +35,8 @@ from birthmark.wire.receipt import open_receipt
 from birthmark.workflow.line.fence import DeadlineFence
 from support.awsworld import JITP_TEMPLATE, ROLE, client, pem, proof
 from support.devicepki import pool_credential
-from support.mqttbroker import HOST, Broker, broker, gate
+from support.mosquitto import HOST, Broker, broker
+from support.mqttgate import gate
 from support.softhsm import MODULE, PIN, SoftHsm
 from support.stationworld import BORN, POOLED, Line, build_factory
 
@@ -82,7 +83,7 @@ def test_the_receipt_says_that_the_broker_let_the_device_in(line: Line, mosquitt
 
 def test_its_policy_is_seen_to_be_in_force(line: Line, mosquitto: Broker) -> None:
     line.provision(POOLED[0])
-    own = cloud(mosquitto, topic="devices/{name}/up").admit(files_of(line, POOLED[0]), fence())
+    own = cloud(mosquitto, topic="things/{name}/up").admit(files_of(line, POOLED[0]), fence())
     assert own.device_name == POOLED[0]
     # Mosquitto grants every subscription and delivers what is allowed; AWS IoT refuses, as the standard has it.
     trouble = refused(cloud(mosquitto, topic="a/{name}"), Saying(b"\x20\x02\x00\x00\x90\x03\x00\x01\x80"))

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark.shell.cli.main import main
 from birthmark.shell.throwaway import make_workspace
 from birthmark.testing.aws import EmulatedAws
-from birthmark.testing.dps.certs import ServerIdentity
 from support.awsworld import JITP_TEMPLATE, ROLE, certificate, client, device_files, pem
-from support.mosquitto import broker
+from support.mosquitto import Broker, broker
 from support.pahodevice import connected, said_back
 from support.vendortools import run_tool
 
@@ -60,22 +60,20 @@ def issuing_ca(factory: Path) -> x509.Certificate:
 
 
 @pytest.fixture
-def port(factory: Path, tmp_path: Path) -> Iterator[int]:
-    server = ServerIdentity(["localhost"], "broker")
-    files = device_files(tmp_path / "server", server.certificate, server.key)
-    (tmp_path / "root.pem").write_text(server.root_pem)
-    known = tmp_path / "known.pem"
-    known.write_bytes(b"".join((factory / "fab" / "ca" / f"{name}.pem").read_bytes() for name in ("issuing", "root")))
-    identity = {"certfile": files / "device.crt", "keyfile": files / "device.key"}
-    with broker(tmp_path, cafile=known, crlfile=factory / "crl.pem", **identity) as running:
+def mosquitto(factory: Path, tmp_path: Path) -> Iterator[Broker]:
+    cas = [
+        x509.load_pem_x509_certificate((factory / "fab" / "ca" / f"{name}.pem").read_bytes()).public_bytes(Encoding.DER)
+        for name in ("issuing", "root")
+    ]
+    with broker(tmp_path / "broker", cas, crl=(factory / "crl.pem").read_bytes()) as running:
         yield running
 
 
 @pytest.mark.parametrize("alpn", [None, ALPN])
 def test_mosquitto_lets_in_the_device_and_neither_a_scrapped_nor_a_foreign_one(
-    devices: dict[str, Path], port: int, tmp_path: Path, alpn: str | None
+    devices: dict[str, Path], mosquitto: Broker, alpn: str | None
 ) -> None:
-    root = (tmp_path / "root.pem").read_text()
+    root, port = mosquitto.trust.read_text(), mosquitto.port
     made = connected(devices["good"], GOOD, root, "localhost", port, alpn=alpn)
     assert made is not None
     assert said_back(made, f"things/{GOOD}/echo", b"hello") == b"hello"
@@ -92,10 +90,8 @@ def sdk(root: Path, port: int, alpn: str, devices: dict[str, Path]) -> dict[str,
 
 
 @pytest.mark.parametrize("alpn", ["-", ALPN])
-def test_amazons_client_is_told_the_same_by_mosquitto(
-    devices: dict[str, Path], port: int, tmp_path: Path, alpn: str
-) -> None:
-    seen = sdk(tmp_path / "root.pem", port, alpn, devices)
+def test_amazons_client_is_told_the_same_by_mosquitto(devices: dict[str, Path], mosquitto: Broker, alpn: str) -> None:
+    seen = sdk(mosquitto.trust, mosquitto.port, alpn, devices)
     assert seen[GOOD]["heard"] == f"hello {GOOD}"
     assert all("error" in seen[name] for name in (SCRAPPED, "TH-0009"))
 

@@ -35,7 +35,8 @@ from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from birthmark.testing.dps import EmulatedDps
 from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.fences import OPEN
-from support.mqttbroker import HOST, Gate, broker, gate
+from support.mosquitto import HOST, broker
+from support.mqttgate import Gate, gate
 from support.vendortools import run_tool
 
 CLIENT = Path(__file__).resolve().parents[1] / "support" / "azuredevices.py"
@@ -179,7 +180,7 @@ def connected(at: Path, name: str, server: Gate, trust: Path) -> str:
     client.tls_set_context(context)
     try:
         client.connect(HOST, server.port)
-        told = client.publish(f"devices/{name}/up", b"here", qos=1)
+        told = client.publish(f"things/{name}/up", b"here", qos=1)
         client.loop_start()
         told.wait_for_publish(5)
         return "" if told.is_published() else "no acknowledgement"
