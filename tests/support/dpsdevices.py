@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import ssl
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from birthmark.testing.dps import EmulatedDps
+from support.dpsservice import dps_call
 
 __all__ = ["VERSION", "Authority", "Device", "call", "group_of", "individual_of", "new_root", "register", "text_of"]
 
@@ -121,20 +119,7 @@ def call(
     dps: EmulatedDps, method: str, path: str, body: Any = None, device: Device | None = None, **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
     """Make one call; return status, body and headers (lower case)."""
-    trust = ssl.create_default_context(cadata=dps.root_pem)
-    if device is not None:
-        trust.load_cert_chain(device.directory / "chain.pem", device.directory / "key.pem")
-    token = f"Bearer {dps.management_token}" if path.startswith(("/subs", "/_em")) else dps.sas_token()
-    sent = {} if device is not None else {"Authorization": token}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    connection = HTTPSConnection(dps.host, dps.https_port, context=trust, timeout=10)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body), sent)
-        answer = connection.getresponse()
-        data = answer.read()
-        return answer.status, json.loads(data) if data else None, {k.lower(): v for k, v in answer.getheaders()}
-    finally:
-        connection.close()
+    return dps_call(dps, method, path, body, None if device is None else device.directory, **headers)
 
 
 def register(dps: EmulatedDps, device: Device) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The service side of the emulated Device Provisioning Service, as a test drives it."""
+"""Calls to the emulated Device Provisioning Service, and its service side as a test drives it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPSConnection
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -24,12 +25,20 @@ ARM = "/subscriptions/s1/resourceGroups/rg/providers/Microsoft.Devices/provision
 
 
 def dps_call(
-    dps: EmulatedDps, method: str, path: str, body: Any = None, **headers: str
+    dps: EmulatedDps, method: str, path: str, body: Any = None, device: Path | None = None, **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
-    """Return status, JSON body and headers of one call with the service's own token."""
+    """Make one call; return status, JSON body and headers (lower case).
+
+    ``device``: directory with ``chain.pem`` and ``key.pem`` of the device that calls; without one it is the service,
+    with its own token.
+    """
     trust = ssl.create_default_context(cadata=dps.root_pem)
-    token = f"Bearer {dps.management_token}" if path.startswith("/subscriptions/") else dps.sas_token()
-    sent = {"Authorization": token, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if device is not None:
+        trust.load_cert_chain(device / "chain.pem", device / "key.pem")
+    else:
+        token = f"Bearer {dps.management_token}" if path.startswith(("/subs", "/_em")) else dps.sas_token()
+        sent = {"Authorization": token} | sent
     connection = HTTPSConnection(dps.host, dps.https_port, context=trust, timeout=10)
     try:
         connection.request(method, path, None if body is None else json.dumps(body), sent)

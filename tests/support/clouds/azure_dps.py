@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +23,7 @@ from birthmark.ports.cloud import CloudAuthority, Registration
 from birthmark.testing.dps import EmulatedDps, FaultPlan
 from support.clouds.fleet import Fleet
 from support.clouds.world import CloudWorld
-from support.dpsservice import ARM, verify_ca
+from support.dpsservice import ARM, dps_call, verify_ca
 
 __all__ = ["ARM", "CLOUDS", "DpsService"]
 
@@ -66,21 +63,10 @@ class DpsService:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Send one request as somebody else would and return the body of its answer."""
-        trust = ssl.create_default_context(cadata=self.dps.root_pem)
-        token = f"Bearer {self.token}" if path.startswith("/subs") else self.dps.sas_token()
-        connection = HTTPSConnection(self.dps.host, self.dps.https_port, context=trust, timeout=10)
-        try:
-            sent = {"Authorization": token, **{name.replace("_", "-"): value for name, value in headers.items()}}
-            version = "2022-12-12" if path.startswith("/subs") else "2021-10-01"
-            connection.request(
-                method, f"{path}?api-version={version}", None if body is None else json.dumps(body), sent
-            )
-            answer = connection.getresponse()
-            data = answer.read()
-            assert answer.status < 300, (answer.status, data)
-            return json.loads(data) if data else None
-        finally:
-            connection.close()
+        version = "2022-12-12" if path.startswith("/subs") else "2021-10-01"
+        status, told, _ = dps_call(self.dps, method, f"{path}?api-version={version}", body, **headers)
+        assert status < 300, (status, told)
+        return told
 
     def snapshot(self) -> object:
         rows = [
