@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,9 @@ from birthmark.shell.agent.openapi import openapi_document
 from birthmark.shell.agent.routes import ROUTES, Agent, open_page, page
 from birthmark.shell.agent.runs import Runs
 from birthmark.shell.api.answers import error_response
-from birthmark.shell.api.connection import Connection, close_slow
+from birthmark.shell.api.connection import close_slow
 from birthmark.shell.api.observing import RequestLog
+from birthmark.shell.api.orderly import OrderlyServer, beside, server_config, write_log
 from birthmark.shell.line.session import Line
 
 __all__ = ["AgentPlace", "parse_heads", "serve_agent"]
@@ -86,9 +85,9 @@ def serve_agent(line: Line, heads: Mapping[str, str], place: AgentPlace, *, read
             runs = Runs(line, store, heads, clock=workspace.clock)
             guard = Guard(token, names=names, entropy=workspace.entropy, monotonic=time.monotonic)
             agent = Agent(line, runs, guard, address)
-            log = RequestLog(_write_log)
+            log = RequestLog(write_log)
             app = _app(agent, log)
-            server = _Server(agent, _config(app))
+            server = _Server(agent, server_config(app, connections=_CONNECTIONS, grace_s=_GRACE_S))
             app.state.connections = server.server_state.connections
             ready(address, f"{address}/open?code={guard.new_code()}")
             server.run(sockets=[listener])
@@ -129,36 +128,10 @@ def _listening(place: AgentPlace) -> Iterator[tuple[socket.socket, str, frozense
         yield listener, f"http://{_HOST}:{port}", frozenset({f"{_HOST}:{port}", f"localhost:{port}"})
 
 
-def _config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=Connection,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-
-
-class _Server(uvicorn.Server):
+class _Server(OrderlyServer):
     def __init__(self, agent: Agent, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._agent = agent
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT end the agent in order, and this process go on: the log is shown after it."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let those who watch and wait go first."""
@@ -172,23 +145,15 @@ def _app(agent: Agent, log: RequestLog) -> Starlette:
     async def describe(agent: Agent, request: Request) -> Response:
         return Response(description, 200, {"cache-control": "no-store"}, "application/json")
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_flush(log)), asyncio.create_task(_close_slow(app))]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+    def lifespan(app: Starlette) -> AbstractAsyncContextManager[None]:
+        return beside(_flush(log), _close_slow(app))
 
-    beside: list[tuple[str, str, Need, Handler]] = [
+    more: list[tuple[str, str, Need, Handler]] = [
         ("GET", "/", "look", page),
         ("GET", "/open", "nothing", open_page),
         ("GET", "/openapi.json", "nothing", describe),
     ]
-    offered = [(offer.method, offer.path, offer.need, offer.handler) for offer in ROUTES] + beside
+    offered = [(offer.method, offer.path, offer.need, offer.handler) for offer in ROUTES] + more
     routes = [Route(path, _Endpoint(agent, log, path, need, act), methods=[verb]) for verb, path, need, act in offered]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
 
@@ -235,8 +200,3 @@ async def _flush(log: RequestLog) -> None:
 
 async def _close_slow(app: Starlette) -> None:
     await close_slow(app.state.connections)
-
-
-def _write_log(data: bytes) -> None:
-    sys.stderr.buffer.write(data)
-    sys.stderr.buffer.flush()

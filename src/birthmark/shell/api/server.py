@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import ssl
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from birthmark.errors import BirthmarkError, Misconfigured, StationFault
 from birthmark.shell.api.app import build_app
 from birthmark.shell.api.batcher import Batcher
 from birthmark.shell.api.callers import Callers
-from birthmark.shell.api.connection import Connection, close_slow
+from birthmark.shell.api.connection import close_slow
 from birthmark.shell.api.observing import Metrics, RequestLog
+from birthmark.shell.api.orderly import OrderlyServer, beside, server_config, write_log
 from birthmark.shell.api.service import Service
 from birthmark.shell.api.taking import take_report
 from birthmark.shell.workspace.config import ServeSettings
@@ -50,7 +49,7 @@ def serve(
     """
     settings = _settings(workspace)
     access = _access_cas(workspace, settings)
-    log = RequestLog(_write_log)
+    log = RequestLog(write_log)
     server: _Server
 
     def open_service() -> Service:
@@ -60,17 +59,8 @@ def serve(
             server.failure = problem
             raise
 
-    @asynccontextmanager
-    async def background() -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_publish(workspace, log, server))]
-        tasks.append(asyncio.create_task(close_slow(server.server_state.connections)))
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+    def background() -> AbstractAsyncContextManager[None]:
+        return beside(_publish(workspace, log, server), close_slow(server.server_state.connections))
 
     app = build_app(open_service, background)
     config = _config(workspace, settings, access, app, host or settings.host, settings.port if port is None else port)
@@ -89,44 +79,26 @@ def _config(
     workspace: Workspace, settings: ServeSettings, access: tuple[bytes, ...], app: Any, host: str, port: int
 ) -> uvicorn.Config:
     unix_socket = settings.unix_socket
-    return uvicorn.Config(
+    return server_config(
         app,
+        connections=settings.connections,
+        grace_s=_GRACE_S,
         host=host,
         port=port,
         uds=None if unix_socket is None else str(workspace.root / unix_socket),
         ssl_context_factory=None if unix_socket else (lambda _, __: _tls(workspace, settings, access)),
-        http=Connection,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
         backlog=_BACKLOG,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
     )
 
 
-class _Server(uvicorn.Server):
+class _Server(OrderlyServer):
     """Tells when it listens, and keeps what made it stop."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
         super().__init__(config)
         self._ready = ready
         self.failure: BirthmarkError | None = None
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT end the service in order, and this process go on: the log is shown after it."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _log_started_message(self, listeners: object) -> None:
         if self.config.uds:
@@ -270,8 +242,3 @@ async def _publish(workspace: Workspace, log: RequestLog, server: _Server) -> No
                 server.failure = problem
                 server.should_exit = True
                 return
-
-
-def _write_log(data: bytes) -> None:
-    sys.stderr.buffer.write(data)
-    sys.stderr.buffer.flush()
