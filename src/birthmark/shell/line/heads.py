@@ -21,6 +21,7 @@ from birthmark.shell.line.places import PlaceLocks, place_of
 from birthmark.shell.line.proofs import LineProofs, Proofs
 from birthmark.shell.line.sources import source_of
 from birthmark.shell.line.yields import HeadResult, Yield, not_to_be_shipped
+from birthmark.shell.workspace.publishing import publishing
 from birthmark.workflow.handout import known_device
 from birthmark.workflow.line.attempts import not_verified
 from birthmark.workflow.line.fence import DeadlineFence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["HeadResult", "OpenTarget", "StationHeads", "Yield", "open_heads"]
 
 _STOPS_THE_LINE = (StationFault, Tampered)
-_PUBLISH_EVERY_S = 1.0
 _TOKEN_OCTETS = 16
 _NOBODY = "to-be-identified"
 """Stands where a target is opened before anybody knows which device is in it."""
@@ -247,7 +247,7 @@ class StationHeads:
         began = time.monotonic()
 
         def head() -> None:
-            while not stop.is_set():
+            while not stop.is_set() and shown.failure is None:
                 with self._lock:
                     device_serial = next(waiting, None)
                 if device_serial is None:
@@ -263,7 +263,7 @@ class StationHeads:
                     total.add(done)
                     result(done)
 
-        with _publishing(self._workspace), ThreadPoolExecutor(heads, thread_name_prefix="head") as pool:
+        with publishing(self._workspace) as shown, ThreadPoolExecutor(heads, thread_name_prefix="head") as pool:
             try:
                 for finished in [pool.submit(head) for _ in range(heads)]:
                     finished.result()
@@ -371,27 +371,3 @@ def open_heads(
     finally:
         heads.close()
         opened.journal.close()  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _publishing(workspace: Workspace) -> Iterator[None]:
-    """Sign and show a head every second while the heads work."""
-    stop = threading.Event()
-    failures: list[BirthmarkError] = []
-
-    def publish() -> None:
-        try:
-            while not stop.wait(_PUBLISH_EVERY_S):
-                workspace.publish()
-        except BirthmarkError as problem:
-            failures.append(problem)
-
-    thread = threading.Thread(target=publish, name="publisher", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from birthmark.errors import BirthmarkError, StationFault, Unavailable
 from birthmark.shell.line.heads import StationHeads, open_heads
-from birthmark.shell.line.publishing import Publishing
+from birthmark.shell.workspace.publishing import Publishing, publishing
 from birthmark.workflow.handout import known_device, stored_certificate
 from birthmark.workflow.line.attempts import attempt_to_use
 from birthmark.workflow.line.fence import DeadlineFence
@@ -113,9 +113,9 @@ class LineRun:
 class Line:
     """An open station. Threads may use it at once, each for another device; made by ``open_line``."""
 
-    def __init__(self, workspace: Workspace, heads: StationHeads, publishing: Publishing) -> None:
+    def __init__(self, workspace: Workspace, heads: StationHeads, shown: Publishing) -> None:
         self._heads = heads
-        self._publishing = publishing
+        self._shown = shown
         self._runs: set[LineRun] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -130,7 +130,7 @@ class Line:
     @property
     def failure(self) -> BirthmarkError | None:
         """What stopped this line: nothing new is begun until it is opened again. None while all is well."""
-        return self._publishing.failure
+        return self._shown.failure
 
     def under_way(self, device_serial: str) -> str | None:
         """Return the attempt that this station has begun for a device and not ended."""
@@ -209,7 +209,7 @@ class Line:
     def _begin(self, act: Callable[[], Outcome], fence: DeadlineFence) -> LineRun:
         def work() -> Outcome:
             try:
-                self._publishing.require()
+                self._shown.require()
                 return act()
             finally:
                 with self._lock:
@@ -269,12 +269,13 @@ def open_line(workspace: str | Path, station: str | None = None) -> Iterator[Lin
     """
     from birthmark.shell.workspace.wiring import open_workspace
 
-    with open_workspace(Path(workspace).absolute()) as opened, open_heads(opened, station) as heads:
-        publishing = Publishing(opened)
-        line = Line(opened, heads, publishing)
+    with (
+        open_workspace(Path(workspace).absolute()) as opened,
+        open_heads(opened, station) as heads,
+        publishing(opened) as shown,
+    ):
+        line = Line(opened, heads, shown)
         try:
             yield line
         finally:
             line.close()
-            publishing.close()
-    publishing.require()

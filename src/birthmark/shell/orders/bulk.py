@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from birthmark.adapters.engines.start import BulkStart, WorkerStart
 from birthmark.adapters.engines.worker import BulkWorker, ChunkSigner
-from birthmark.errors import BirthmarkError
 from birthmark.model.secret import Secret
 from birthmark.ports import Engine
 from birthmark.shell.workspace.plugins import adapter
-from birthmark.shell.workspace.wiring import Workspace, open_private_key, open_workspace, utc_now
+from birthmark.shell.workspace.publishing import signing_heads
+from birthmark.shell.workspace.wiring import Workspace, open_private_key, utc_now
 from birthmark.workflow.orders.fulfil import Fulfilment
 
 if TYPE_CHECKING:
@@ -33,12 +31,10 @@ __all__ = [
     "build_worker",
     "default_processes",
     "make_order",
-    "signing_heads",
     "start_engine",
 ]
 
 _DEPTH_PER_WORKER = 8
-_SIGN_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,30 +167,3 @@ def _no_collector() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-@contextmanager
-def signing_heads(workspace: Workspace) -> Iterator[None]:
-    """Sign a head every half second in a thread of its own, on its own connection, while work goes on."""
-    workspace.ledger.leave_checkpoints()
-    stop = threading.Event()
-    failures: list[BirthmarkError] = []
-    thread = threading.Thread(target=partial(_sign_until, workspace, stop, failures), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _sign_until(workspace: Workspace, stop: threading.Event, failures: list[BirthmarkError]) -> None:
-    try:
-        with open_workspace(workspace.root, secrets=workspace.secrets, publish=False) as own:
-            while not stop.wait(_SIGN_EVERY_S):
-                own.sign_head()
-                own.ledger.checkpoint()
-    except BirthmarkError as problem:
-        failures.append(problem)

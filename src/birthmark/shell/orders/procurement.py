@@ -16,8 +16,8 @@ from birthmark.adapters.issuers.paced import PacedQueue
 from birthmark.adapters.requeststore import FileRequestStore
 from birthmark.errors import Misconfigured
 from birthmark.pki.answer import AnswerRule
-from birthmark.shell.orders.bulk import signing_heads
 from birthmark.shell.workspace.plugins import adapter
+from birthmark.shell.workspace.publishing import signing_heads
 from birthmark.workflow.line.acquire import AcquireSource
 from birthmark.workflow.orders.procure import Procurement
 

@@ -31,7 +31,7 @@ from birthmark.workflow.handout import (
     reused_attempt,
     stored_certificate,
 )
-from birthmark.workflow.line.issuing import accepted_csr, device_order, require_open
+from birthmark.workflow.line.issuing import accepted_csr, device_order, require_kind, require_open
 from birthmark.workflow.orders.procure import idempotency_key, matches_record
 
 __all__ = ["AcquireSource"]
@@ -92,14 +92,7 @@ class AcquireSource:
         require_open(device)
         rule = self._rule(order)
         csr.check_against(rule.profile, request.device_serial, values=rule.values)
-        if csr.kind != order.key_algorithm:
-            raise Refused(
-                "issue.key_algorithm",
-                f"the device has a key of kind {csr.kind}, the order asks for {order.key_algorithm}",
-                hint="Make a key of the kind the order names in the device.",
-                kind=csr.kind,
-                order=order.order,
-            )
+        require_kind(csr, order)
         event = Requested(
             at=utc_text(self._clock()),
             order=order.order,

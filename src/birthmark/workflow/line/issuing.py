@@ -28,6 +28,7 @@ __all__ = [
     "accepted_csr",
     "device_order",
     "issue_reserved",
+    "require_kind",
     "require_open",
     "reservation_of",
 ]
@@ -273,6 +274,11 @@ def device_order(records: Records, device: DeviceRecord) -> OrderRecord:
 def _check_request(csr: Csr, permit: Permit, order: OrderRecord, device_serial: str) -> None:
     template = permit.template
     csr.check_against(template.profile, device_serial, values=template.file.product_values)
+    require_kind(csr, order)
+
+
+def require_kind(csr: Csr, order: OrderRecord) -> None:
+    """Return if a request's key is of the kind that its order names, else ``Refused("issue.key_algorithm")``."""
     if csr.kind != order.key_algorithm:
         raise Refused(
             "issue.key_algorithm",
