@@ -20,12 +20,12 @@ import pytest
 
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.adapters.targets.pkcs11 import Pkcs11Target
-from birthmark.errors import BirthmarkError, Unavailable
+from birthmark.errors import BirthmarkError, StationFault, Unavailable
 from birthmark.shell.cli.main import main
 from birthmark.shell.line.heads import StationHeads, open_heads
 from birthmark.shell.line.places import PlaceLocks, place_of
 from birthmark.shell.throwaway import make_workspace
-from birthmark.shell.workspace.wiring import open_workspace
+from birthmark.shell.workspace.wiring import Workspace, open_workspace
 from support.softhsm import MODULE
 
 TARGET = "files:out/{device_serial}"
@@ -86,6 +86,26 @@ class Hanging:
             install(target, credential, fence)
 
         monkeypatch.setattr(FilesTarget, "install", hanging)
+
+
+def test_no_device_is_begun_once_the_log_cannot_be_shown(place: Path) -> None:
+    gone = threading.Event()
+
+    def publish(workspace: Workspace) -> int:
+        gone.set()
+        raise StationFault("log.gone", "the disk is gone", hint="Mend it.")
+
+    def devices() -> Iterator[str]:
+        yield SERIALS[0]
+        patch.setattr(Workspace, "publish", publish)
+        assert gone.wait(PATIENCE_S)
+        yield from SERIALS[1:]
+
+    done: list[str] = []
+    with station() as heads, pytest.MonkeyPatch.context() as patch, pytest.raises(StationFault, match=r"log\.gone"):
+        heads.run(devices(), TARGET, heads=1, result=lambda result: done.append(result.device_serial))
+    # The one that was taken from the list while the log went may still have been begun.
+    assert done in (SERIALS[:1], SERIALS[:2])
 
 
 def test_a_device_that_never_answers_costs_its_deadline_and_not_the_line(
