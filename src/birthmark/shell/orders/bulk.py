@@ -141,8 +141,8 @@ def make_order(
                 depth=_DEPTH_PER_WORKER * processes,
             )
             ready()
-            with signing_heads(workspace), _no_collector():
-                made = fulfilment.run(progress)
+            with signing_heads(workspace) as signed, _no_collector():
+                made = fulfilment.run(signed.before(progress))
             finished(sum(_peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
             return made
         finally:

@@ -131,8 +131,8 @@ def procure_order(
                     clock=workspace.clock,
                     depth=_CHUNKS_UNDER_WAY,
                 )
-                with signing_heads(workspace):
-                    return procurement.run(progress)
+                with signing_heads(workspace) as signed:
+                    return procurement.run(signed.before(progress))
             finally:
                 engine.close()
         finally:

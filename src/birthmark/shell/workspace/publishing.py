@@ -38,6 +38,15 @@ class Publishing:
         if self.failure is not None:
             raise self.failure
 
+    def before(self, progress: Callable[[int], None]) -> Callable[[int], None]:
+        """Return ``progress`` with ``require`` before it: work in bulk then ends where everything it did is durable."""
+
+        def told(done: int) -> None:
+            self.require()
+            progress(done)
+
+        return told
+
     def close(self) -> None:
         """Stop. What is not shown yet is shown when the workspace is closed."""
         self._stop.set()
