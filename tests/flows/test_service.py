@@ -155,3 +155,19 @@ def test_full_queue_turns_requests_away_with_the_time_to_come_again(world: World
 def test_port_that_is_taken_is_told(world: World, running: Running) -> None:
     said = run("serve", "-C", "hq", "--port", str(running.port), cwd=world.root, code=5)
     assert "serve.listen" in said
+
+
+def test_service_whose_log_cannot_be_shown_ends_and_loses_nothing(world: World, running: Running) -> None:
+    log, away = world.hq / "log", world.root / "log-away"
+    log.rename(away)
+    log.write_text("a file where the log was")
+    with world.client(running.url, "line1") as client:
+        got = client.post("/v1/credentials", json=asked(BORN[4], csr=device_csr(BORN[4])))
+    assert got.status_code == 200, got.text
+    assert running.process.wait(30) != 0
+    assert "publish_failed" in running.log.read_text()
+    log.unlink()
+    away.rename(log)
+    with open_workspace(world.hq) as hq:
+        assert str(hq.records.device(BORN[4]).state) == "issued"
+    run("ledger", "replay", "-C", "hq", cwd=world.root)

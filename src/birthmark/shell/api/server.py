@@ -22,6 +22,7 @@ from birthmark.shell.api.orderly import OrderlyServer, beside, server_config, wr
 from birthmark.shell.api.service import Service
 from birthmark.shell.api.taking import take_report
 from birthmark.shell.workspace.config import ServeSettings
+from birthmark.shell.workspace.publishing import publication_defect
 from birthmark.shell.workspace.wiring import Workspace
 from birthmark.workflow.line.draw import Drawing
 from birthmark.workflow.line.issuebatch import IssueBatch
@@ -232,7 +233,7 @@ def _open_service(
 
 async def _publish(workspace: Workspace, log: RequestLog, server: _Server) -> None:
     """Sign and show a head every second; if that fails for good, stop: an unwitnessed log must not grow."""
-    while True:
+    while server.failure is None:
         await asyncio.sleep(_PUBLISH_EVERY_S)
         try:
             await asyncio.to_thread(workspace.publish)
@@ -240,5 +241,7 @@ async def _publish(workspace: Workspace, log: RequestLog, server: _Server) -> No
             log.add("publish_failed", code=problem.code)
             if not problem.retry_safe:
                 server.failure = problem
-                server.should_exit = True
-                return
+        except Exception as problem:  # noqa: BLE001  a task that dies in silence would let the log grow unseen
+            server.failure = publication_defect(problem)
+            log.add("publish_failed", code=server.failure.code)
+    server.should_exit = True

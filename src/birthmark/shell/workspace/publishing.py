@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from birthmark.errors import BirthmarkError, StationFault
 from birthmark.shell.workspace.wiring import Workspace, open_workspace
 
-__all__ = ["Publishing", "publishing", "signing_heads"]
+__all__ = ["Publishing", "publication_defect", "publishing", "signing_heads"]
 
 _SHOW_EVERY_S = 1.0
 _SIGN_EVERY_S = 0.5
@@ -60,11 +60,7 @@ class Publishing:
         except BirthmarkError as problem:
             self.failure = problem
         except Exception as problem:  # noqa: BLE001  a thread that dies in silence would let the log grow unseen
-            self.failure = StationFault(
-                "station.publish",
-                f"the log cannot be shown any more: {type(problem).__name__}",
-                hint="This is a defect of the program; stop here and run `birthmark audit verify`.",
-            )
+            self.failure = publication_defect(problem)
 
     def _once(self, act: _Act) -> None:
         try:
@@ -72,6 +68,15 @@ class Publishing:
         except BirthmarkError as problem:
             if not problem.retry_safe:
                 self.failure = problem
+
+
+def publication_defect(problem: Exception) -> StationFault:
+    """Return the error for what no publication should raise."""
+    return StationFault(
+        "station.publish",
+        f"the log cannot be shown any more: {type(problem).__name__}",
+        hint="This is a defect of the program; stop here and run `birthmark audit verify`.",
+    )
 
 
 @contextmanager
