@@ -47,7 +47,8 @@ def serve(
     """Serve until SIGTERM or SIGINT; what was taken by then is finished first.
 
     ``ready`` gets the address when requests are taken. Raises ``Misconfigured``: ``serve.settings``, ``serve.tls``,
-    ``serve.access_ca``, ``serve.socket``; ``StationFault("serve.listen")`` and others that stop the publication of the log.
+    ``serve.access_ca``, ``serve.socket``; ``StationFault("serve.listen")`` and others that stop the
+    publication of the log.
     """
     settings = _settings(workspace)
     access = _access_cas(workspace, settings)
