@@ -145,13 +145,19 @@ def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
         return
     from birthmark.shell.cli.screen import visible
 
+    def told(text: str) -> str:
+        # Who sent part of this text begins no line of ours with it: there a verdict would stand.
+        return visible(text).replace("\n", "\n    ")
+
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "", "")
-    print(f"{red}{bold}{type(problem).__name__}{plain} {visible(problem.message)}  [{problem.code}]", file=sys.stderr)
+    print(
+        f"{red}{bold}{type(problem).__name__}{plain} {told(problem.message)}  [{told(problem.code)}]", file=sys.stderr
+    )
     for name, value in problem.facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if shown not in (None, ""):
-            print(f"  {name}: {visible(str(shown))}", file=sys.stderr)
-    print(f"  {bold}→{plain} {visible(problem.hint)}", file=sys.stderr)
+            print(f"  {name}: {told(str(shown))}", file=sys.stderr)
+    print(f"  {bold}→{plain} {told(problem.hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
