@@ -151,6 +151,15 @@ def test_words_of_others_begin_no_line_of_an_error(capsys: pytest.CaptureFixture
     assert not any(line.startswith("PASS") for line in shown.splitlines())
 
 
+def test_words_that_are_no_text_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIRTHMARK_PASSPHRASE", "passphrase")
+    assert main(["init", str(tmp_path / "new"), "--maker", "A\udcff", "--value", "pen=99999"]) == 2
+    assert "command.text" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 # The workspace and its settings
 
 
