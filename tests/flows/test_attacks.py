@@ -24,7 +24,7 @@ from birthmark.pki.der import integer, tlv
 from birthmark.pki.derread import OID, Node, oid_text, read_der, read_members
 from birthmark.pki.profile import load_preset
 from birthmark.ports import CredentialRequest
-from birthmark.shell.cli.main import main
+from birthmark.shell.cli.main import _tell, main
 from birthmark.shell.cli.screen import visible
 from birthmark.shell.throwaway import make_workspace
 from birthmark.shell.workspace.config import load_settings, parse_settings
@@ -141,6 +141,23 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(
     assert "[/red] [link" in shown
     assert "\x1b" not in shown
     assert visible("a\tb\r\x00é\nz") == "a\\tb\\r\\x00é\nz"
+
+
+def test_words_of_others_begin_no_line_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "no\nPASS  EL-0001\r\nPASS  EL-0002"
+    _tell(DeviceFault("x.y", words, hint=words, reason=words), as_json=False)
+    shown = capsys.readouterr().err
+    assert "PASS  EL-0001" in shown
+    assert not any(line.startswith("PASS") for line in shown.splitlines())
+
+
+def test_words_that_are_no_text_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIRTHMARK_PASSPHRASE", "passphrase")
+    assert main(["init", str(tmp_path / "new"), "--maker", "A\udcff", "--value", "pen=99999"]) == 2
+    assert "command.text" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 # The workspace and its settings

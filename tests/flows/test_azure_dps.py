@@ -297,7 +297,6 @@ def test_a_ca_whose_key_stays_in_a_token_proves_itself(
         ("init", str(fab), *choices, "--token", "ca", "--module", str(MODULE)),
         ("ceremony", "run", str(fab / "ceremony.toml"), "-C", str(fab)),
     ):
-        # Processes of their own: SoftHSM would leave errors of OpenSSL behind in this thread, which speaks TLS.
         subprocess.run([sys.executable, "-c", PROGRAM, *command], check=True, capture_output=True)
     with open_workspace(fab) as opened:
         lines = cloud.prepare([authority(opened)], possession(opened, cloud=cloud.name, cas=["issuing"]))

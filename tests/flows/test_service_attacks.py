@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import ssl
+import subprocess
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -27,7 +29,10 @@ from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.wire.report import open_acknowledgement
 from birthmark.wire.vault import open_slot
 from support.serviceworld import BORN, ELSEWHERE, POOLED, Running, World, build_world, device_csr
+from support.serving import BIRTHMARK
 from support.stationworld import events_of
+
+PROXY_HEADER = "x-ssl-cert"
 
 
 @pytest.fixture(scope="module")
@@ -430,3 +435,56 @@ def _withdraw_while_connected(world: World, running: Running) -> None:
             assert code(client.post("/v1/credentials", json=again)) == (403, "service.access.withdrawn")
         with open_workspace(world.hq, publish=False) as hq:
             assert hq.ledger.head().size == size, "a withdrawn key cannot fill the log"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short path, as Unix sockets need it, that every user of this machine may enter."""
+    with tempfile.TemporaryDirectory(prefix="bm-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def listen_at(world: World, path: Path) -> None:
+    settings = world.hq / "birthmark.toml"
+    text = settings.read_text().partition("[serve]\n")
+    settings.write_text(
+        f'{text[0]}[serve]\nclient_ca = "../pki/access.pem"\nproxy = "proxy"\n'
+        f'proxy_header = "{PROXY_HEADER}"\nunix_socket = "{path}"\n'
+    )
+
+
+def test_the_standard_header_counts_nothing_where_the_proxy_sets_another(
+    world: World, place: Path, tmp_path: Path
+) -> None:
+    """nginx passes no header on whose value is empty, and any other that a client sends: without a certificate of his
+    own a client would be whoever he says."""
+    place.chmod(0o750)
+    world = world.copy(tmp_path / "world")
+    listen_at(world, place / "socket")
+    with world.running(), httpx.Client(transport=httpx.HTTPTransport(uds=str(place / "socket"))) as client:
+
+        def asked(**headers: str) -> tuple[int, object]:
+            answer = client.get("http://service/v1/orders", headers=headers)
+            return answer.status_code, answer.json().get("error")
+
+        line1, operator = forwarded(world, "line1")[0], forwarded(world, "operator")[0]
+        assert asked(**{PROXY_HEADER: line1}) == (200, None)
+        for headers in (
+            {"client-cert": operator},
+            {"client-cert": operator, PROXY_HEADER: ""},
+            {"client-cert": operator, PROXY_HEADER: line1},
+            {"client-cert": ""},
+        ):
+            assert asked(**headers) == (400, "service.header.forbidden")
+        assert asked() == (401, "service.access.missing")
+
+
+def test_a_socket_that_every_user_can_reach_is_not_opened(world: World, place: Path, tmp_path: Path) -> None:
+    world = world.copy(tmp_path / "world")
+    listen_at(world, place / "socket")
+    command = [BIRTHMARK, "serve", "-C", str(world.hq)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "serve.socket" in refused.stderr
+    assert not (place / "socket").exists()

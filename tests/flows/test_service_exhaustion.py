@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from birthmark.errors import StationFault
 from birthmark.shell.api import connection as connection_module
+from birthmark.shell.api import reports
 from birthmark.shell.api.connection import close_slow
 from birthmark.workflow.line.issuebatch import MOST_REFUSALS
 from support.serviceworld import BORN, Running, World, build_world, device_csr
@@ -125,3 +131,41 @@ def test_a_station_that_is_let_in_cannot_fill_the_log_with_refusals(world: World
         assert answer.headers["retry-after"]
     assert set(codes[:MOST_REFUSALS]) == {(404, "device.unknown")}
     assert set(codes[MOST_REFUSALS:]) == {(429, "service.refusals")}
+
+
+def test_one_site_sends_one_report_at_a_time(world: World, running: Running) -> None:
+    """Each may take 8 GiB and an hour, and a thread that waits: no site takes them all."""
+    begins = b"POST /v1/reports HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nabc"
+    first = connect(world, running, "line1")
+    first.sendall(begins)
+    with world.client(running.url, "line1") as client, world.client(running.url, "munich") as other:
+        answer = client.post("/v1/reports", content=b"x" * 300_000)
+        while answer.status_code == 422:  # the first has not been seen yet
+            answer = client.post("/v1/reports", content=b"x" * 300_000)
+        assert (answer.status_code, answer.json()["error"]) == (429, "service.busy")
+        assert "retry-after" in answer.headers
+        assert other.post("/v1/reports", content=b"x").status_code == 422
+        first.close()
+        for _ in range(100):
+            answer = client.post("/v1/reports", content=b"x")
+            if answer.status_code == 422:
+                break
+            time.sleep(0.05)
+        assert answer.status_code == 422
+
+
+def test_reports_leave_room_for_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.statvfs(tmp_path)
+    small = os.statvfs_result((4096, 4096, 1 << 30, 1 << 10, 1 << 10, *disk[5:]))
+    monkeypatch.setattr("birthmark.shell.api.reports.os.statvfs", lambda path: small)
+    parts = [{"type": "http.request", "body": b"x" * (1 << 20), "more_body": number < 63} for number in range(64)]
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(StationFault) as raised:
+        asyncio.run(reports._spool(request, tmp_path / "inbox"))
+    assert raised.value.code == "storage.full"
+    assert list((tmp_path / "inbox").iterdir()) == []
+    assert parts == []  # read to the end, so that the answer is seen

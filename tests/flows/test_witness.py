@@ -5,18 +5,24 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.adapters.logstore import FileLogStore
+from birthmark.shell.api.witness import bind, serve_witness
+from birthmark.shell.evidence.witness import open_witness
 from birthmark.shell.throwaway import make_workspace
+from birthmark.shell.workspace.secrets import SecretsResolver
 from birthmark.tlog.checkpoint import Checkpoint, parse, sign
 from birthmark.tlog.cosignature import open_cosignatures, parse_cosigner
 from birthmark.tlog.merkle import consistency_proof
@@ -170,6 +176,32 @@ def service(desk: Desk) -> Iterator[str]:
     process.terminate()
     assert process.wait(20) in (0, -15)
     process.stdout.close()
+
+
+def test_who_says_nothing_or_says_it_slowly_keeps_no_log_from_its_witness(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("birthmark.shell.api.connection.MESSAGE_S", 0.5)
+    monkeypatch.setattr("birthmark.shell.api.witness._MOST_CONNECTIONS", 8)
+    ends: list[uvicorn.Server] = []
+    made = uvicorn.Server
+    monkeypatch.setattr(uvicorn, "Server", lambda config: ends.append(made(config)) or ends[0])
+    bound = bind("127.0.0.1", 0)
+    place = bound.getsockname()
+    with open_witness(desk.place / "w1", SecretsResolver()) as witness:
+        serving = threading.Thread(target=serve_witness, args=(witness, bound))
+        serving.start()
+        silent = [socket.create_connection(place, timeout=20) for _ in range(8)]
+        begun = b"POST /add-checkpoint HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\no"
+        for one in silent[::2]:
+            one.sendall(begun)
+        assert [one.recv(1000) for one in silent] == [b""] * 8
+        assert httpx.post(f"http://127.0.0.1:{place[1]}/add-checkpoint", content=b"x").status_code == 400
+        for one in silent:
+            one.close()
+        ends[0].should_exit = True
+        serving.join()
+    bound.close()
 
 
 def request(desk: Desk, old: int, *, proof: tuple[bytes, ...] | None = None) -> bytes:

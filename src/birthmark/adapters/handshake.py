@@ -180,7 +180,7 @@ def _server_context(server_pem: Path, trusted_file: Path) -> ssl.SSLContext:
     # Only these CAs, not what else their root has signed: each is an anchor by itself.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(server_pem)
-    # A file, not cadata: cadata reports whatever error a PKCS#11 module left behind in this thread's OpenSSL queue.
+    # A file, not cadata: cadata reports whatever error lies in this thread's OpenSSL queue, whoever left it there.
     context.load_verify_locations(trusted_file)
     return context
 

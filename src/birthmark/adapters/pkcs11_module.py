@@ -1,6 +1,7 @@
 """A PKCS#11 library in this process: loaded once, used by one thread at a time, started again when it must be.
 
 The binding (python-pkcs11) starts a library without thread locking, so every call is made under ``Pkcs11Module.lock``.
+The same lock keeps what a library leaves in OpenSSL's error queue away from the TLS of the thread (``opensslqueue``).
 Starting, logging in and looking for objects in several processes at once fails in SoftHSM2 (it rewrites the token while
 others read it), so these steps also hold a lock between processes. Signing needs none.
 """
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from birthmark.adapters.opensslqueue import QuietLock
 from birthmark.errors import BirthmarkError, Misconfigured, StationFault, Unavailable
 
 __all__ = ["LOST", "Pkcs11Module", "binding", "named_error", "pkcs11_module"]
@@ -130,7 +131,7 @@ class Pkcs11Module:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = threading.RLock()
+        self.lock = QuietLock()
         self.generation = 0
         self.logins: dict[str, Any] = {}
         self.refused_pins: set[tuple[bytes, bytes]] = set()
@@ -191,7 +192,7 @@ class Pkcs11Module:
 
     def forked(self) -> None:
         """In a new child: the parent's sessions are not ours, and a lock may be held by a thread that is not here."""
-        self.lock = threading.RLock()
+        self.lock = QuietLock()
         self._depth = 0
         self._stale = self._library is not None
         self.generation += 1

@@ -6,14 +6,16 @@ import base64
 import gzip
 import json
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -23,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from birthmark.adapters.audit.logcheck import read_vkey
+from birthmark.adapters.clouds.aws_iot.reports import fetch_report
+from birthmark.adapters.issuers import web
 from birthmark.adapters.issuers.uri import parse_issuer_uri
 from birthmark.adapters.issuers.web import WEB_OPTIONS, WebService
 from birthmark.adapters.sources.online import OnlineAuthority, Patience
@@ -70,14 +74,18 @@ def answering(status: int, headers: dict[str, str], body: bytes) -> Iterator[str
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            self.rfile.read(int(self.headers.get("content-length", 0)))
             asked.append(self.headers["accept-encoding"])
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -117,6 +125,76 @@ def test_compressed_answer_of_a_signing_service_is_not_unpacked() -> None:
     assert refusal.value.code == "issuer.answer.encoding"
 
 
+class _Turn:
+    """A task whose report lies behind one link."""
+
+    def __init__(self, link: str) -> None:
+        self._link = link
+
+    def iot(self, operation: str, **asked: object) -> dict[str, object]:
+        return {"resourceLinks": [self._link]}
+
+    def follow(self) -> None:
+        pass
+
+    def now(self) -> float:
+        return 0.0
+
+
+def test_compressed_report_of_a_cloud_is_not_unpacked() -> None:
+    with answering(200, {"content-encoding": "gzip, gzip"}, gzip.compress(BOMB)) as url:
+        turn: Any = _Turn(f"{url}/report")
+        with pytest.raises(Unavailable) as refusal:
+            list(fetch_report(turn, "task", "RESULTS", origin=url))
+    assert "compressed" in refusal.value.message
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """Serve an answer of which an octet comes now and then, and never the last; yield the address."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_answer_that_never_ends_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_TIMEOUT_S", 0.3)
+    with dripping() as url, pytest.raises(Unavailable) as refusal:
+        post(url)
+    assert refusal.value.code == "issuer.unreachable"
+    with dripping() as url:
+        assert ask(url).code == "authority.unreachable"
+
+
+def test_words_of_a_service_are_one_line_that_moves_no_cursor() -> None:
+    words = "no\n\x1b[2J\x9bPASS  EL-0001"
+    with answering(400, {}, words.encode()) as url, pytest.raises(Refused) as refusal:
+        post(url)
+    assert refusal.value.message.isprintable()
+    told = {"error": "x.y", "family": "Refused", "message": words, "facts": {}, "hint": words, "retry_safe": False}
+    with answering(409, {}, json.dumps(told).encode()) as url:
+        error = ask(url)
+    assert error.message.isprintable()
+    assert error.hint.isprintable()
+    with answering(409, {}, json.dumps({**told, "error": words}).encode()) as url:
+        assert ask(url).code == "authority.unreachable"
+
+
 @pytest.mark.parametrize("after", ["9" * 5000, "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "-1", "\u0661", "x"])
 def test_retry_after_of_any_length_is_a_busy_service(after: str) -> None:
     header = after.encode("utf-8").decode("latin-1")
@@ -126,11 +204,14 @@ def test_retry_after_of_any_length_is_a_busy_service(after: str) -> None:
     assert "retry_after" not in refusal.value.facts
 
 
+_ANSWER_S = 0.5
+
+
 class _Plain(OnlineAuthority):
     """The source without TLS: its address is checked before it is changed here."""
 
     def __init__(self, url: str) -> None:
-        super().__init__("https://x", ssl.create_default_context(), patience=Patience(total_s=0.0))
+        super().__init__("https://x", ssl.create_default_context(), patience=Patience(total_s=0.0, answer_s=_ANSWER_S))
         self._url = url
 
 

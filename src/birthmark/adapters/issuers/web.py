@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,6 +99,8 @@ class WebService:
         self._client.close()
 
     def _bounded(self, response: httpx.Response) -> bytes:
+        import httpx
+
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Tampered(
                 "issuer.answer.encoding",
@@ -105,9 +108,11 @@ class WebService:
                 hint="Check the address: this is not the answer of a signing service.",
                 service=self._name,
             )
-        body = bytearray()
+        body, end = bytearray(), time.monotonic() + _TIMEOUT_S
         for piece in response.iter_raw():
             body += piece
+            if time.monotonic() > end:
+                raise httpx.ReadTimeout("the answer does not end")  # httpx bounds the time of each piece alone
             if len(body) > _MAX_ANSWER:
                 raise Tampered(
                     "issuer.answer.size",
@@ -134,7 +139,7 @@ class WebService:
 
     def _problem(self, response: httpx.Response, answer: bytes) -> Refused | Unavailable | Misconfigured:
         status = response.status_code
-        told = answer[:200].decode("utf-8", "replace")
+        told = "".join(sign if sign.isprintable() else " " for sign in answer[:200].decode("utf-8", "replace"))
         if status == 202 or status == 429 or status >= 500:
             after = _retry_after(response.headers.get("retry-after", ""))
             return Unavailable(

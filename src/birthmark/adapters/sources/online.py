@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ _PART_OCTETS = 1 << 18
 _JSON = {"content-type": "application/json"}
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed; 500 only where the error itself says so."""
+_CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _FAMILIES: dict[str, type[BirthmarkError]] = {
     family.__name__: family for family in (Misconfigured, Refused, DeviceFault, StationFault, Unavailable, Tampered)
 }
@@ -132,7 +134,7 @@ class OnlineAuthority:
             with self._client.stream(
                 "POST", self._url + path, content=body, headers=headers, timeout=timeout
             ) as response:
-                content = _bounded(response)
+                content = self._bounded(response, self._monotonic() + answer_s)
                 status, wait_s = response.status_code, _retry_after(response)
         except httpx.TransportError as problem:
             raise _NotNow(_unreachable(f"{type(problem).__name__}: {problem}"), 0.0) from None
@@ -142,6 +144,29 @@ class OnlineAuthority:
         if status in _AGAIN and (error.retry_safe or status != 500):
             raise _NotNow(error, wait_s)
         raise error
+
+    def _bounded(self, response: httpx.Response, end: float) -> bytes:
+        """Return the whole body, which is there by ``end``: httpx bounds the time of each piece alone."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Tampered(
+                "service.answer.encoding",
+                "the service compressed its answer, which nobody asked for",
+                hint="Check that the address in the settings is that of your authority's service.",
+            )
+        parts: list[bytes] = []
+        octets = 0
+        for part in response.iter_raw():
+            octets += len(part)
+            if octets > _MAX_ANSWER_OCTETS:
+                raise Tampered(
+                    "service.answer.too_long",
+                    f"the service answers with more than {_MAX_ANSWER_OCTETS} octets",
+                    hint="Check that the address in the settings is that of your authority's service.",
+                )
+            if self._monotonic() > end:
+                raise httpx.ReadTimeout("the answer does not end")
+            parts.append(part)
+        return b"".join(parts)
 
 
 class _NotNow(Exception):
@@ -173,27 +198,6 @@ def client_tls(service_ca: Path, certificate: Path, key: Path, secret: Secret | 
     return context
 
 
-def _bounded(response: httpx.Response) -> bytes:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Tampered(
-            "service.answer.encoding",
-            "the service compressed its answer, which nobody asked for",
-            hint="Check that the address in the settings is that of your authority's service.",
-        )
-    parts: list[bytes] = []
-    octets = 0
-    for part in response.iter_raw():
-        octets += len(part)
-        if octets > _MAX_ANSWER_OCTETS:
-            raise Tampered(
-                "service.answer.too_long",
-                f"the service answers with more than {_MAX_ANSWER_OCTETS} octets",
-                hint="Check that the address in the settings is that of your authority's service.",
-            )
-        parts.append(part)
-    return b"".join(parts)
-
-
 def _retry_after(response: httpx.Response) -> float:
     text = response.headers.get("retry-after", "")
     return min(float(text), 30.0) if text.isdecimal() else 0.0
@@ -208,8 +212,15 @@ def _told(status: int, content: bytes) -> BirthmarkError:
         shown = _shown.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return _unreachable(f"HTTP status {status} from something that is not the service")
+    code = shown.error[:100]
+    if _CODE.fullmatch(code) is None:
+        return _unreachable(f"HTTP status {status} from something that is not the service")
     family = _FAMILIES.get(shown.family, Unavailable)
-    return family(shown.error[:100], shown.message[:500], hint=shown.hint[:500])
+    return family(code, _one_line(shown.message), hint=_one_line(shown.hint))
+
+
+def _one_line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text[:500])
 
 
 def _unreachable(reason: str) -> Unavailable:

@@ -25,7 +25,7 @@ from birthmark.shell.api.connection import PEER
 __all__ = ["Caller", "Callers"]
 
 _KEPT = 4096
-_CHAIN_HEADER = b"client-cert-chain"
+_STANDARD = b"client-cert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Callers:
         issuers: tuple[bytes, ...],
         clock: Callable[[], datetime],
         proxy: str | None = None,
-        header: str = "client-cert",
+        header: str = _STANDARD.decode(),
     ) -> None:
         self._sites = sites
         self._issuers = [x509.load_der_x509_certificate(der) for der in issuers]
@@ -79,7 +79,10 @@ class Callers:
         Raises ``Refused``: ``service.header.forbidden``, ``service.header.malformed``, ``service.access.unknown``,
         ``service.access.withdrawn``, ``service.access.expired``.
         """
-        forwarded = [value for name, value in scope["headers"] if name in (self._header, b"client-cert")]
+        forwarded = [value for name, value in scope["headers"] if name == self._header]
+        if self._header != _STANDARD and any(name == _STANDARD for name, _ in scope["headers"]):
+            # A proxy that was told another name passes this one on from whoever sends it.
+            raise _forbidden()
         if not forwarded and PEER in scope:
             peer = scope[PEER]
             return None if peer is None else self._lookup(peer, fresh)
@@ -100,11 +103,7 @@ class Callers:
         peer = scope.get(PEER)
         caller = None if peer is None else self._lookup(peer, fresh=True)
         if self._proxy is None or caller is None or (caller.name, caller.role) != (self._proxy, "server"):
-            raise Refused(
-                "service.header.forbidden",
-                "only the configured proxy may say whose certificate it saw",
-                hint="Connect with your own client certificate and without this header.",
-            )
+            raise _forbidden()
 
     def _lookup(self, der: bytes, fresh: bool) -> Caller:
         certificate = self._certificate(der)
@@ -181,6 +180,14 @@ def _header_certificate(value: bytes) -> bytes:
         return x509.load_pem_x509_certificate(unquote_to_bytes(value)).public_bytes(Encoding.DER)
     except UNREADABLE:
         raise _malformed("it is neither RFC 9440 nor percent-encoded PEM") from None
+
+
+def _forbidden() -> Refused:
+    return Refused(
+        "service.header.forbidden",
+        "only the configured proxy may say whose certificate it saw",
+        hint="Connect with your own client certificate and without this header.",
+    )
 
 
 def _malformed(reason: str) -> Refused:

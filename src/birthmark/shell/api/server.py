@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import stat
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -46,7 +47,8 @@ def serve(
     """Serve until SIGTERM or SIGINT; what was taken by then is finished first.
 
     ``ready`` gets the address when requests are taken. Raises ``Misconfigured``: ``serve.settings``, ``serve.tls``,
-    ``serve.access_ca``; ``StationFault("serve.listen")`` and others that stop the publication of the log.
+    ``serve.access_ca``, ``serve.socket``; ``StationFault("serve.listen")`` and others that stop the
+    publication of the log.
     """
     settings = _settings(workspace)
     access = _access_cas(workspace, settings)
@@ -80,6 +82,8 @@ def _config(
     workspace: Workspace, settings: ServeSettings, access: tuple[bytes, ...], app: Any, host: str, port: int
 ) -> uvicorn.Config:
     unix_socket = settings.unix_socket
+    if unix_socket is not None:
+        _require_own_directory(workspace.root / unix_socket)
     return server_config(
         app,
         connections=settings.connections,
@@ -90,6 +94,30 @@ def _config(
         ssl_context_factory=None if unix_socket else (lambda _, __: _tls(workspace, settings, access)),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+
+
+def _require_own_directory(unix_socket: Path) -> None:
+    """Return if some directory above the socket keeps other users out: who connects there may name any caller.
+
+    The socket itself can be written by everybody, since the proxy seldom runs as the user of the service.
+    """
+    directory = unix_socket.parent.resolve()
+    try:
+        if any(not one.stat().st_mode & stat.S_IXOTH for one in (directory, *directory.parents)):
+            return
+    except OSError as problem:
+        raise StationFault(
+            "serve.listen",
+            f"the service cannot listen at {unix_socket}: {problem.strerror}",
+            hint="Make the directory of unix_socket, and let nobody but the proxy's group enter it.",
+            path=str(unix_socket),
+        ) from problem
+    raise Misconfigured(
+        "serve.socket",
+        f"every user of this machine can connect to {unix_socket}, and say there that he is anybody",
+        hint=f"Let only the proxy's group in: chgrp PROXY {directory} && chmod 0750 {directory}",
+        path=str(unix_socket),
     )
 
 

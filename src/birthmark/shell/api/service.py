@@ -68,6 +68,8 @@ class Service:
     public_log: bool
     ingest: IngestReport
     recipients: dict[str, VaultRecipient] = field(default_factory=dict)
+    reporting: set[str] = field(default_factory=set)
+    """Sites a report of which is on its way or being checked."""
 
 
 Handler = Callable[[Service, Request, Caller | None], Awaitable[Response]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,9 +63,6 @@ def possession(
                 ca=ca[:80],
             )
         approve_first(workspace, ACTION, possession_facts(cloud, cas), approval)
-        # OpenSSL keeps errors by the thread. A token's module may leave some behind (SoftHSM does), and the next TLS
-        # record that this thread reads would be taken for a broken one: the caller is in the middle of HTTPS.
-        with ThreadPoolExecutor(1, thread_name_prefix="possession") as apart:
-            return apart.submit(proof, ca, code).result()
+        return proof(ca, code)
 
     return prove

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from birthmark import __version__
-from birthmark.errors import BirthmarkError, StationFault
+from birthmark.errors import BirthmarkError, Misconfigured, StationFault
 
 if TYPE_CHECKING:
     import typer
@@ -96,6 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return StationFault.exit_code
     except KeyboardInterrupt:
         outcome = _INTERRUPTED
+    except UnicodeEncodeError as problem:
+        if all(_is_text(argument) for argument in argv):
+            return _tell_other(problem)
+        refusal = _no_text()
+        _tell(refusal, as_json="--json" in argv)
+        return refusal.exit_code
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
     if outcome == _INTERRUPTED:
@@ -108,6 +114,19 @@ def _keep_to_ourselves() -> None:
     """Whatever the caller's settings are: nobody else writes our files, and no core file holds our keys."""
     os.umask(os.umask(0o077) | 0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _is_text(argument: str) -> bool:
+    """Say whether an argument came as UTF-8; Python carries other octets as lone surrogates, which paths may hold."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in argument)
+
+
+def _no_text() -> Misconfigured:
+    return Misconfigured(
+        "command.text",
+        "one of the words of this command is not UTF-8, and should go on record as text",
+        hint="Type it again, or let the terminal and the script that calls this program use UTF-8.",
+    )
 
 
 def _os_failure(problem: OSError) -> StationFault:
@@ -145,13 +164,19 @@ def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
         return
     from birthmark.shell.cli.screen import visible
 
+    def told(text: str) -> str:
+        # Who sent part of this text begins no line of ours with it: there a verdict would stand.
+        return visible(text).replace("\n", "\n    ")
+
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "", "")
-    print(f"{red}{bold}{type(problem).__name__}{plain} {visible(problem.message)}  [{problem.code}]", file=sys.stderr)
+    print(
+        f"{red}{bold}{type(problem).__name__}{plain} {told(problem.message)}  [{told(problem.code)}]", file=sys.stderr
+    )
     for name, value in problem.facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if shown not in (None, ""):
-            print(f"  {name}: {visible(str(shown))}", file=sys.stderr)
-    print(f"  {bold}→{plain} {visible(problem.hint)}", file=sys.stderr)
+            print(f"  {name}: {told(str(shown))}", file=sys.stderr)
+    print(f"  {bold}→{plain} {told(problem.hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

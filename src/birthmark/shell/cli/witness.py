@@ -86,7 +86,7 @@ def serve(
     from birthmark.shell.workspace.secrets import SecretsResolver
 
     try:
-        from birthmark.shell.evidence.witnessservice import bind, serve_witness
+        from birthmark.shell.api.witness import bind, serve_witness
     except ModuleNotFoundError as problem:
         raise Misconfigured(
             "extra.missing",

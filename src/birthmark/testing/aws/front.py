@@ -1,12 +1,15 @@
 """The endpoint: AWS IoT's own part in front, moto behind it for all else, faults and limits over both.
 
 A WSGI application. The service and region are those that the request's signature is for; signatures are not checked.
+So a browser on this machine is turned away whatever it sends: any page that is open in it reaches the loopback, and
+moto would let every page read every answer (CORS).
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +40,8 @@ _OURS: Mapping[str, Operation] = {
 }
 _MOST = 4_194_304
 _REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 404: "Not Found"}
+_NOBODYS = ("localhost", "internal", "amazonaws.com")
+"""Names, with all below them, that nobody can let point at the loopback of others (DNS rebinding)."""
 _Answer = tuple[int, Mapping[str, str], bytes]
 
 
@@ -50,6 +55,8 @@ class Front:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self.lock = RLock()
         self.url = ""
+        self.is_local = True
+        """Whether it listens at the loopback, so that nobody comes by a name that is known outside."""
         self._desks: dict[str, Desk] = {}
 
     def desk(self, region: str) -> Desk:
@@ -65,7 +72,11 @@ class Front:
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = self._account
+        if self._is_page(environ):
+            return _send(start, (403, {}, b'{"message":"the emulator answers no web page"}'))
         path, (service, region) = environ.get("PATH_INFO", ""), self._scope(environ)
+        if path.startswith("/moto-api"):
+            return _send(start, (404, {}, b""))  # moto's own switches, which ask for no token
         if path.startswith("/_emulator/"):
             return _send(start, self._control(environ, path.split("/")[2:]))
         if service != "iot":
@@ -78,6 +89,18 @@ class Front:
         if lost:
             raise ConnectionAbortedError("the answer is lost, as asked for")
         return _send(start, answer)
+
+    def _is_page(self, environ: Mapping[str, Any]) -> bool:
+        """Say whether a web page asks: no SDK names an origin or tells of sites, and none comes by a foreign name."""
+        if "HTTP_ORIGIN" in environ or environ.get("HTTP_SEC_FETCH_SITE", "none") != "none":
+            return True
+        return self.is_local and not self._is_known(environ.get("HTTP_HOST", ""))
+
+    def _is_known(self, host: str) -> bool:
+        """Say whether a client of ours comes by this name: an address, one of a single label, or a name of nobody's."""
+        name = re.sub(r":[0-9]*\Z", "", host).lower()
+        mine = name in ("", self._endpoint.lower()) or "." not in name
+        return mine or bool(re.fullmatch(r"[0-9.]+", name)) or any(f".{name}".endswith(f".{one}") for one in _NOBODYS)
 
     def _iot(self, environ: dict[str, Any], region: str) -> _Answer:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import threading
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from moto.core.base_backend import BackendDict
+from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -96,6 +98,9 @@ class EmulatedAws:
         self._accounts.add(self.account)
         self.port = int(self._server.server_address[1])
         self._front.url = self.url
+        self._front.is_local = _is_loopback(self.host)
+        # Nobody has to prove who he is here: what is asked of this port starts no programs, in containers either.
+        default_user_config["lambda"] = default_user_config["batch"] = {"use_docker": False}
         self._forget()
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
@@ -117,3 +122,10 @@ class EmulatedAws:
             if self.account in backends:
                 backends[self.account].reset()
                 del backends[self.account]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

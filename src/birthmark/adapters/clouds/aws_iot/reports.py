@@ -48,10 +48,12 @@ def fetch_report(turn: AwsTurn, task: str, kind: str, *, origin: str | None) -> 
             rest = b""
             turn.follow()
             try:
-                with client.stream("GET", link) as answer:
+                with client.stream("GET", link, headers={"accept-encoding": "identity"}) as answer:
                     if answer.status_code != 200:
                         raise _unreadable(f"its link answers {answer.status_code}")
-                    for part in answer.iter_bytes():
+                    if answer.headers.get("content-encoding", "identity") != "identity":
+                        raise _unreadable("it is compressed, which nobody asked for")
+                    for part in answer.iter_raw():
                         octets += len(part)
                         if octets > _MOST_OCTETS or turn.now() > end:
                             raise _unreadable("it is larger than 256 MiB, or takes longer than 15 minutes")

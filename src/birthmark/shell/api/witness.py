@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -11,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from birthmark.errors import BirthmarkError, StationFault, Unavailable
+from birthmark.shell.api.connection import Connection, close_slow
 from birthmark.wire.addcheckpoint import parse_add_checkpoint
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["bind", "serve_witness", "witness_application"]
 
 _LARGEST = 64 * 1024
+_MOST_CONNECTIONS = 256
 _STATUS = {
     "witness.log.unknown": 404,
     "witness.log.signature": 403,
@@ -48,7 +53,7 @@ def witness_application(witness: Witness) -> Starlette:
             return _refusal(problem)
         return PlainTextResponse(line)
 
-    return Starlette(routes=[Route("/add-checkpoint", add_checkpoint, methods=["POST"])])
+    return Starlette(routes=[Route("/add-checkpoint", add_checkpoint, methods=["POST"])], lifespan=_closing_slow)
 
 
 def _refusal(problem: BirthmarkError) -> Response:
@@ -79,8 +84,34 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve_witness(witness: Witness, bound: socket.socket) -> None:
-    """Serve until the process is told to end; requests that are under way are answered."""
+    """Serve until the process is told to end; requests that are under way are answered.
+
+    Who holds connections and says nothing, or says it slowly, keeps no log from its witness for long.
+    """
     import uvicorn
 
-    config = uvicorn.Config(witness_application(witness), log_level="warning", timeout_keep_alive=30)
-    uvicorn.Server(config).run(sockets=[bound])
+    app = witness_application(witness)
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=30,
+    )
+    server = uvicorn.Server(config)
+    app.state.connections = server.server_state.connections
+    server.run(sockets=[bound])
+
+
+@asynccontextmanager
+async def _closing_slow(app: Starlette) -> AsyncIterator[None]:
+    closing = asyncio.create_task(close_slow(app.state.connections))
+    try:
+        yield
+    finally:
+        closing.cancel()
+        with suppress(asyncio.CancelledError):
+            await closing
