@@ -64,7 +64,10 @@ def test_the_command_says_how_to_go_on_and_shows_no_secret(tmp_path: Path) -> No
     assert 'create_from_x509_certificate(\n      provisioning_host="127.0.0.1", id_scope="0ne00000000"' in shown
     secret = tmp_path / "e" / "connection.txt"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    string, token = secret.read_text().splitlines()
+    string, token, hub = secret.read_text().splitlines()
     assert string.startswith("HostName=127.0.0.1:")
-    for part in (string.partition("SharedAccessKey=")[2], token.partition("=")[2]):
+    assert hub.startswith("hub:mine.azure-devices.net=HostName=127.0.0.1:")
+    shares = [one.partition("SharedAccessKey=")[2] for one in (string, hub)]
+    assert len({*shares, ""}) == 3
+    for part in (*shares, token.partition("=")[2]):
         assert part not in shown
