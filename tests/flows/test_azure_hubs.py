@@ -113,6 +113,8 @@ def test_microsofts_clients_see_a_stolen_device_shut_out_of_service_and_hub(
     told = run_tool("azure", "python", SUPPORT / "azuredevices.py", *base, *arguments)
     assert told.count('"status": "assigned"') == 2
     assert kinds(cloud.tell([good, blocked(stolen), blocked(unborn)])) == ["covered", "done", "done"]
+    before = cloud.calls
+    assert (kinds(cloud.tell([good])), cloud.calls_of([good]), cloud.calls - before) == (["covered"], 0, 0)
     told = run_tool("azure", "python", SUPPORT / "azuredevices.py", *base, arguments[1])
     assert "disabled" in told
     seen = look(service, A, "unit-good", "unit-stolen", "unit-unborn")

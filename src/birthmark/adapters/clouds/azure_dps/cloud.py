@@ -121,6 +121,10 @@ class AzureDpsCloud:
         return self._uri.mode == "groups"
 
     @property
+    def _most_pages(self) -> int:
+        return ceil(self._uri.most_devices / PAGE) + 1
+
+    @property
     def calls(self) -> int:
         """Implements ``ports.CountsCalls``."""
         hubs = 0 if self._hubs is None else self._hubs.calls
@@ -159,16 +163,16 @@ class AzureDpsCloud:
         serials = [one.device_serial.lower() for one in registrations if one.standing == "enabled"]
         written = [one for one in registrations if not self._by_groups or one.standing == "blocked"]
         calls = sum(self._enrollments.cost(written[at : at + BULK]) for at in range(0, len(written), BULK))
-        if self._hubs is not None:
-            calls += self._hubs.most_calls * len(registrations)
+        in_hub = 0 if self._hubs is None else self._hubs.most_calls
+        calls += in_hub * len(written)
         if not self._by_groups or not serials:
             return calls
         with self._lock:
             calls += 0 if self._cas is not None else self._groups.most_calls
-            if self._after is not None:
-                pages = 1 if self._hubs is None else ceil(self._uri.most_devices / PAGE) + 1
-                return calls + pages + ceil(len(serials) / BULK)
-            return calls + ceil(sum(serial in self._held for serial in serials) / BULK)
+            unread = self._after is not None
+            doubtful = len(serials) if unread else sum(serial in self._held for serial in serials)
+            pages = (1 if self._hubs is None else self._most_pages) if unread else 0
+            return calls + pages + ceil(doubtful / BULK) + in_hub * doubtful
 
     def tell(self, registrations: Sequence[Registration]) -> Sequence[Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -221,11 +225,12 @@ class AzureDpsCloud:
             return []
         with self._lock:
             self._require_known(told)
-            while self._after is not None:
+            # A delete in vain costs less than reading on; asking hubs in vain would not.
+            for _ in range(1 if self._hubs is None else self._most_pages):
+                if self._after is None:
+                    break
                 rows, self._after = self._enrollments.page(self._after)
                 self._held |= {row.registration_id.lower() for row in rows}
-                if self._hubs is None:
-                    break  # a delete in vain costs less than reading on; asking hubs in vain would not
             unread = self._after is not None
             doubtful = [one for one in told if unread or one.device_serial.lower() in self._held]
         apart = {one.device_serial for one in doubtful}
