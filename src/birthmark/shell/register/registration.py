@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from birthmark.adapters.registerbook import SqliteRegisterBook, look_up
 from birthmark.adapters.registerscratch import SqliteScratch
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from birthmark.shell.workspace.config import CloudSettings
     from birthmark.shell.workspace.wiring import Workspace
 
-__all__ = ["OpenRegister", "chosen_clouds", "open_cloud", "open_register", "register_directory", "told_clouds"]
+__all__ = [
+    "OpenRegister",
+    "chosen_clouds",
+    "cloud_of",
+    "open_cloud",
+    "open_register",
+    "register_directory",
+    "told_clouds",
+]
 
 PATIENCE_S = 600.0
 _STEPS = Callable[[int, int, int], None]
@@ -48,18 +56,24 @@ def chosen_clouds(workspace: Workspace, names: Sequence[str]) -> dict[str, Cloud
     return {name: known[name] for name in chosen}
 
 
+def cloud_of(settings: CloudSettings) -> tuple[Any, str]:
+    """Return the class of a cloud and its whole URI, hubs in it. ``Misconfigured("settings.hubs")``: it has none."""
+    kind = adapter("clouds", settings.uri)
+    if not settings.hubs:
+        return kind, settings.uri
+    if not isinstance(kind, BlocksInHubs):
+        raise Misconfigured(
+            "settings.hubs",
+            "a cloud of this kind has no hubs in which devices could be blocked",
+            hint="Leave hubs out of this cloud in birthmark.toml: azure-dps alone knows them.",
+            hubs=sorted(settings.hubs),
+        )
+    return kind, kind.with_hubs(settings.uri, settings.hubs)
+
+
 def open_cloud(workspace: Workspace, settings: CloudSettings) -> Cloud:
-    """Return the cloud that settings name; nothing is sent. ``Misconfigured("settings.hubs")``: it has no hubs."""
-    kind, uri = adapter("clouds", settings.uri), settings.uri
-    if settings.hubs:
-        if not isinstance(kind, BlocksInHubs):
-            raise Misconfigured(
-                "settings.hubs",
-                "a cloud of this kind has no hubs in which devices could be blocked",
-                hint="Leave hubs out of this cloud in birthmark.toml: azure-dps alone knows them.",
-                hubs=sorted(settings.hubs),
-            )
-        uri = kind.with_hubs(uri, settings.hubs)
+    """Return the cloud that settings name; nothing is sent. ``Misconfigured``: as ``cloud_of``."""
+    kind, uri = cloud_of(settings)
     cloud: Cloud = kind(uri, secrets=workspace.secrets, base=workspace.root)
     return cloud
 
