@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from birthmark.adapters.clouds.azure_dps.uri import _OPTIONS
+from birthmark.adapters.clouds.azure_dps import AzureDpsCloud
+from birthmark.adapters.clouds.azure_dps.uri import _OPTIONS, parse_dps_uri
+from birthmark.model.secret import Secret
 from birthmark.ports.cloud import Registration
+from birthmark.shell.workspace.config import CloudSettings
 from birthmark.testing.dps import EmulatedDps
 from support.clouds.azure_dps import DpsService
 from support.clouds.fleet import Fleet
@@ -33,8 +38,9 @@ MEMBERS: dict[str, set[str]] = {
     "certificate": {"certificate", "info"},
     "symmetricKey": {"primaryKey", "secondaryKey"},
     "reprovisionPolicy": {"updateHubAssignment", "migrateDeviceData"},
+    "device": {"deviceId", "status", "statusReason", "authentication", "capabilities", "deviceScope", "parentScopes"},
 }
-"""Members of the models in the public description of the service API, version 2021-10-01."""
+"""Members of the models in the public descriptions of the service API, 2021-10-01, and of a hub's, 2021-04-12."""
 
 
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
@@ -44,13 +50,13 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
     fleet = Fleet()
 
     def recorded(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
-        assert request.url.params["api-version"] == ("2022-12-12" if "/subs" in request.url.path else "2021-10-01")
+        assert request.url.params["api-version"] == _version(request.url.path)
         body = json.loads(request.content) if request.content else None
         sent.append((request.method, request.url.path, _plain(body, fleet)))
         return send(transport, request)
 
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", recorded)
-    with EmulatedDps(mqtt_port=0) as dps:
+    with EmulatedDps(mqtt_port=0, hubs=["my-hub.azure-devices.net"]) as dps:
         service = DpsService(dps, tmp_path)
         groups, alone = service.open(ca="upload", verified="elsewhere"), service.open(mode="individual")
         groups.prepare([fleet.authority()], fleet.prove)
@@ -65,10 +71,21 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         service.ask("DELETE", "/enrollmentGroups/issuing")
         for authority in (fleet.authority(), fleet.authority(renewed=True)):
             references.prepare([authority], fleet.prove)
-        for cloud in (groups, alone, references):
+        (hub,) = dps.hubs.values()
+        hub.put({"deviceId": "TH-4", "authentication": {"type": "certificateAuthority"}})
+        blocking = service.open(told_hubs=[hub.name], mode="individual")
+        blocking.prepare([], fleet.prove)
+        blocking.tell([Registration("TH-4", "blocked", (), ())])
+        for cloud in (groups, alone, references, blocking):
             cloud.close()
     digest = sha256(fleet.authority().certificates[0]).hexdigest()[:16]
     return [(method, path.replace(digest, "DIGEST"), body) for method, path, body in sent]
+
+
+def _version(path: str) -> str:
+    if path.startswith(("/devices/", "/statistics/")):
+        return "2021-04-12"
+    return "2022-12-12" if "/subs" in path else "2021-10-01"
 
 
 def _plain(value: Any, fleet: Fleet) -> Any:
@@ -101,6 +118,9 @@ def test_bodies_have_the_members_that_the_api_describes(tmp_path: Path, monkeypa
     seen = 0
     for method, path, body in story(tmp_path, monkeypatch):
         if body is None or "query" in body or "/subs" in path:
+            continue
+        if path.startswith("/devices/"):
+            assert set(body) <= MEMBERS["device"]
             continue
         if method == "POST":
             assert set(body) == {"mode", "enrollments"}
@@ -138,3 +158,16 @@ def test_every_option_and_every_error_of_the_adapter_stands_on_the_page() -> Non
     assert len(codes) > 15
     assert {code for code in codes if f"`{code}`" not in PAGE} == set()
     assert {option for option in _OPTIONS if f"`{option}`" not in PAGE} == set()
+
+
+def test_the_settings_on_the_page_are_settings_of_a_cloud_that_opens() -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    opened = []
+    for block in blocks:
+        (told,) = tomllib.loads(block.replace("…", "x1"))["clouds"].values()
+        settings = msgspec.convert(told, CloudSettings)
+        uri = AzureDpsCloud.with_hubs(settings.uri, settings.hubs)
+        opened.append(parse_dps_uri(uri).registries)
+        AzureDpsCloud(uri, secrets=lambda reference: Secret(b"a2V5"), base=ROOT).close()
+    assert opened == [(), (("my-hub.azure-devices.net", "env:HUB_KEY"), ("other-hub.azure-devices.net", "entra"))]

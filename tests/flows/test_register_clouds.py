@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import os
 import shutil
@@ -18,13 +20,16 @@ from urllib.parse import quote
 import pytest
 from cryptography import x509
 
+from birthmark.adapters.clouds.azure_dps.hubs import Hubs
 from birthmark.shell.bench.register import bench_register
 from birthmark.shell.bench.verified import make_verified
 from birthmark.shell.cli.main import main
 from birthmark.shell.throwaway import make_workspace
 from birthmark.shell.workspace.wiring import open_workspace
 from birthmark.testing.dps import EmulatedDps, FaultPlan
+from support.dpsdevices import VERSION, call
 from support.dpsservice import ARM
+from support.fences import PowerCut
 from support.sitepair import Pair, provision, report, take
 
 
@@ -201,3 +206,94 @@ def test_devices_of_a_site_without_a_network_are_told_when_it_comes_home(
     add_cloud(site.root, "files", "export:registry")
     code, documents = ask(capsys, site.root, "register", "run")
     assert (code, documents[-1]["error"]) == (2, "register.site")
+
+
+HUB, OTHER_HUB = "a.azure-devices.net", "b.azure-devices.net"
+
+
+def power_cut(*arguments: object) -> None:
+    raise PowerCut
+
+
+def test_blocked_devices_are_shut_out_of_hubs_parked_where_no_hub_is_named_and_compared(
+    fab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmulatedDps(mqtt_port=0, hubs=[HUB, OTHER_HUB], assigning_s=0) as dps:
+        key = keep(fab, "hub-a", dps.hubs[HUB].key)
+        add_cloud(fab, "dps", emulated(fab, dps) + f"&hub-host={dps.host}:{dps.https_port}")
+        add_hubs(fab, f'"{HUB}" = "file:{key}"')
+        plan = ask(capsys, fab, "register", "plan", "dps")[1]
+        assert "each blocked device disabled in its hub as well: 3 calls as a rule, 5 at most" in json.dumps(plan)
+        assert f"hub {HUB}: lets us in" in json.dumps(ask(capsys, fab, "register", "prepare", "dps")[1])
+        for name in ("th-0000001", "th-0000002"):
+            dps.hubs[HUB].put({"deviceId": name, "authentication": {"type": "certificateAuthority"}})
+        assign_by_key(dps, "th-0000003", OTHER_HUB)
+        for name in ("th-0000001", "th-0000003"):
+            assert main(["device", "scrap", name, "--reason", "stolen", "-C", str(fab), "--json"]) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Hubs, "block", power_cut)
+            with pytest.raises(PowerCut):
+                main(["register", "run", "-C", str(fab), "--json"])
+        assert dps.enrollments.get("th-0000001")["provisioningStatus"] == "disabled"
+        assert dps.hubs[HUB].get("th-0000001")["status"] == "enabled"
+        (cloud,) = ask(capsys, fab, "register", "run")[1][0]["clouds"]
+        assert (cloud["done"], cloud["parked"]) == (1, 1)
+        assert cloud["repeated"] >= 2
+        assert [one["status"] for one in dps.hubs[HUB].list()] == ["disabled", "enabled"]
+        code, lines = ask(capsys, fab, "register", "parked", "dps")
+        text = json.dumps(lines)
+        assert '"cloud.hub.unknown"' in text
+        assert f"it was assigned to {OTHER_HUB}: name that hub in hubs of this cloud" in text
+        assert "parked NAME --retry" in text
+        dps.hubs[HUB].put({**dps.hubs[HUB].get("th-0000001"), "status": "enabled"})
+        code, lines = ask(capsys, fab, "register", "reconcile", "dps", "--repair")
+        text = json.dumps(lines)
+        assert f"it is enabled in {HUB}, not blocked" in text
+        assert f"it is enabled in {OTHER_HUB} perhaps, which hubs does not name, not blocked" in text
+        add_hubs(fab, f'"{OTHER_HUB}" = "file:{keep(fab, "hub-b", dps.hubs[OTHER_HUB].key)}"')
+        (cloud,) = ask(capsys, fab, "register", "run")[1][0]["clouds"]
+        assert (cloud["done"], cloud["left"]) == (2, 0)
+        assert dps.hubs[HUB].get("th-0000001")["status"] == "disabled"
+        assert dps.hubs[OTHER_HUB].get("th-0000003")["status"] == "disabled"
+        code, lines = ask(capsys, fab, "register", "reconcile", "dps")
+        assert (code, lines[-1]["alike"]) == (0, 2)
+
+
+def test_hubs_of_a_cloud_that_has_none_are_refused(fab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_cloud(fab, "files", "export:registry")
+    add_hubs(fab, f'"{HUB}" = "env:KEY"')
+    code, documents = ask(capsys, fab, "register", "run")
+    assert (code != 0, "settings.hubs" in json.dumps(documents)) == (True, True)
+    assert not (fab / "registry").exists()
+
+
+def keep(fab: Path, name: str, value: str) -> Path:
+    place = fab / "secrets" / name
+    place.touch(mode=0o600)
+    place.write_text(value)
+    return place
+
+
+def add_hubs(fab: Path, line: str) -> None:
+    """Name a hub of the cloud that was added last."""
+    file = fab / "birthmark.toml"
+    text, last = file.read_text().rstrip(), "[clouds.dps.hubs]"
+    with file.open("w") as written:
+        cloud = text.rpartition("[clouds.")[2].partition("]")[0]
+        table = "" if last in text else f"\n[clouds.{cloud}.hubs]"
+        written.write(f"{text}\n{table}\n{line}\n")
+
+
+def assign_by_key(dps: EmulatedDps, name: str, hub: str) -> None:
+    """A device registers by a key that somebody gave it, and is assigned to a hub that this workspace does not name."""
+    key = os.urandom(32)
+    keys = {slot: base64.b64encode(key).decode() for slot in ("primaryKey", "secondaryKey")}
+    attestation = {"type": "symmetricKey", "symmetricKey": keys}
+    dps.enrollments.put({"registrationId": name, "attestation": attestation, "iotHubs": [hub]})
+    audience, ends = quote(f"{dps.id_scope}/registrations/{name}", safe=""), int(time.time()) + 600
+    signature = base64.b64encode(hmac.digest(key, f"{audience}\n{ends}".encode(), "sha256")).decode()
+    token = f"SharedAccessSignature sr={audience}&sig={quote(signature, safe='')}&se={ends}&skn=registration"
+    path = f"/{dps.id_scope}/registrations/{name}/register{VERSION}"
+    status, body, _ = call(dps, "PUT", path, {"registrationId": name}, Authorization=token)
+    assert (status, body["registrationState"]["assignedHub"]) == (200, hub)
+    dps.enrollments.delete(name)

@@ -31,7 +31,7 @@ def ask(dps, path="/enrollments/query", body={"query": "SELECT * FROM enrollment
 
 def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
     blocks = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "def " in block]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     address = f"127.13.{os.getpid() % 250 + 1}.9"  # the page says an address of its own; the port is fixed
     text = "\n\n".join(blocks).replace("127.0.0.7", address)
     (tmp_path / "test_page.py").write_text(text + ASK)
@@ -48,7 +48,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_the_command_says_how_to_go_on_and_shows_no_secret(tmp_path: Path) -> None:
@@ -64,7 +64,10 @@ def test_the_command_says_how_to_go_on_and_shows_no_secret(tmp_path: Path) -> No
     assert 'create_from_x509_certificate(\n      provisioning_host="127.0.0.1", id_scope="0ne00000000"' in shown
     secret = tmp_path / "e" / "connection.txt"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    string, token = secret.read_text().splitlines()
+    string, token, hub = secret.read_text().splitlines()
     assert string.startswith("HostName=127.0.0.1:")
-    for part in (string.partition("SharedAccessKey=")[2], token.partition("=")[2]):
+    assert hub.startswith("hub:mine.azure-devices.net=HostName=127.0.0.1:")
+    shares = [one.partition("SharedAccessKey=")[2] for one in (string, hub)]
+    assert len({*shares, ""}) == 3
+    for part in (*shares, token.partition("=")[2]):
         assert part not in shown

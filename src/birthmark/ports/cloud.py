@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from birthmark.wire.registry import LogCursor
 
 __all__ = [
+    "BlocksInHubs",
     "BookState",
     "Cloud",
     "CloudAuthority",
@@ -57,13 +58,15 @@ class CloudRecord:
     """What a cloud holds of one device, in terms that both sides can compare.
 
     ``key`` is how the cloud tells records apart (lower case where case does not count there), ``name`` how it writes
-    it. ``certificates``: SHA-256 (hex) of each, sorted.
+    it. ``certificates``: SHA-256 (hex) of each, sorted. ``place``: where else than in the record its standing was read,
+    for a person; it is not compared.
     """
 
     key: str
     name: str
     standing: Standing
     certificates: tuple[str, ...]
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,17 @@ class CountsCalls(Protocol):
 
     @property
     def calls(self) -> int: ...
+
+
+@runtime_checkable
+class BlocksInHubs(Protocol):
+    """What the class of a ``Cloud`` can do besides: block devices where they work, beside where they register.
+
+    ``with_hubs`` returns its URI with these hubs in it: host name → reference to what lets us in. It sends nothing;
+    ``Misconfigured`` where a hub or a reference cannot be one.
+    """
+
+    def with_hubs(self, uri: str, hubs: Mapping[str, str]) -> str: ...
 
 
 BookState = Literal["due", "asked", "settled", "parked"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from birthmark.adapters.clouds.azure_dps import AzureDpsCloud
 from birthmark.model.secret import Secret
 from birthmark.ports.cloud import CloudAuthority, Registration
-from birthmark.testing.dps import EmulatedDps, FaultPlan
+from birthmark.testing.dps import DpsLimits, EmulatedDps, FaultPlan
 from support.clouds.fleet import Fleet
 from support.clouds.world import CloudWorld
 from support.dpsservice import ARM, dps_call, verify_ca
@@ -51,10 +51,14 @@ class DpsService:
         return f"{self.dps.host}:{self.dps.https_port}"
 
     def secret(self, reference: str) -> Secret:
-        return Secret({"test:key": self.key, "test:token": self.token}[reference].encode())
+        known = {"test:key": self.key, "test:token": self.token}
+        known |= {f"test:{name}": hub.key for name, hub in self.dps.hubs.items()}
+        return Secret(known[reference].encode())
 
-    def open(self, **options: str) -> AzureDpsCloud:
-        return AzureDpsCloud(self.uri(**options), secrets=self.secret, base=self.directory)
+    def open(self, *, told_hubs: Sequence[str] = (), **options: str) -> AzureDpsCloud:
+        """``told_hubs``: in which blocked devices are disabled as well."""
+        uri = self.uri(**options, **({"hub_host": self.host} if told_hubs else {}), **_hub_options(told_hubs))
+        return AzureDpsCloud(uri, secrets=self.secret, base=self.directory)
 
     def verify(self, fleet: Fleet, *cas: str) -> None:
         """Prove possession of issuing CAs, as somebody else does in the portal."""
@@ -73,6 +77,7 @@ class DpsService:
             self.ask("POST", "/enrollments/query", {"query": "SELECT * FROM enrollments"}),
             self.ask("POST", "/enrollmentGroups/query", {"query": "SELECT * FROM enrollmentGroups"}),
             self.ask("GET", f"{ARM}/certificates")["value"],
+            [list(hub.list()) for hub in self.dps.hubs.values()],
         ]
         return _steady(rows)
 
@@ -96,6 +101,10 @@ class DpsService:
         self.dps.key = base64.b64encode(os.urandom(32)).decode()
 
 
+def _hub_options(hubs: Sequence[str]) -> dict[str, str]:
+    return {f"hub.{hub}": f"test:{hub}" for hub in hubs}
+
+
 def _steady(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _steady(member) for name, member in value.items() if name not in _UNSTEADY}
@@ -117,9 +126,13 @@ def _swollen(fleet: Fleet, device_serial: str) -> Registration:
 
 
 @contextmanager
-def _world(directory: Path, **options: str) -> Iterator[CloudWorld]:
+def _world(directory: Path, told_hubs: Sequence[str] = (), **options: str) -> Iterator[CloudWorld]:
     fleet = Fleet()
-    with EmulatedDps(mqtt_port=0) as dps, pytest.MonkeyPatch.context() as patch:
+    hubs = told_hubs or ["hub.azure-devices.net"]
+    with (
+        EmulatedDps(mqtt_port=0, hubs=hubs, limits=DpsLimits(hub_calls_a_minute=10_000)) as dps,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         service = DpsService(dps, directory)
         send = httpx.HTTPTransport.handle_request
 
@@ -138,7 +151,7 @@ def _world(directory: Path, **options: str) -> Iterator[CloudWorld]:
             too_much = [fleet.authority(f"ca-{number}") for number in range(4)]
         yield CloudWorld(
             fleet=fleet,
-            open=partial(service.open, **options),
+            open=partial(service.open, told_hubs=told_hubs, **options),
             calls=lambda: service.calls,
             snapshot=service.snapshot,
             change=partial(service.change, fleet),
@@ -146,7 +159,12 @@ def _world(directory: Path, **options: str) -> Iterator[CloudWorld]:
             remove=service.remove,
             impossible=Registration("x" * 65, "blocked", (), ()),
             refused=_swollen(fleet, "unit-swollen"),
-            secrets=[dps.key.encode(), quote(dps.key, safe="").encode(), dps.management_token.encode()],
+            secrets=[
+                dps.key.encode(),
+                quote(dps.key, safe="").encode(),
+                dps.management_token.encode(),
+                *(hub.key.encode() for hub in dps.hubs.values()),
+            ],
             heal=service.heal,
             too_much=too_much,
             faults=faults,
@@ -157,5 +175,6 @@ def _world(directory: Path, **options: str) -> Iterator[CloudWorld]:
 CLOUDS: dict[str, Callable[[Path], Any]] = {
     "azure-dps-groups": lambda directory: _world(directory, ca="upload", most_groups="3"),
     "azure-dps-individual": lambda directory: _world(directory, mode="individual", hubs="hub.azure-devices.net"),
+    "azure-dps-hubs": lambda directory: _world(directory, ["a.azure-devices.net", "b.azure-devices.net"], most_cas="3"),
     "azure-dps-references": lambda directory: _world(directory, most_cas="3", reprovision="never"),
 }

@@ -11,7 +11,7 @@ import typer
 __all__ = ["register"]
 
 _NEXT = """\
-The connection string of the service and the management token are secrets: {directory}/connection.txt (0600).
+Connection strings of the service and its hubs and the management token are secrets: {directory}/connection.txt (0600).
 A device, with azure-iot-device:
   ProvisioningDeviceClient.create_from_x509_certificate(
       provisioning_host="{host}", id_scope="{id_scope}", registration_id=..., x509=X509("chain.pem", "key.pem"),
@@ -71,6 +71,7 @@ def dps(
         write_durably(directory / "root.pem", running.root_pem.encode(), mode=0o644)
         write_durably(directory / "registry.pem", running.registry.chain_pem("default").encode(), mode=0o644)
         secret = f"{running.connection_string}\nmanagement_token={running.management_token}\n"
+        secret += "".join(f"hub:{name}={hub.connection_string}\n" for name, hub in running.hubs.items())
         write_durably(directory / "connection.txt", secret.encode(), mode=0o600)
         print(f"https {host}:{running.https_port}  mqtt {host}:{running.mqtt_port}  files {directory}")
         print(_NEXT.format(host=host, id_scope=id_scope, directory=directory), flush=True)

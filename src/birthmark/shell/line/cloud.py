@@ -44,17 +44,15 @@ class LineAdmissions:
     def require(self, cloud: str) -> None:
         """Return if devices can be let in there; nothing is sent.
 
-        ``Misconfigured``: ``settings.cloud``, ``cloud.admit.impossible``, and what its URI lacks.
+        ``Misconfigured``: ``settings.cloud``, ``settings.hubs``, ``cloud.admit.impossible``, and what its URI lacks.
         """
         from birthmark.ports.admission import Admits
-        from birthmark.shell.register.registration import chosen_clouds
-        from birthmark.shell.workspace.plugins import adapter
+        from birthmark.shell.register.registration import chosen_clouds, cloud_of
 
         with self._lock:
             if cloud in self._doors:
                 return
-            uri = chosen_clouds(self._workspace, [cloud])[cloud].uri
-            kind = adapter("clouds", uri)
+            kind, uri = cloud_of(chosen_clouds(self._workspace, [cloud])[cloud])
             if not isinstance(kind, Admits):
                 raise Misconfigured(
                     "cloud.admit.impossible",

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from birthmark.adapters.registerbook import SqliteRegisterBook, look_up
 from birthmark.adapters.registerscratch import SqliteScratch
 from birthmark.errors import Misconfigured, Refused
+from birthmark.ports.cloud import BlocksInHubs
 from birthmark.shell.register.export import published_feed
 from birthmark.shell.workspace.plugins import adapter
 from birthmark.workflow.register.authorities import authorities_of, authorities_sha256
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
     from birthmark.shell.workspace.config import CloudSettings
     from birthmark.shell.workspace.wiring import Workspace
 
-__all__ = ["OpenRegister", "chosen_clouds", "open_cloud", "open_register", "register_directory", "told_clouds"]
+__all__ = [
+    "OpenRegister",
+    "chosen_clouds",
+    "cloud_of",
+    "open_cloud",
+    "open_register",
+    "register_directory",
+    "told_clouds",
+]
 
 PATIENCE_S = 600.0
 _STEPS = Callable[[int, int, int], None]
@@ -47,9 +56,25 @@ def chosen_clouds(workspace: Workspace, names: Sequence[str]) -> dict[str, Cloud
     return {name: known[name] for name in chosen}
 
 
-def open_cloud(workspace: Workspace, uri: str) -> Cloud:
-    """Return the cloud that ``uri`` names; nothing is sent."""
-    cloud: Cloud = adapter("clouds", uri)(uri, secrets=workspace.secrets, base=workspace.root)
+def cloud_of(settings: CloudSettings) -> tuple[Any, str]:
+    """Return the class of a cloud and its whole URI, hubs in it. ``Misconfigured("settings.hubs")``: it has none."""
+    kind = adapter("clouds", settings.uri)
+    if not settings.hubs:
+        return kind, settings.uri
+    if not isinstance(kind, BlocksInHubs):
+        raise Misconfigured(
+            "settings.hubs",
+            "a cloud of this kind has no hubs in which devices could be blocked",
+            hint="Leave hubs out of this cloud in birthmark.toml: azure-dps alone knows them.",
+            hubs=sorted(settings.hubs),
+        )
+    return kind, kind.with_hubs(settings.uri, settings.hubs)
+
+
+def open_cloud(workspace: Workspace, settings: CloudSettings) -> Cloud:
+    """Return the cloud that settings name; nothing is sent. ``Misconfigured``: as ``cloud_of``."""
+    kind, uri = cloud_of(settings)
+    cloud: Cloud = kind(uri, secrets=workspace.secrets, base=workspace.root)
     return cloud
 
 
@@ -185,13 +210,13 @@ def open_register(workspace: Workspace, name: str, settings: CloudSettings) -> I
     """Open a cloud with its book; the log is read as far as it is published.
 
     ``Unavailable("workspace.busy")`` if another process works on this cloud; ``Misconfigured``: ``settings.ca``,
-    ``settings.product``, ``register.site``.
+    ``settings.product``, ``settings.hubs``, ``register.site``.
     """
     _require_authority(workspace)
     scope = _scope(workspace, settings)
     with ExitStack() as opened:
         opened.enter_context(workspace.lock(f"register-{name}"))
-        cloud = open_cloud(workspace, settings.uri)
+        cloud = open_cloud(workspace, settings)
         opened.callback(cloud.close)
         path = register_directory(workspace.root) / f"{name}.db"
         book = SqliteRegisterBook(path, cloud=cloud.name, scope=scope.text())

@@ -169,11 +169,13 @@ class CloudSettings(_Settings, frozen=True):
     """A cloud or registry that is told of devices. ``uri``: cloud URI; a secret in it is a reference.
 
     ``cas``, ``products``: only devices of orders that name one of these CAs, and of these products; default: all.
+    ``hubs``: host name of an IoT hub → secret reference, or ``entra``: where blocked devices are disabled as well.
     """
 
     uri: _Text
     cas: tuple[_Name, ...] | None = None
     products: tuple[_Name, ...] | None = None
+    hubs: dict[_Text, _Text] = {}
 
 
 class SiteSettings(_Settings, frozen=True):

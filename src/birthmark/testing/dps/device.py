@@ -11,12 +11,13 @@ from typing import Any
 
 from birthmark.testing.dps.answers import Answer, Problem, json_object, utc_now
 from birthmark.testing.dps.attestation import find_enrollment
-from birthmark.testing.dps.certs import certificate_info
+from birthmark.testing.dps.certs import certificate_info, thumbprint_sha1
 from birthmark.testing.dps.enrollments import Enrollment
+from birthmark.testing.dps.hub import HubRegistry
 from birthmark.testing.dps.issuance import DeviceRegistry
 from birthmark.testing.dps.limits import Gate
 from birthmark.testing.dps.store import Operation, Registration, Store
-from birthmark.testing.dps.symmetric import find_by_token
+from birthmark.testing.dps.symmetric import device_keys, find_by_token
 
 __all__ = ["DeviceApi", "Shown", "registration_document", "registration_state"]
 
@@ -136,6 +137,16 @@ class DeviceApi:
             payload,
         )
         self._store.registrations.put(registration_id, record)
+        self._fill(enrollment, record, None if old is None else self._store.hubs[old.hub])
+
+    def _fill(self, enrollment: Enrollment, record: Registration, before: HubRegistry | None) -> None:
+        """Make the device's identity in its hub; one that moves is taken away there, and taken along with its data."""
+        hub = self._store.hubs[record.hub]
+        identity = before.release(record.device_id) if before is not None and before is not hub else None
+        if identity is not None and enrollment.migrate_data:
+            hub.adopt(identity)
+        capabilities = enrollment.extra.get("capabilities") or {}
+        hub.assign(record.device_id, _credentials(enrollment, record), capabilities)
 
 
 def _choose(enrollment: Enrollment, registration_id: str) -> str:
@@ -144,6 +155,15 @@ def _choose(enrollment: Enrollment, registration_id: str) -> str:
         return enrollment.hubs[0]
     number = int.from_bytes(sha256(registration_id.lower().encode()).digest()[:8], "big")
     return enrollment.hubs[number % len(enrollment.hubs)]
+
+
+def _credentials(enrollment: Enrollment, record: Registration) -> dict[str, Any]:
+    """Return what the hub knows a device by: the thumbprint of the certificate that it showed, or its keys."""
+    if record.certificate:
+        thumbprint = thumbprint_sha1(record.certificate)
+        prints = {"primaryThumbprint": thumbprint, "secondaryThumbprint": thumbprint}
+        return {"type": "selfSigned", "x509Thumbprint": prints}
+    return {"type": "sas", "symmetricKey": device_keys(enrollment, record.registration_id)}
 
 
 def _operation_id() -> str:

@@ -1,7 +1,8 @@
 """The service's rate limits as token buckets on a clock that is handed in.
 
 Sources of the defaults: the service's published quotas (1,000 operations and 1,000 registrations a minute for each
-service, 5 polls in 10 seconds for each device, 100 enrolment groups, 25 CA certificates).
+service, 5 polls in 10 seconds for each device, 100 enrolment groups, 25 CA certificates; 100 calls of the identity
+registry a minute for each unit of an IoT hub S1 or S2).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _DEVICES_WATCHED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DpsLimits:
-    """What one service allows. Rates: per minute, and per device in ten seconds."""
+    """What one service allows. Rates: per minute, and per device in ten seconds; for each hub per minute."""
 
     operations_a_minute: int = 1000
     registrations_a_minute: int = 1000
@@ -29,6 +30,7 @@ class DpsLimits:
     groups: int = 100
     certificates: int = 25
     registrations: int = 1_000_000
+    hub_calls_a_minute: int = 100
 
 
 class _Bucket:
@@ -54,6 +56,7 @@ class Gate:
         self._operations = _Bucket(limits.operations_a_minute, limits.operations_a_minute / 60, now)
         self._registrations = _Bucket(limits.registrations_a_minute, limits.registrations_a_minute / 60, now)
         self._polls: OrderedDict[str, _Bucket] = OrderedDict()
+        self._hubs: dict[str, _Bucket] = {}
 
     def operation(self) -> None:
         """Count one call of the service API; a bulk call is one."""
@@ -62,6 +65,11 @@ class Gate:
     def registration(self) -> None:
         """Count one registration."""
         self._count(self._registrations)
+
+    def hub(self, name: str) -> None:
+        """Count one call of the registry of a hub."""
+        rate = self._limits.hub_calls_a_minute
+        self._count(self._hubs.setdefault(name, _Bucket(rate, rate / 60, self._clock())))
 
     def poll(self, registration_id: str) -> None:
         """Count one poll of a device."""

@@ -19,6 +19,8 @@ from birthmark.testing.dps.certs import ServerIdentity
 from birthmark.testing.dps.device import DeviceApi, Shown
 from birthmark.testing.dps.faults import FaultPlan, Faults
 from birthmark.testing.dps.http import Request, serve_http
+from birthmark.testing.dps.hub import hub_problem
+from birthmark.testing.dps.hubs import EmulatedHub
 from birthmark.testing.dps.issuance import DeviceRegistry
 from birthmark.testing.dps.limits import DpsLimits, Gate
 from birthmark.testing.dps.management import ManagementApi, ServiceFacts
@@ -71,6 +73,7 @@ class EmulatedDps:
             limits.certificates,
             limits.registrations,
             verified_chains=verified_chains,
+            hubs=hubs,
         )
         self.faults = Faults(faults or FaultPlan())
         self._gate = Gate(limits, monotonic)
@@ -86,6 +89,7 @@ class EmulatedDps:
         )
         self.groups = Enrollments("group", store.groups, self._run_inside, tuple(hubs), store.certificates)
         self.registrations = Registrations(store.registrations, self._run_inside)
+        self.hubs = {name: EmulatedHub(hub, self._run_inside, self._address) for name, hub in store.hubs.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -209,6 +213,8 @@ class EmulatedDps:
                 )
                 self._gate.operation()
                 return self._service.answer(request)
+            case _, ("devices" | "statistics", *_):
+                return self._hub(request)
             case method, (scope, "registrations", registration_id, *rest):
                 version = request.query.get("api-version", "")
                 self._device.check(scope, version)
@@ -221,6 +227,18 @@ class EmulatedDps:
                     case "POST", []:
                         return self._device.lookup(registration_id, shown, request.body)
         raise Problem(404001, "Resource not found.")
+
+    def _hub(self, request: Request) -> Answer:
+        """Answer in the place of a hub: whose policy signed the token, that one is meant."""
+        try:
+            header = request.headers.get("authorization", "")
+            hub = next((hub for hub in self.hubs.values() if hub.lets_in(header)), None)
+            if hub is None:
+                raise Problem(401000, "Unauthorized")
+            self._gate.hub(hub.name)
+            return hub.registry.answer(request)
+        except Problem as problem:
+            return hub_problem(problem)
 
     def _bearer(self, request: Request) -> None:
         sent = request.headers.get("authorization", "").encode()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from birthmark.testing.dps.answers import Problem, utc_now
 from birthmark.testing.dps.enrollments import Enrollment
+from birthmark.testing.dps.hub import HubRegistry
 
 __all__ = ["CaRecord", "Operation", "Registration", "Store", "Table"]
 
@@ -157,10 +158,20 @@ class Operation:
 
 
 class Store:
-    """Everything; one per emulator. ``verified_chains``: paths of devices in groups have to end at a verified CA."""
+    """Everything; one per emulator. ``verified_chains``: paths of devices in groups have to end at a verified CA.
+
+    ``hubs``: names of the linked IoT hubs; each has a registry of its own here.
+    """
 
     def __init__(
-        self, enrollments: int, groups: int, certificates: int, registrations: int, *, verified_chains: bool = True
+        self,
+        enrollments: int,
+        groups: int,
+        certificates: int,
+        registrations: int,
+        *,
+        verified_chains: bool = True,
+        hubs: Sequence[str] = (),
     ) -> None:
         self.verified_chains = verified_chains
         self.individual: Table[Enrollment] = Table("Enrollment", enrollments, lambda row: row.etag)
@@ -168,6 +179,7 @@ class Store:
         self.certificates: Table[CaRecord] = Table("Certificate", certificates, lambda row: row.etag)
         self.registrations: Table[Registration] = Table("Registration", registrations, lambda row: row.etag)
         self.operations: OrderedDict[str, Operation] = OrderedDict()
+        self.hubs = {name: HubRegistry(name, registrations) for name in hubs}
 
     def begin(self, operation: Operation) -> None:
         """Keep an operation; the oldest ones are forgotten."""

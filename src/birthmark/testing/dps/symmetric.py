@@ -11,14 +11,13 @@ import base64
 import binascii
 import hmac
 import time
-from collections.abc import Iterator
 from urllib.parse import parse_qs, unquote
 
 from birthmark.testing.dps.answers import Problem
 from birthmark.testing.dps.enrollments import Enrollment, valid_id
 from birthmark.testing.dps.store import Store
 
-__all__ = ["find_by_token"]
+__all__ = ["device_keys", "find_by_token"]
 
 _MAX_TOKEN = 2048
 
@@ -31,16 +30,22 @@ def find_by_token(store: Store, id_scope: str, registration_id: str, token: str)
     individual = store.individual.get(registration_id)
     candidates = [individual] if individual is not None else store.groups.all()
     for enrollment in candidates:
-        for key in _keys(enrollment, registration_id):
+        for key in _keys(enrollment, registration_id).values():
             if hmac.compare_digest(hmac.digest(key, signed, "sha256"), signature):
                 return enrollment
     raise Problem(401002, "Unauthorized")
 
 
-def _keys(enrollment: Enrollment, registration_id: str) -> Iterator[bytes]:
-    for text in enrollment.symmetric.values():
-        key = base64.b64decode(text)
-        yield key if enrollment.kind == "individual" else hmac.digest(key, registration_id.encode(), "sha256")
+def device_keys(enrollment: Enrollment, registration_id: str) -> dict[str, str]:
+    """Return the keys (base64) of one device of an enrolment: its own, or those that follow from the group's."""
+    return {slot: base64.b64encode(key).decode() for slot, key in _keys(enrollment, registration_id).items()}
+
+
+def _keys(enrollment: Enrollment, registration_id: str) -> dict[str, bytes]:
+    keys = {slot: base64.b64decode(text) for slot, text in enrollment.symmetric.items()}
+    if enrollment.kind == "individual":
+        return keys
+    return {slot: hmac.digest(key, registration_id.encode(), "sha256") for slot, key in keys.items()}
 
 
 def _open(token: str, audience: str) -> tuple[bytes, bytes]:

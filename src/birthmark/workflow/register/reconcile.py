@@ -179,7 +179,8 @@ def _difference(ours: CloudRecord, theirs: CloudRecord) -> str:
     if ours.name != theirs.name:
         parts.append(f"it is written {theirs.name}, not {ours.name}")
     if ours.standing != theirs.standing:
-        parts.append(f"it is {theirs.standing}, not {ours.standing}")
+        place = f" in {theirs.place}" if theirs.place else ""
+        parts.append(f"it is {theirs.standing}{place}, not {ours.standing}")
     if ours.certificates != theirs.certificates:
         parts.append(f"it has {_named(theirs.certificates)}, not {_named(ours.certificates)}")
     return "; ".join(parts)

@@ -18,11 +18,12 @@ from birthmark.adapters.extras import require_extra
 from birthmark.errors import Misconfigured, Unavailable
 from birthmark.model.secret import Secret
 
-__all__ = ["DPS_AUDIENCE", "Authorization", "bearer_token", "entra_tokens", "sas_tokens"]
+__all__ = ["DPS_AUDIENCE", "HUB_AUDIENCE", "Authorization", "bearer_token", "entra_tokens", "sas_tokens"]
 
 Authorization = Callable[[], str]
 """Returns the value of the header ``Authorization`` for a call that is made now."""
 DPS_AUDIENCE = "https://azure-devices-provisioning.net/.default"
+HUB_AUDIENCE = "https://iothubs.azure.net/.default"
 _LIFE_S, _SPARE_S = 3600, 600
 
 

@@ -1,30 +1,40 @@
 """``azure-dps:``: an Azure Device Provisioning Service is told of devices (docs/clouds/azure-dps.md).
 
 In ``mode=groups`` the group of its CA lets a device in, and a blocked device alone has an individual enrolment, a
-disabled one: the more specific record wins there. In ``mode=individual`` every device has one.
+disabled one: the more specific record wins there. In ``mode=individual`` every device has one. With hubs, a blocked
+device is disabled in the hub that it was assigned to as well.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from pathlib import Path
 
-from birthmark.adapters.clouds.azure_dps.auth import DPS_AUDIENCE, bearer_token, entra_tokens, sas_tokens
+from birthmark.adapters.clouds.azure_dps.auth import (
+    DPS_AUDIENCE,
+    HUB_AUDIENCE,
+    Authorization,
+    bearer_token,
+    entra_tokens,
+    sas_tokens,
+)
 from birthmark.adapters.clouds.azure_dps.authorities import Authorities
 from birthmark.adapters.clouds.azure_dps.device import AzureDpsDevices
-from birthmark.adapters.clouds.azure_dps.documents import digest, record_of
+from birthmark.adapters.clouds.azure_dps.documents import digest
 from birthmark.adapters.clouds.azure_dps.endorsements import read_endorsements
 from birthmark.adapters.clouds.azure_dps.groups import Groups, known_cas
-from birthmark.adapters.clouds.azure_dps.individual import BULK, Enrollments
+from birthmark.adapters.clouds.azure_dps.hubs import Hubs
+from birthmark.adapters.clouds.azure_dps.individual import BULK, PAGE, Enrollments
 from birthmark.adapters.clouds.azure_dps.judge import judge_registration
+from birthmark.adapters.clouds.azure_dps.pages import Pages
 from birthmark.adapters.clouds.azure_dps.plan import estimate, require_possible, unverified
-from birthmark.adapters.clouds.azure_dps.uri import DpsUri, parse_dps_uri
-from birthmark.adapters.clouds.azure_dps.web import DpsWeb
+from birthmark.adapters.clouds.azure_dps.uri import DpsUri, parse_dps_uri, uri_with_hubs
+from birthmark.adapters.clouds.azure_dps.web import DpsWeb, tls_roots
 from birthmark.errors import Misconfigured, Refused
 from birthmark.ports import SecretsHandler
 from birthmark.ports.cloud import (
@@ -40,12 +50,12 @@ from birthmark.ports.cloud import (
 
 __all__ = ["AzureDpsCloud"]
 
-_SERVICE_VERSION, _ARM_VERSION = "2021-10-01", "2022-12-12"
+_SERVICE_VERSION, _ARM_VERSION, _HUB_VERSION = "2021-10-01", "2022-12-12", "2021-04-12"
 _GROUPS_BATCH = 100
 
 
 class AzureDpsCloud:
-    """Implements ``ports.Cloud``; the class implements ``ports.Admits``. ``born_elsewhere``: see
+    """Implements ``ports.Cloud``; the class ``ports.Admits`` and ``BlocksInHubs``. ``born_elsewhere``: see
     ``judge_registration``."""
 
     def __init__(
@@ -63,6 +73,8 @@ class AzureDpsCloud:
         named = self._uri.endorsements
         self._endorsements = {} if named is None else read_endorsements(base / named)
         self._enrollments = Enrollments(self._web, self._uri, self._endorsements)
+        self._hubs = _hubs(self._uri, self._web, secrets, base, clock) if self._uri.registries else None
+        self._pages = Pages(self._enrollments, self._hubs)
         self._groups = Groups(self._web, self._uri)
         self._arm = _manager(self._uri, secrets, base) if self._uri.proves else None
         self._now = lambda: datetime.fromtimestamp(clock(), UTC)
@@ -89,22 +101,34 @@ class AzureDpsCloud:
         trust = "" if parsed.trust is None else str(Path(base) / parsed.trust)
         return AzureDpsDevices(id_scope=parsed.scope, host=host, port=int(port or 443), trust=trust)
 
+    @classmethod
+    def with_hubs(cls, uri: str, hubs: Mapping[str, str]) -> str:
+        """``BlocksInHubs``: ``uri`` with these hubs in it; ``Misconfigured("cloud.uri")``."""
+        return uri_with_hubs(uri, hubs)
+
     @property
     def name(self) -> str:
         return self._uri.name
 
     @property
     def limits(self) -> CloudLimits:
-        return CloudLimits(_GROUPS_BATCH if self._by_groups else BULK, self._uri.rate, self._uri.lanes)
+        # With hubs a tell has few calls for each of many blocked devices, so that a throttled one repeats little.
+        by_hundreds = self._by_groups and self._hubs is None
+        return CloudLimits(_GROUPS_BATCH if by_hundreds else BULK, self._uri.rate, self._uri.lanes)
 
     @property
     def _by_groups(self) -> bool:
         return self._uri.mode == "groups"
 
     @property
+    def _most_pages(self) -> int:
+        return ceil(self._uri.most_devices / PAGE) + 1
+
+    @property
     def calls(self) -> int:
         """Implements ``ports.CountsCalls``."""
-        return self._web.calls + (0 if self._arm is None else self._arm.calls)
+        hubs = 0 if self._hubs is None else self._hubs.calls
+        return self._web.calls + (0 if self._arm is None else self._arm.calls) + hubs
 
     def expected(self, registration: Registration) -> CloudRecord | None:
         self._judge(registration)
@@ -120,9 +144,10 @@ class AzureDpsCloud:
 
     def prepare(self, authorities: Sequence[CloudAuthority], prove: ProvePossession) -> Sequence[str]:
         require_possible(self._uri, authorities)
+        greeted = [] if self._hubs is None else list(self._hubs.greet())
         if not self._by_groups:
             self._enrollments.page("")
-            return [f"{self.name} lets us in; individual enrolments need no CA and no group"]
+            return [f"{self.name} lets us in; individual enrolments need no CA and no group", *greeted]
         held = self._groups.all()
         self._groups.require_room(held, authorities)
         lines = []
@@ -132,19 +157,22 @@ class AzureDpsCloud:
         lines += [self._groups.make(one, one.name.lower() in there) for one in authorities]
         with self._lock:
             self._cas = None
-        return lines
+        return [*lines, *greeted]
 
     def calls_of(self, registrations: Sequence[Registration]) -> int:
         serials = [one.device_serial.lower() for one in registrations if one.standing == "enabled"]
         written = [one for one in registrations if not self._by_groups or one.standing == "blocked"]
         calls = sum(self._enrollments.cost(written[at : at + BULK]) for at in range(0, len(written), BULK))
+        in_hub = 0 if self._hubs is None else self._hubs.most_calls
+        calls += in_hub * len(written)
         if not self._by_groups or not serials:
             return calls
         with self._lock:
             calls += 0 if self._cas is not None else self._groups.most_calls
-            if self._after is not None:
-                return calls + 1 + ceil(len(serials) / BULK)
-            return calls + ceil(sum(serial in self._held for serial in serials) / BULK)
+            unread = self._after is not None
+            doubtful = len(serials) if unread else sum(serial in self._held for serial in serials)
+            pages = (1 if self._hubs is None else self._most_pages) if unread else 0
+            return calls + pages + ceil(doubtful / BULK) + in_hub * doubtful
 
     def tell(self, registrations: Sequence[Registration]) -> Sequence[Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -163,15 +191,18 @@ class AzureDpsCloud:
         return [outcomes[one.device_serial] for one in registrations]
 
     def page(self, after: str) -> CloudPage:
-        rows, following = self._enrollments.page(after)
+        before = self.calls
+        page = self._pages.page(after)
         with self._lock:
-            self._held |= {row.registration_id.lower() for row in rows} if self._by_groups else set()
-        return CloudPage([record_of(row) for row in rows], following)
+            self._held |= {row.registration_id.lower() for row in page.rows} if self._by_groups else set()
+        return CloudPage(page.records, page.after, self.calls - before)
 
     def close(self) -> None:
         self._web.close()
         if self._arm is not None:
             self._arm.close()
+        if self._hubs is not None:
+            self._hubs.close()
 
     def _write(self, told: Sequence[Registration]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -179,7 +210,13 @@ class AzureDpsCloud:
             some = told[at : at + BULK]
             with self._lock:
                 self._held |= {one.device_serial.lower() for one in some} if self._by_groups else set()
-            outcomes += self._enrollments.write(some)
+            if self._hubs is None:
+                outcomes += self._enrollments.write(some)
+                continue
+            blocked = {one.device_serial for one in some if one.standing == "blocked"}
+            for one in self._enrollments.write(some, self._hubs.allow):
+                here = one.device_serial in blocked and one.kind != "refused"
+                outcomes.append(self._hubs.block(one) if here else one)
         return outcomes
 
     def _cover(self, told: Sequence[Registration]) -> list[Outcome]:
@@ -188,7 +225,10 @@ class AzureDpsCloud:
             return []
         with self._lock:
             self._require_known(told)
-            if self._after is not None:
+            # A delete in vain costs less than reading on; asking hubs in vain would not.
+            for _ in range(1 if self._hubs is None else self._most_pages):
+                if self._after is None:
+                    break
                 rows, self._after = self._enrollments.page(self._after)
                 self._held |= {row.registration_id.lower() for row in rows}
             unread = self._after is not None
@@ -197,6 +237,9 @@ class AzureDpsCloud:
         outcomes = [Outcome(one.device_serial, "covered") for one in told if one.device_serial not in apart]
         for at in range(0, len(doubtful), BULK):
             some = doubtful[at : at + BULK]
+            if self._hubs is not None:
+                for one in some:
+                    self._hubs.allow(one.device_serial)
             done = self._enrollments.delete(some)
             with self._lock:
                 self._held -= {one.device_serial.lower() for one in done if one.kind != "refused"}
@@ -247,6 +290,20 @@ def _manager(uri: DpsUri, secrets: SecretsHandler, base: Path) -> DpsWeb:
     else:
         authorization = bearer_token(partial(secrets, uri.arm_token))
     return _web(uri, base)(host=uri.arm_host, authorization=authorization, version=_ARM_VERSION)
+
+
+def _hubs(uri: DpsUri, service: DpsWeb, secrets: SecretsHandler, base: Path, clock: Callable[[], float]) -> Hubs:
+    webs: dict[str, DpsWeb] = {}
+    entra: Authorization | None = None
+    roots = tls_roots(uri.trust, base)
+    for hub, reference in uri.registries:
+        if reference == "entra":
+            entra = authorization = entra or entra_tokens(HUB_AUDIENCE)
+        else:
+            authorization = sas_tokens(hub, uri.hub_policy, partial(secrets, reference), clock)
+        name, host = f"{uri.name} hub {hub}", uri.hub_host or hub
+        webs[hub] = DpsWeb(name, host, authorization, version=_HUB_VERSION, trust=uri.trust, base=base, roots=roots)
+    return Hubs(uri, service, webs)
 
 
 def _web(uri: DpsUri, base: Path) -> Callable[..., DpsWeb]:

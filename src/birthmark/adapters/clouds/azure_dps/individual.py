@@ -51,8 +51,13 @@ class Enrollments:
     def __init__(self, web: DpsWeb, uri: DpsUri, endorsements: Mapping[str, str]) -> None:
         self._web, self._uri, self._endorsements = web, uri, endorsements
 
-    def write(self, told: Sequence[Registration]) -> list[Outcome]:
-        """Make and change up to ten; costs ``cost`` calls at most. Raises as ``ports.Cloud.tell`` does."""
+    def write(
+        self, told: Sequence[Registration], enabling: Callable[[str], object] = lambda device_serial: None
+    ) -> list[Outcome]:
+        """Make and change up to ten; costs ``cost`` calls at most. Raises as ``ports.Cloud.tell`` does.
+
+        ``enabling`` is called before a device that is blocked there is let in again.
+        """
         outcomes: dict[str, Outcome] = {}
         bodies = {one.device_serial.lower(): self._body(one) for one in told}
         errors = self._bulk("create", list(bodies.values()))
@@ -73,6 +78,8 @@ class Enrollments:
                 elif self._same(held, one):
                     outcomes[key] = Outcome(one.device_serial, "same")
                 else:
+                    if one.standing == "enabled" and not held.enabled:
+                        enabling(one.device_serial)
                     differing.append(merged(document, bodies[key]))
         errors = self._bulk("updateIfMatchETag", differing) if differing else {}
         for one in told:

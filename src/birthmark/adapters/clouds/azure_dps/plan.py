@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+from birthmark.adapters.clouds.azure_dps.hubs import most_calls
 from birthmark.adapters.clouds.azure_dps.individual import BULK
 from birthmark.adapters.clouds.azure_dps.judge import judge_authority
 from birthmark.adapters.clouds.azure_dps.uri import DpsUri
@@ -24,7 +25,7 @@ _CA_CALLS = 3
 
 def estimate(uri: DpsUri, devices: int, authorities: Sequence[CloudAuthority]) -> Estimate:
     """Return the steps of telling this service of so many devices below these CAs."""
-    steps = [_prepare(uri, authorities), _tell(uri, devices), _first_start(devices)]
+    steps = [_prepare(uri, authorities), _tell(uri, devices), _hubs(uri), _first_start(devices)]
     obstacles = (Obstacle(one.code, one.message, one.hint) for one in _obstacles(uri, devices, authorities))
     return Estimate(tuple(step for step in steps if step is not None), tuple(obstacles))
 
@@ -63,6 +64,19 @@ def _tell(uri: DpsUri, devices: int) -> EstimatedStep:
         "needed only where devices of one CA go to different hubs or only listed devices may come (mode=individual)"
     )
     return EstimatedStep(f"{devices} devices covered by the groups of their CAs", 0, 0.0, why)
+
+
+def _hubs(uri: DpsUri) -> EstimatedStep | None:
+    count = len(uri.registries)
+    if not count:
+        return None
+    return EstimatedStep(
+        f"each blocked device disabled in its hub as well: 3 calls as a rule, {most_calls(count)} at most",
+        0,
+        0.0,
+        f"one asks where it was assigned; then its identity is read and written there, or looked for in {count} hubs "
+        "where no registration says so. One unit S1 or S2 of a hub takes 100 calls of its registry a minute",
+    )
 
 
 def _first_start(devices: int) -> EstimatedStep:

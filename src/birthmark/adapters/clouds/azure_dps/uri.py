@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from birthmark.errors import Misconfigured
 
-__all__ = ["DpsUri", "parse_dps_uri"]
+__all__ = ["DpsUri", "parse_dps_uri", "uri_with_hubs"]
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(?::[0-9]{1,5})?", re.ASCII)
 _HUB = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
@@ -22,6 +22,9 @@ _ARM = re.compile(
     r"/providers/Microsoft\.Devices/provisioningServices/[0-9A-Za-z-]{1,64}",
     re.ASCII,
 )
+_POLICY = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_HUB_OPTION, _MOST_HUBS = "hub.", 50
+"""Microsoft's limit of hubs that are linked to one service."""
 _DEVICE_HOST = "global.azure-devices-provisioning.net"
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "mode": ("groups", "individual"),
@@ -41,7 +44,10 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "most-cas": (25, 100_000),
 }
 """(what holds if nothing is said, the most that may be said); the quotas are those that Microsoft publishes."""
-_TEXTS = ("scope", "device-host", "key", "policy", "hubs", "arm", "arm-host", "arm-token", "trust", "endorsements")
+_TEXTS = (
+    "scope", "device-host", "key", "policy", "hubs", "hub-policy", "hub-host", "arm", "arm-host", "arm-token", "trust",
+    "endorsements",
+)  # fmt: skip
 _OPTIONS = (*_CHOICES, *_NUMBERS, *_TEXTS)
 
 
@@ -50,6 +56,8 @@ class DpsUri:
     """One service and how it is told. ``key``, ``arm_token``: references to secrets, never secrets.
 
     ``verified``: who sees to it that a CA of each device's chain is verified there: ``here`` this program does.
+    ``registries``: hub (lower case) → reference to the key of its policy, or ``entra``: where blocked devices are
+    disabled. ``hub_host``: where they are reached, None: each by its name.
     """
 
     host: str
@@ -66,6 +74,9 @@ class DpsUri:
     most_groups: int
     most_cas: int
     hubs: tuple[str, ...]
+    registries: tuple[tuple[str, str], ...]
+    hub_policy: str
+    hub_host: str | None
     policy: str
     key: str | None
     arm: str | None
@@ -101,9 +112,10 @@ def parse_dps_uri(uri: str) -> DpsUri:
     host, _, query = rest.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
     found = dict(pairs)
+    registries = _registries({name: found.pop(name) for name in sorted(found) if name.startswith(_HUB_OPTION)})
     if scheme != "azure-dps" or not _HOST.fullmatch(host):
         _wrong("write azure-dps:NAME.azure-devices-provisioning.net?option=value")
-    if set(found) - set(_OPTIONS) or len(found) != len(pairs) or "" in found.values():
+    if set(found) - set(_OPTIONS) or len(found) + len(registries) != len(pairs) or "" in found.values():
         _wrong(f"options, each once and with a value: {', '.join(_OPTIONS)}", sorted(set(found) - set(_OPTIONS)))
     chosen = {name: found.get(name, values[0]) for name, values in _CHOICES.items()}
     if not {"arm", "ca"} & set(found):
@@ -118,6 +130,7 @@ def parse_dps_uri(uri: str) -> DpsUri:
     if chosen["allocation"] == "static" and len(hubs) != 1:
         _wrong("allocation=static takes one hub: say which with hubs=NAME")
     _require_whole(found, chosen)
+    _require_hubs(found, registries)
     return DpsUri(
         host=host.lower(),
         mode=chosen["mode"],
@@ -133,6 +146,9 @@ def parse_dps_uri(uri: str) -> DpsUri:
         most_groups=numbers["most-groups"],
         most_cas=numbers["most-cas"],
         hubs=hubs,
+        registries=registries,
+        hub_policy=found.get("hub-policy", "registryReadWrite"),
+        hub_host=found.get("hub-host"),
         policy=found.get("policy", "provisioningserviceowner"),
         key=found.get("key"),
         arm=found.get("arm"),
@@ -148,7 +164,7 @@ def parse_dps_uri(uri: str) -> DpsUri:
 def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
     if (chosen["auth"] == "sas") != ("key" in found):
         _wrong("auth=sas needs key=REFERENCE of the policy's key; auth=entra takes none")
-    if "policy" in found and not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", found["policy"]):
+    if "policy" in found and not _POLICY.fullmatch(found["policy"]):
         _wrong("policy is the name of a shared access policy")
     if "arm" in found and not _ARM.fullmatch(found["arm"]):
         _wrong("arm is /subscriptions/…/resourceGroups/…/providers/Microsoft.Devices/provisioningServices/NAME")
@@ -170,6 +186,33 @@ def _require_whole(found: Mapping[str, str], chosen: Mapping[str, str]) -> None:
         False,
     ):
         _wrong("verified=elsewhere is for mode=groups with ca=upload, without arm: with it birthmark sees by itself")
+
+
+def uri_with_hubs(uri: str, hubs: Mapping[str, str]) -> str:
+    """Return ``uri`` with options ``hub.HOST=REFERENCE``; ``Misconfigured("cloud.uri")`` if that is no URI then."""
+    options = [f"{_HUB_OPTION}{quote(host, safe='')}={quote(told, safe='')}" for host, told in hubs.items()]
+    whole = "&".join([uri if "?" in uri else f"{uri}?", *options]) if options else uri
+    parse_dps_uri(whole)
+    return whole
+
+
+def _registries(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the hubs whose registries are ours to write, by their names in lower case."""
+    named = [(name.removeprefix(_HUB_OPTION), reference) for name, reference in found.items()]
+    if not all(_HUB.fullmatch(hub) and reference for hub, reference in named):
+        _wrong("hub.HOST=REFERENCE takes the host name of an IoT hub and a secret reference, or entra")
+    if len({hub.lower() for hub, _ in named}) != len(named) or len(named) > _MOST_HUBS:
+        _wrong(f"hub.HOST names each hub once, and {_MOST_HUBS} at most")
+    return tuple((hub.lower(), reference) for hub, reference in named)
+
+
+def _require_hubs(found: Mapping[str, str], registries: tuple[tuple[str, str], ...]) -> None:
+    if not registries and {"hub-policy", "hub-host"} & set(found):
+        _wrong("hub-policy and hub-host say how hubs are reached, and none is named (hub.HOST=REFERENCE)")
+    if "hub-policy" in found and not _POLICY.fullmatch(found["hub-policy"]):
+        _wrong("hub-policy is the name of a shared access policy of the hubs")
+    if "hub-host" in found and not _HOST.fullmatch(found["hub-host"]):
+        _wrong("hub-host is the host at which the hubs are reached, for an emulator")
 
 
 def _number(found: Mapping[str, str], name: str) -> int:

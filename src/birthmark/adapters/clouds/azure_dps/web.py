@@ -1,4 +1,4 @@
-"""HTTPS towards the service and the resource manager: bounded answers, bounded time, every failure in its family."""
+"""HTTPS towards service, resource manager and hubs: bounded answers, bounded time, every failure in its family."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from birthmark.adapters.clouds.azure_dps.auth import Authorization
 
-__all__ = ["Answer", "DpsWeb", "bad_answer", "plain"]
+__all__ = ["Answer", "DpsWeb", "bad_answer", "plain", "tls_roots"]
 
 _CONNECT_S, _CALL_S = 20.0, 60.0
 _MAX_ANSWER = 16 << 20
@@ -36,6 +36,7 @@ class _Problem(msgspec.Struct, rename="camel"):
     error_code: int | str | None = None
     message: str | None = None
     error: Any = None
+    hub_message: str | None = msgspec.field(default=None, name="Message")
 
 
 _problems = msgspec.json.Decoder(_Problem)
@@ -56,8 +57,17 @@ class DpsWeb:
     """One client of one host for all threads. Redirects are not followed: credentials go to this host alone."""
 
     def __init__(
-        self, name: str, host: str, authorization: Authorization, *, version: str, trust: str | None, base: Path
+        self,
+        name: str,
+        host: str,
+        authorization: Authorization,
+        *,
+        version: str,
+        trust: str | None,
+        base: Path,
+        roots: ssl.SSLContext | None = None,
     ) -> None:
+        """``roots``: those of ``trust``, read already: reading takes a tenth of a second."""
         require_extra("online", "httpx")
         import httpx
 
@@ -67,7 +77,9 @@ class DpsWeb:
         self.calls = 0
         """Requests that were sent, answered or not."""
         self._client = httpx.Client(
-            verify=_context(trust, base), timeout=httpx.Timeout(_CALL_S, connect=_CONNECT_S), follow_redirects=False
+            verify=roots or tls_roots(trust, base),
+            timeout=httpx.Timeout(_CALL_S, connect=_CONNECT_S),
+            follow_redirects=False,
         )
 
     def call(
@@ -164,7 +176,7 @@ class DpsWeb:
             return Misconfigured(
                 "cloud.address",
                 f"there is no such thing at this address (HTTP {status}): {answer.message}",
-                hint="Check host and arm in the uri of this cloud.",
+                hint="Check host and arm in the uri of this cloud, and the names of its hubs.",
                 **facts,
             )
         return Refused(
@@ -192,14 +204,14 @@ def plain(text: object) -> str:
 
 
 def _problem_of(body: bytes) -> tuple[str, str]:
-    """Return (code, message) of an error body of the service or of the resource manager; empty if there is none."""
+    """Return (code, message) of an error body of the service, resource manager or a hub; empty if there is none."""
     try:
         told = _problems.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "", ""
     if isinstance(told.error, dict):
         return plain(told.error.get("code", "")), plain(told.error.get("message", ""))
-    return plain(told.error_code or ""), plain(told.message or "")
+    return plain(told.error_code or ""), plain(told.message or told.hub_message or "")
 
 
 def _retry_after(text: str, clock: Callable[[], datetime]) -> int | None:
@@ -213,7 +225,8 @@ def _retry_after(text: str, clock: Callable[[], datetime]) -> int | None:
     return min(max(0, seconds), _LONGEST_WAIT_S)
 
 
-def _context(trust: str | None, base: Path) -> ssl.SSLContext:
+def tls_roots(trust: str | None, base: Path) -> ssl.SSLContext:
+    """Return a context with the roots in a PEM file, or the system's; ``Misconfigured("cloud.tls.files")``."""
     try:
         context = ssl.create_default_context(cafile=None if trust is None else str(base / trust))
     except (OSError, ValueError) as problem:
