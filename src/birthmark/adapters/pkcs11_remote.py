@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from birthmark.adapters.tlsclient import positive
 from birthmark.errors import StationFault
 
-__all__ = ["KEY_URI", "MODULE", "RemoteKey", "remote_module_missing"]
+__all__ = ["KEY_URI", "MODULE", "RemoteKey", "require_module"]
 
 MODULE = "p11-kit-client.so"
 """The module that the other program loads. ``P11_KIT_SERVER_ADDRESS`` tells it where we are."""
@@ -198,9 +198,9 @@ class RemoteKey:
         raise _Refused(_DATA_INVALID)
 
 
-def remote_module_missing(said: str) -> None:
-    """Return unless a program says that it could not load the module: ``StationFault("handshake.tool")``."""
-    if MODULE in said:
+def require_module(said: str) -> None:
+    """Return unless GnuTLS says that it could not load ``MODULE``: ``StationFault("handshake.tool")``."""
+    if "pkcs11_add_provider" in said:
         raise StationFault(
             "handshake.tool",
             f"{MODULE} is not installed",

@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from birthmark.adapters.pkcs11_remote import KEY_URI, MODULE, RemoteKey, remote_module_missing
+from birthmark.adapters.pkcs11_remote import KEY_URI, MODULE, RemoteKey, require_module
 from birthmark.adapters.targets.tpm2.keys import check_public, persistent_key, sign_digest
 from birthmark.adapters.targets.tpm2.link import open_tpm
 from birthmark.adapters.targets.tpm2.stream import Address
@@ -60,9 +60,7 @@ class TpmIdentity:
             remote = RemoteKey(place, public_key, self._sign)
             held.callback(remote.close)
             environment = {"P11_KIT_SERVER_ADDRESS": f"unix:path={place}"}
-            key = ClientKey(
-                MODULE, KEY_URI, remote_module_missing, environment=environment, versions=versions, beside=remote
-            )
+            key = ClientKey(MODULE, KEY_URI, require_module, environment=environment, versions=versions, beside=remote)
             return open_client(server, self.chain, key, held.pop_all())
 
     def _sign(self, digest: bytes, hash_name: str, remaining: Callable[[], float]) -> bytes:
