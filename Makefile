@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Real components the tests and the demo start themselves. SoftHSM2 is also what the demo's tokens are.
 PACKAGES := python3-venv openssl softhsm2 opensc gnutls-bin strace golang-go golang-golang-x-mod-dev libpango-1.0-0 libpangoft2-1.0-0 \
   fonts-dejavu-core poppler-utils strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins postgresql iproute2 \
-  build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools \
+  build-essential pkg-config python3-dev libtss2-dev swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools p11-kit-modules \
   mtools dosfstools e2fsprogs squashfs-tools mosquitto mosquitto-clients mtd-utils fdisk openssh-server openssh-client zbar-tools dmtx-utils chromium curl
 
 .PHONY: install system tools demo demo-factories demo-line demo-cloud test faults line-faults register-faults lint docs matrix bench lock clean simulate

@@ -26,6 +26,7 @@ __all__ = [
     "load_key",
     "persistent_key",
     "public_spki",
+    "sign_digest",
     "signer",
     "tpm_key",
     "wrapped_key",
@@ -171,23 +172,27 @@ def signer(link: TpmLink, key: TpmKey, name: str) -> TokenKey:
     return token_key(load_der_public_key(key.spki), _signing(link, key), name)
 
 
-def _signing(link: TpmLink, key: TpmKey) -> Callable[[bytes, str], bytes]:
+def sign_digest(link: TpmLink, key: TpmKey, digest: bytes, hash_name: str) -> bytes:
+    """Sign in the TPM as PKCS#11 has it: ECDSA (both numbers, as long as the digest), or RSA (RSASSA-PKCS1-v1_5)."""
     pytss = binding()
     algorithms = pytss.TPM2_ALG
+    is_rsa = int(key.public.type) == int(algorithms.RSA)
+    details = pytss.TPMU_SIG_SCHEME(any=pytss.TPMS_SCHEME_HASH(hashAlg=algorithms.parse(hash_name)))
+    scheme = pytss.TPMT_SIG_SCHEME(scheme=algorithms.RSASSA if is_rsa else algorithms.ECDSA, details=details)
+    ticket = pytss.TPMT_TK_HASHCHECK(tag=pytss.TPM2_ST.HASHCHECK, hierarchy=pytss.TPM2_RH.NULL)
+    made = link.esys.sign(key.handle, digest, scheme, ticket)
+    if is_rsa:
+        return bytes(made.signature.rsassa.sig)
+    numbers = bytes(made.signature.ecdsa.signatureR), bytes(made.signature.ecdsa.signatureS)
+    return b"".join(number.rjust(len(digest), b"\0") for number in numbers)
 
+
+def _signing(link: TpmLink, key: TpmKey) -> Callable[[bytes, str], bytes]:
     def sign(data: bytes, mechanism: str) -> bytes:
         if mechanism == "ECDSA":
-            scheme, hash_name, digest = algorithms.ECDSA, f"sha{8 * len(data)}", data
-        else:
-            hash_name = mechanism.partition("_")[0].lower()
-            scheme, digest = algorithms.RSASSA, hashlib.new(hash_name, data).digest()
-        details = pytss.TPMU_SIG_SCHEME(any=pytss.TPMS_SCHEME_HASH(hashAlg=algorithms.parse(hash_name)))
-        ticket = pytss.TPMT_TK_HASHCHECK(tag=pytss.TPM2_ST.HASHCHECK, hierarchy=pytss.TPM2_RH.NULL)
-        made = link.esys.sign(key.handle, digest, pytss.TPMT_SIG_SCHEME(scheme=scheme, details=details), ticket)
-        if mechanism != "ECDSA":
-            return bytes(made.signature.rsassa.sig)
-        numbers = bytes(made.signature.ecdsa.signatureR), bytes(made.signature.ecdsa.signatureS)
-        return b"".join(number.rjust(len(data), b"\0") for number in numbers)
+            return sign_digest(link, key, data, f"sha{8 * len(data)}")
+        hash_name = mechanism.partition("_")[0].lower()
+        return sign_digest(link, key, hashlib.new(hash_name, data).digest(), hash_name)
 
     return sign
 

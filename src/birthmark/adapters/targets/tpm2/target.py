@@ -20,6 +20,7 @@ from birthmark.adapters.targets.tpm2.link import TpmLink, open_tpm
 from birthmark.adapters.targets.tpm2.place import CELLS, TpmPlace
 from birthmark.adapters.targets.tpm2.registration import TpmRegistration, read_registration
 from birthmark.adapters.targets.tpm2.stream import parse_address
+from birthmark.adapters.targets.tpm2.tls import TpmIdentity
 from birthmark.adapters.targets.uri import TargetUri, bad_option, choice, decoded, parse_target_uri
 from birthmark.errors import DeviceFault, Misconfigured, Refused
 from birthmark.pki.algorithms import algorithm_named, algorithm_of, certified_key, spki_of
@@ -148,6 +149,10 @@ class Tpm2Target:
                 )
             check_public(key, self._name)
             return attest_key(link, key, find_endorsement(link, self._ek), self._roots, nonce)
+
+    def tls(self, chain: tuple[bytes, ...]) -> TpmIdentity:
+        """Return the right to make TLS connections with the key in the TPM; ``chain`` (DER) is what it shows."""
+        return TpmIdentity(self._name, self._address, self._handle, chain)
 
     def registration(self, registration_id: str) -> TpmRegistration:
         """Return what a cloud wants to know of this TPM; ``Misconfigured("target.tpm.registration")``."""
