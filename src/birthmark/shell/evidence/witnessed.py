@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from birthmark.adapters.audit.mirrors import mirror_files
 from birthmark.adapters.logstore import FileLogStore
 from birthmark.errors import Misconfigured, Tampered
 from birthmark.tlog.checkpoint import Checkpoint, parse
+from birthmark.tlog.cosignature import COSIGNATURE_OCTETS
 from birthmark.tlog.merkle import tree_root
-from birthmark.tlog.note import encode_vkey, parse_vkey, split_note
+from birthmark.tlog.note import encode_vkey, parse_signature, parse_vkey, split_note
 from birthmark.tlog.policy import Policy, parse_policy
 from birthmark.tlog.tiles import HashReader
 
@@ -26,6 +27,7 @@ __all__ = [
     "Witnessed",
     "check_log",
     "check_workspace",
+    "claimed_log",
     "head_of",
     "known_vkey",
     "open_demand",
@@ -105,6 +107,23 @@ def check_log(source: Path, policy: Policy, cosigned: bytes | None = None) -> Wi
         size = shown.size
     seen = {one.key.name: one.timestamp for one in found}
     return Witnessed(head.origin, head.size, size, seen, policy.seen_at(found))
+
+
+def claimed_log(log: Path, vkey: str) -> Witnessed | None:
+    """Return a cosigned head that lies beside a log, with the names and times that its lines claim; None if none does.
+
+    Nobody's cosignature is verified, for nobody says who these witnesses are; the head and the tiles are, as of
+    :func:`check_log`, whose errors this raises. At most 20 names, 100 characters of each.
+    """
+    if not (log / "cosigned").exists():
+        return None
+    found = check_log(log, Policy((parse_vkey(vkey),), {}, {}))
+    seen: dict[str, int] = {}
+    for line in split_note(read_checkpoint(log, ("cosigned",)))[1]:
+        name, _, signature = parse_signature(line)
+        if len(signature) == COSIGNATURE_OCTETS and (len(seen) < 20 or name[:100] in seen):
+            seen[name[:100]] = max(seen.get(name[:100], 0), int.from_bytes(signature[:8], "big"))
+    return replace(found, seen=seen)
 
 
 def open_demand(policy: Path, cosigned: Sequence[Path], within: timedelta | None) -> Demand:
@@ -200,7 +219,7 @@ def _judge_age(name: str, found: Witnessed, within: timedelta | None, now: datet
     if age is None or age > within.total_seconds():
         when = "no witness had to see it" if found.at is None else f"a quorum saw it last at {utc_second(found.at)}"
         hours = int(within.total_seconds() // 3600)
-        what = f"{found.origin}: {when}, not within {hours} hours of now; {found.since} entries came after it"
+        what = f"{found.origin}: {when}, not within {hours} h of now; {found.since} entries came after it"
         findings.add("audit.witness.stale", what, name)
 
 
