@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from birthmark.model.events import event_types
+from birthmark.shell.cli.main import main
+from support.opensslwitness import OpensslWitness
 
 BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
 ENVIRONMENT = {
@@ -111,6 +113,7 @@ def test_it_counts_what_the_log_says(place: Path) -> None:
         ((entries,),) = database.execute("SELECT size FROM head").fetchall()
     assert f"{entries} events" in text
     assert all(tag in text for tag in event_types()), "each type occurred or is said not to have"
+    assert "Nobody: no cosigned head was shown." in text
 
 
 def test_a_report_about_one_lot_counts_that_lot(place: Path) -> None:
@@ -137,6 +140,34 @@ def test_an_order_that_is_not_there_is_named(place: Path) -> None:
     assert not (place / "z.html").exists()
 
 
+def test_it_says_who_saw_the_log(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names count only by a policy; without one they are told as names, and what they did not cosign is a violation."""
+    shutil.copytree(place / "w", tmp_path / "w")
+    log, witness = tmp_path / "w" / "log", OpensslWitness(tmp_path / "o", "w.example")
+    note = (log / "checkpoint").read_bytes()
+    size = note.split(b"\n")[1].decode()
+    (tmp_path / "policy").write_text(f"log {(log / 'vkey').read_text()}witness w {witness.vkey}\nquorum w\n")
+    (log / "cosigned").write_bytes(note + witness.line(note, 1_790_000_000))
+    seen = f"a head of {size} entries was cosigned by w.example at 2026-09-21T14:13:20Z"
+    monkeypatch.setenv("BIRTHMARK_PASSPHRASE", ENVIRONMENT["BIRTHMARK_PASSPHRASE"])
+    made = tmp_path / "seen.html"
+
+    def ask(*more: str) -> str:
+        assert main(["audit", "report", str(tmp_path / "w"), "-o", str(made), *more]) == 0
+        return page(made).whole
+
+    demand = ("--policy", str(tmp_path / "policy"))
+    assert f"{seen}; not verified, as no policy says who these are; 0 entries" in ask()
+    assert f"{seen}; 0 entries came after it. ✓ shown" in ask(*demand)
+    stale = ask(*demand, "--witnessed-within", "24")
+    assert "1 violation: do not rely on this record" in stale
+    assert "a quorum saw it last at 2026-09-21T14:13:20Z, not within 24 h of now" in stale
+    (log / "cosigned").write_bytes(note)
+    assert "0 witnesses of the policy have seen this head" in ask(*demand)
+    (log / "cosigned").write_bytes(b"nothing\n")
+    assert "log/cosigned: " in ask()
+
+
 def test_the_pdf_says_the_same_to_another_reader(place: Path) -> None:
     must("audit", "report", "w", "-o", "all.pdf", "--pdf", cwd=place)
     read = subprocess.run(
@@ -155,5 +186,5 @@ def test_a_damaged_record_is_not_called_good(place: Path, tmp_path: Path) -> Non
     must("audit", "report", "w", "-o", "bad.html", cwd=tmp_path)
     text = page(tmp_path / "bad.html").whole
     assert "Every invariant of the record holds" not in text
-    assert "violations: do not rely on this record" in text
+    assert "1 violation: do not rely on this record" in text
     assert "B-001" in text

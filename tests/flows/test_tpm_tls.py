@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.mqttbroker import HOST, broker, gate
 
 from birthmark.adapters.clouds.aws_iot.device import AwsIotDevices
 from birthmark.adapters.handshake import TlsVerifier
@@ -32,7 +33,6 @@ from birthmark.workflow.line.fence import DeadlineFence
 from support.devicepki import credential_for, issuing_key
 from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.fences import OPEN
-from support.mqttbroker import HOST, broker, gate
 from support.swtpm import Swtpm, board_state, start_tpm
 from support.targets.tpm2 import tpm_holds, tpm_target
 from support.tpmproxy import TpmProxy

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,7 @@ from birthmark.tlog.tiles import HashReader
 from birthmark.wire.addcheckpoint import AddCheckpoint, parse_add_checkpoint
 from support.approvers import Desk
 from support.faultline import KILL, strike
+from support.opensslwitness import OpensslWitness
 
 PROGRAM = "import sys\nfrom birthmark.shell.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
 
@@ -243,6 +245,115 @@ def test_the_service_answers_as_the_specification_says(desk: Desk, service: str)
         assert post(wrong + note).status_code == 400
     assert post(b"x" * 70_000).status_code == 413
     assert post(request(desk, size)).status_code == 200
+
+
+# What an auditor demands
+
+
+def demand(desk: Desk, *more: str) -> tuple[str, ...]:
+    return ("audit", "verify", str(desk.fab), "--policy", str(desk.place / "policy"), *more)
+
+
+def found(desk: Desk, *more: str) -> set[str]:
+    """Return the codes of all findings of an audit that demands witnesses."""
+    code, document = desk.run(*demand(desk, *more))
+    if code == 7:
+        assert document["error"] == "audit.findings"
+        return {text.partition(" ")[0] for text in document["facts"]["codes"]}
+    assert code == 0, document
+    return set(document["totals"])
+
+
+def test_an_audit_demands_the_quorum_of_a_policy(desk: Desk, service: str) -> None:
+    """One witness cosigns over HTTP, one from files; with one alone the audit fails."""
+    assert found(desk) == {"audit.witness.quorum"}
+    body = request(desk, 0)
+    answer = httpx.post(f"{service}/add-checkpoint", content=body)
+    cosigned = desk.fab / "log" / "cosigned"
+    cosigned.write_bytes(parse_add_checkpoint(body).checkpoint + answer.content)
+    assert found(desk) == {"audit.witness.quorum"}
+    desk.good(*cosign(desk, "w2"))
+    assert found(desk, "--witnessed-within", "1") == set()
+    seen = desk.good(*demand(desk))["witnessed"]["log"]
+    assert (seen["since"], set(seen["witnesses"])) == (0, {"w1.example", "w2.example"})
+    grow(desk, "AA")
+    assert found(desk) == {"audit.witness.behind"}
+    behind = desk.good(*demand(desk))
+    since = behind["witnessed"]["log"]["since"]
+    assert since == behind["size"] - seen["size"] > 0
+    assert f" {since} entries came after the {seen['size']} " in behind["findings"][0]["what"]
+    kept = shutil.move(cosigned, desk.place / "kept")
+    assert found(desk) == {"audit.witness.quorum"}
+    assert found(desk, "--cosigned", str(kept)) == {"audit.witness.behind"}
+
+
+def test_an_audit_finds_a_log_that_was_rewritten_behind_the_witnesses(desk: Desk) -> None:
+    """Ledger, tiles and heads of the second story are in order: only what the witnesses saw speaks against it."""
+    shutil.copytree(desk.fab, desk.place / "before")
+    grow(desk, "AA")
+    for name in ("w1", "w2"):
+        desk.good(*cosign(desk, name))
+    cosigned = shutil.move(desk.fab / "log" / "cosigned", desk.place / "kept")
+    shutil.rmtree(desk.fab)
+    shutil.copytree(desk.place / "before", desk.fab)
+    assert found(desk, "--cosigned", str(cosigned)) == {"audit.witness.rewritten"}, "set back"
+    grow(desk, "BB")
+    grow(desk, "CC")
+    assert desk.good("audit", "verify", str(desk.fab))["findings"] == []
+    assert found(desk, "--cosigned", str(cosigned)) == {"audit.witness.rewritten"}
+
+
+def test_an_audit_takes_no_head_that_is_too_old(desk: Desk) -> None:
+    """An old copy of a workspace comes with its old cosigned head: only the age tells."""
+    witnesses = [OpensslWitness(desk.place / name, f"{name}.example") for name in ("o1", "o2", "o3")]
+    log, now = (desk.fab / "log" / "vkey").read_text(), int(time.time())
+    lines = [f"witness {at} {one.vkey}\n" for at, one in enumerate(witnesses)]
+    (desk.place / "policy").write_text(f"log {log}{''.join(lines)}group two 2 0 1 2\nquorum two\n")
+    note = (desk.fab / "log" / "checkpoint").read_bytes()
+    head = desk.place / "head"
+
+    def at(*hours: int) -> tuple[str, ...]:
+        signed = [one.line(note, now - 3600 * ago) for one, ago in zip(witnesses, hours, strict=False)]
+        head.write_bytes(note + b"".join(signed))
+        return ("--cosigned", str(head), "--witnessed-within", "24")
+
+    assert found(desk, *at(1, 23)) == set()
+    assert found(desk, *at(1, 30)) == {"audit.witness.stale"}, "one of two is not a quorum of today"
+    assert found(desk, *at(1, 30, 2)) == set()
+    assert found(desk, *at(-30, -30)) == {"audit.witness.stale"}, "a time that has not come says nothing"
+    assert found(desk, *at(1)) == {"audit.witness.quorum"}
+    assert found(desk, *at(30, 30)[:2]) == set(), "without the option any age will do"
+
+
+def test_an_audit_trusts_the_key_of_the_log_that_the_policy_names(desk: Desk) -> None:
+    for name in ("w1", "w2"):
+        desk.good(*cosign(desk, name))
+    mine, policy = (desk.fab / "log" / "vkey").read_text().strip(), desk.place / "policy"
+    other = encode_vkey("fab.example/birthmark", public_octets(Ed25519PrivateKey.generate()))
+    text = policy.read_text()
+    policy.write_text(text.replace(mine, other))
+    assert found(desk) == {"audit.checkpoint.signature", "audit.witness.signature"}
+    policy.write_text(text.replace(mine, encode_vkey("else.example", public_octets(Ed25519PrivateKey.generate()))))
+    assert found(desk) == {"audit.witness.signature"}, "a log that the policy does not know was seen by nobody"
+    head = desk.fab / "log" / "cosigned"
+    policy.write_text(text)
+    head.write_bytes(head.read_bytes()[:-9] + b"AAAAAA==\n")
+    assert found(desk) == {"audit.witness.signature"}
+
+
+def test_what_an_auditor_brings_is_used_or_refused(desk: Desk) -> None:
+    desk.good(*cosign(desk, "w1"))
+    head = str(desk.fab / "log" / "cosigned")
+    plain = ("audit", "verify", str(desk.fab))
+    desk.refused("audit.policy", *plain, "--cosigned", head)
+    desk.refused("audit.policy", *plain, "--witnessed-within", "24")
+    desk.refused("audit.cosigned", *demand(desk, "--cosigned", head, "--cosigned", head))
+    desk.refused("witness.file", *demand(desk, "--cosigned", head + "x"))
+    strange = desk.place / "strange"
+    strange.write_text(sign(Checkpoint("else.example", 9, bytes(32)), Ed25519PrivateKey.generate()))
+    desk.refused("audit.cosigned", *demand(desk, "--cosigned", str(strange)))
+    strange.write_text("nothing\n")
+    desk.refused("log.note.malformed", *demand(desk, "--cosigned", str(strange)))
 
 
 def _empty() -> bytes:

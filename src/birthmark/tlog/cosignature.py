@@ -25,6 +25,7 @@ from birthmark.tlog.note import (
 )
 
 __all__ = [
+    "COSIGNATURE_OCTETS",
     "COSIGNATURE_V1",
     "Cosignature",
     "CosignerKey",
@@ -37,7 +38,7 @@ __all__ = [
 
 COSIGNATURE_V1 = 0x04
 _TIME_OCTETS = 8
-_SIGNATURE_OCTETS = 64
+COSIGNATURE_OCTETS = _TIME_OCTETS + 64
 _LATEST = (1 << 63) - 1
 
 
@@ -137,7 +138,7 @@ def open_cosignatures(note: str | bytes, witnesses: Iterable[CosignerKey]) -> tu
 
 
 def _holds(key: CosignerKey, signature: bytes, timestamp: int, body: str) -> bool:
-    if len(signature) != _TIME_OCTETS + _SIGNATURE_OCTETS or timestamp > _LATEST:
+    if len(signature) != COSIGNATURE_OCTETS or timestamp > _LATEST:
         return False
     public = Ed25519PublicKey.from_public_bytes(key.public)
     try:

@@ -7,7 +7,7 @@ Lines: ``log <vkey> [<url>]``, ``witness <name> <vkey> [<url>]``, ``group <name>
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from birthmark.errors import Misconfigured, Tampered
@@ -48,13 +48,28 @@ class Policy:
             return name in witnesses
         return sum(self._saw(member, witnesses) for member in group.members) >= group.threshold
 
+    def log(self, origin: str) -> VerifierKey | None:
+        """Return the key of the log of that name, None if the policy knows none."""
+        return next((key for key in self.logs if key.name == origin), None)
+
+    def seen_at(self, found: Sequence[Cosignature]) -> int | None:
+        """Return the latest moment after which a quorum said it again (seconds since 1970), None if none ever did.
+
+        What a quorum asserts is as old as the oldest cosignature that it needs.
+        """
+        for moment in sorted({one.timestamp for one in found}, reverse=True):
+            keys = {one.key for one in found if one.timestamp >= moment}
+            if self.satisfied_by(frozenset(name for name, key in self.witnesses.items() if key in keys)):
+                return moment
+        return None
+
     def open_checkpoint(self, note: bytes) -> tuple[Checkpoint, tuple[Cosignature, ...]]:
         """Return the head in a note that one of the logs signed and a quorum of witnesses cosigned.
 
         Raises ``Tampered``: ``log.note.*``, ``log.checkpoint.*``, ``witness.log`` (signed by none of the logs),
         ``witness.cosignature``, ``witness.quorum`` (fact ``saw``).
         """
-        checkpoint = self._signed_by_a_log(note)
+        checkpoint = self.open_head(note)
         _, found = open_cosignatures(note, self.witnesses.values())
         keys = {cosignature.key for cosignature in found}
         saw = frozenset(name for name, key in self.witnesses.items() if key in keys)
@@ -68,12 +83,13 @@ class Policy:
             )
         return checkpoint, found
 
-    def _signed_by_a_log(self, note: bytes) -> Checkpoint:
+    def open_head(self, note: bytes) -> Checkpoint:
+        """Return the head in a note that one of the logs signed, whoever cosigned it; raises as above."""
         text, _ = split_note(note)
         origin = parse(text).origin
-        for key in self.logs:
-            if key.name == origin:
-                return open_checkpoint(note, origin, key)
+        key = self.log(origin)
+        if key is not None:
+            return open_checkpoint(note, origin, key)
         raise Tampered(
             "witness.log",
             f"the policy knows no log {origin[:200]}",

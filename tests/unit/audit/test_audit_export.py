@@ -13,8 +13,10 @@ import pytest
 from birthmark.errors import Misconfigured, Tampered, Unavailable
 from birthmark.shell.cli.main import main
 from birthmark.shell.evidence.directory import Exported, export_evidence
+from birthmark.tlog.checkpoint import Checkpoint, sign
 from support.make_ledger import ORIGIN
 from support.make_sites import FACTORY, LIVE, POOL, World
+from support.opensslwitness import OpensslWitness
 
 ENVIRONMENT = ["env", "-i", "PATH=/usr/bin:/bin"]
 
@@ -109,6 +111,49 @@ def test_another_key_than_the_auditor_knows_fails(evidence: Path, whole_world: W
     done = _check(evidence, whole_world.sites[POOL].vkey)
     assert done.returncode != 0
     assert "not the key that you gave" in done.stderr
+
+
+def test_cosigned_heads_are_checked_with_common_tools(whole_world: World, world_root: Path, tmp_path: Path) -> None:
+    """The log signed them, holds what is under them, and each witness that the auditor names is one of them."""
+    mine, other = (OpensslWitness(tmp_path / name, f"{name}.example") for name in ("w1", "w2"))
+    root, vkey = world_root / "authority", whole_world.authority.vkey
+    old = (root / "log/checkpoint").read_bytes()
+    cosigned = old + mine.line(old, 1_790_000_000)
+    (root / "log/cosigned").write_bytes(cosigned)
+    report = (root / f"sites/{POOL}/log/checkpoint").read_bytes()
+    (root / f"sites/{POOL}/log/cosigned").write_bytes(report + other.line(report, 1_790_000_000))
+    out = tmp_path / "out"
+    _export(root, out)
+    plain = _check(out)
+    assert plain.returncode == 0, plain.stderr
+    assert "a head of 80 entries was cosigned; give the keys" in plain.stdout
+    good = _check(out, vkey, mine.vkey)
+    assert good.returncode == 0, good.stderr
+    assert f"{ORIGIN}: w1.example saw 80 of the 80 entries at 2026-09-21 14:13:20 UTC" in good.stdout
+    both = _check(out, vkey, mine.vkey, other.vkey)
+    assert "FAILED: w2.example did not cosign the head in log/cosigned" in both.stderr
+    assert f"{ORIGIN}/site/{POOL}: w2.example saw " in both.stdout
+    assert "not an Ed25519 key of type 4" in _check(out, vkey, vkey).stderr
+    less = old.replace(b"\n80\n", b"\n79\n")
+    for what, forged in (
+        ("FAILED: openssl pkeyutl", old + mine.line(less, 1_790_000_000)),
+        ("FAILED: openssl pkeyutl", less + mine.line(less, 1_790_000_000)),
+        ("did not sign a note", report + mine.line(report, 1_790_000_000)),
+        ("did not cosign the head", old),
+    ):
+        (out / "log/cosigned").write_bytes(forged)
+        _with_manifest(out)
+        assert what in _check(out, vkey, mine.vkey).stderr
+
+
+def test_a_log_that_left_its_cosigned_head_is_found(whole_world: World, world_root: Path, tmp_path: Path) -> None:
+    """The key of the log signs whatever it is told: two heads of one log that do not agree."""
+    witness, root = OpensslWitness(tmp_path / "w", "w.example"), world_root / "authority"
+    head = sign(Checkpoint(ORIGIN, 41, bytes(32)), whole_world.authority.log_key).encode()
+    (root / "log/cosigned").write_bytes(head + witness.line(head, 1_790_000_000))
+    _export(root, tmp_path / "out")
+    done = _check(tmp_path / "out", whole_world.authority.vkey, witness.vkey)
+    assert "the log does not hold the 41 entries that were cosigned" in done.stderr
 
 
 def test_export_by_the_command_line(story, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
 """Checks exported evidence with nothing but Python's standard library and the openssl command. It needs no birthmark.
 
-    python3 -I check.py DIRECTORY [VKEY]
+    python3 -I check.py DIRECTORY [VKEY [WITNESS ...]]
 
-VKEY is the verifier key of the log as you know it from elsewhere; without it the file log/vkey is believed.
+VKEY is the verifier key of the log as you know it from elsewhere; without it the file log/vkey is believed. Each
+WITNESS is the verifier key of a witness that must have cosigned the head in log/cosigned (c2sp.org/tlog-cosignature).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,22 +55,38 @@ def check_manifest(root: Path) -> int:
     return len(named)
 
 
-def open_note(note: bytes, vkey: str, scratch: Path) -> str:
-    """Return the text of a C2SP signed note that the Ed25519 key ``vkey`` signed, or stop."""
+def signed_by(vkey: str, kind: int, note: bytes, scratch: Path) -> tuple[str, list[bytes]]:
+    """Return the text of a C2SP signed note and the unverified signatures of ``vkey``; put the key into ``scratch``."""
     name, key_id, encoded = vkey.strip().split("+", 2)
     key = base64.b64decode(encoded)
-    require(key[:1] == b"\1" and len(key) == 33, f"{name} is not an Ed25519 key")
+    require(key[:1] == bytes((kind,)) and len(key) == 33, f"{name} is not an Ed25519 key of type {kind}")
     require(sha256(name.encode() + b"\n" + key)[:4].hex() == key_id, f"the key id of {name} is wrong")
-    text, _, signatures = note.decode().rpartition("\n\n")
-    text += "\n"
-    for line in signatures.splitlines():
+    (scratch / "key").write_bytes(bytes.fromhex("302a300506032b6570032100") + key[1:])
+    text, _, lines = note.decode().rpartition("\n\n")
+    found = []
+    for line in lines.splitlines():
         _, signer, blob = line.split(" ")
         signature = base64.b64decode(blob)
         if (signer, signature[:4].hex()) == (name, key_id):
-            (scratch / "key").write_bytes(bytes.fromhex("302a300506032b6570032100") + key[1:])
-            verify(scratch, "DER", text.encode(), signature[4:], "-rawin")
-            return text
-    raise SystemExit(f"FAILED: {name} did not sign a note")
+            found.append(signature[4:])
+    return text + "\n", found
+
+
+def open_note(note: bytes, vkey: str, scratch: Path) -> str:
+    """Return the text of a note that the Ed25519 key ``vkey`` signed, or stop."""
+    text, found = signed_by(vkey, 1, note, scratch)
+    require(bool(found), f"{vkey.split('+')[0]} did not sign a note")
+    verify(scratch, "DER", text.encode(), found[0], "-rawin")
+    return text
+
+
+def seen_at(note: bytes, witness: str, scratch: Path) -> int | None:
+    """Return when a witness cosigned a head (seconds since 1970), None if it did not, or stop."""
+    text, found = signed_by(witness, 4, note, scratch)
+    times = [int.from_bytes(signature[:8], "big") for signature in found]
+    for moment, signature in zip(times, found, strict=True):
+        verify(scratch, "DER", b"cosignature/v1\ntime %d\n" % moment + text.encode(), signature[8:], "-rawin")
+    return max(times, default=None)
 
 
 def verify(scratch: Path, form: str, message: bytes, signature: bytes, *options: str) -> None:
@@ -104,14 +122,14 @@ def entry(log: Path, number: int, size: int) -> tuple[dict[str, Any], bytes]:
     return json.loads(head), attachment
 
 
-def tree_root(log: Path, size: int) -> bytes:
-    """Return the RFC 6962 root of all entries, which must also be those of the tiles."""
+def tree_root(log: Path, size: int, first: int) -> bytes:
+    """Return the RFC 6962 root of the ``first`` of all entries, which must also be those of the tiles."""
     stack: list[tuple[int, bytes]] = []
-    for index in range(-(-size // 256)):
+    for index in range(-(-first // 256)):
         width = min(256, size - 256 * index)
         leaves = [sha256(b"\0" + item) for item in bundle(log, index, width)]
         require(b"".join(leaves) == tile(log, "0", index, width), f"{log}: tile {index} is not its entries")
-        for leaf in leaves:
+        for leaf in leaves[: first - 256 * index]:
             height, node = 0, leaf
             while stack and stack[-1][0] == height:
                 height, node = height + 1, sha256(b"\1" + stack.pop()[1] + node)
@@ -143,11 +161,31 @@ class Log:
         origin, size, root, *_ = open_note((directory / "checkpoint").read_bytes(), vkey, scratch).split("\n")
         self.origin, self.size, self.root = origin, int(size), base64.b64decode(root)
         require(vkey.split("+")[0] == origin, f"{directory}: the checkpoint is that of another log")
-        require(tree_root(directory, self.size) == self.root, f"{directory}: the entries are not under the signed root")
+        self.vkey, under = vkey, tree_root(directory, self.size, self.size)
+        require(under == self.root, f"{directory}: the entries are not under the signed root")
 
     def entries(self) -> Iterator[tuple[int, dict[str, Any], bytes]]:
         for number in range(self.size):
             yield number, *entry(self.directory, number, self.size)
+
+    def witnesses(self, keys: Sequence[str]) -> set[str]:
+        """Check the cosigned head, if there is one: signed by the log, and what was seen is in it; tell who saw it."""
+        path = self.directory / "cosigned"
+        if not path.exists():
+            return set()
+        note = path.read_bytes()
+        origin, size, root, *_ = open_note(note, self.vkey, self.scratch).split("\n")
+        require(origin == self.origin and int(size) <= self.size, f"{path} is the head of more or other entries")
+        under = tree_root(self.directory, self.size, int(size))
+        require(under == base64.b64decode(root), f"{path}: the log does not hold the {size} entries that were cosigned")
+        times = {key: seen_at(note, key, self.scratch) for key in keys}
+        for key, moment in times.items():
+            if moment is not None:
+                when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(moment, 1 << 37)))
+                print(f"{self.origin}: {key.split('+')[0]} saw {size} of the {self.size} entries at {when}")
+        if not keys:
+            print(f"{self.origin}: a head of {size} entries was cosigned; give the keys of witnesses to check by whom")
+        return {key for key, moment in times.items() if moment is not None}
 
     def check(self, trusted: Path, intermediate: Path, vendors: Path) -> tuple[int, int, int]:
         """Check certificates and receipts; return how many there are, and how many certificates were adopted."""
@@ -247,7 +285,7 @@ def spki(der: bytes) -> bytes:
     return der[at : der_part(der, at)[1]]
 
 
-def main(root: Path, vkey: str | None = None) -> None:
+def main(root: Path, vkey: str | None = None, *witnesses: str) -> None:
     """Check the evidence in ``root``; say what was found, or stop with what is wrong."""
     print(f"{check_manifest(root)} files are what was exported")
     known = (root / "log/vkey").read_text().strip()
@@ -275,6 +313,11 @@ def main(root: Path, vkey: str | None = None) -> None:
             reported = heads[directory.parent.name]
             require((log.size, log.root.hex()) == reported, f"{directory}: another head than was taken in")
             logs.append(log)
+        for log in logs[1:]:
+            log.witnesses(witnesses)
+        saw = main_log.witnesses(witnesses)
+        for key in witnesses:
+            require(key in saw, f"{key.split('+')[0]} did not cosign the head in log/cosigned")
         for log in logs:
             certificates, receipts, adopted = log.check(trusted, intermediate, vendors)
             counts = f"{log.size} entries under the signed root, {certificates} certificates, {receipts} receipts"
@@ -284,6 +327,6 @@ def main(root: Path, vkey: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     main(Path(sys.argv[1]), *sys.argv[2:])

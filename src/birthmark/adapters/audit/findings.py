@@ -167,6 +167,15 @@ CATALOGUE: Mapping[str, tuple[str, str, str]] = {
     "audit.vault.drawn_not_erased": ("I8", _ERROR, "a used key still lies in the vault"),
     "audit.vault.missing": ("I8", _ERROR, "a pooled key is not in the vault"),
     "audit.vault.undrawn_erased": ("I8", _ERROR, "a pooled key was erased without a record"),
+    "audit.witness.behind": ("I7", _INFO, "entries came after the head that witnesses saw"),
+    "audit.witness.quorum": ("I7", _ERROR, "too few witnesses of the policy saw a head of a log"),
+    "audit.witness.rewritten": ("I7", _ERROR, "a log does not hold what witnesses saw of it"),
+    "audit.witness.signature": (
+        "I7",
+        _ERROR,
+        "a head that is shown or cosigned is not signed as the policy says, or its log is not in the policy",
+    ),
+    "audit.witness.stale": ("I7", _ERROR, "what witnesses saw of a log is older than the auditor allows"),
 }
 """Code to (invariant, severity, what it means)."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from birthmark import __version__
 from birthmark.adapters.audit import tables
@@ -49,7 +50,11 @@ _RANGE = 8192
 
 @dataclass(slots=True)
 class Report:
-    """The result. ``totals`` counts findings by code, also those beyond what ``findings`` lists."""
+    """The result. ``totals`` counts findings by code, also those beyond what ``findings`` lists.
+
+    ``sites``: each site that reported, and the name of its log. ``witnessed``: directory of a log to what witnesses saw
+    of it; empty unless somebody who has a policy looked.
+    """
 
     origin: str
     size: int
@@ -62,11 +67,18 @@ class Report:
     findings: list[Finding]
     totals: dict[str, int]
     seconds: dict[str, float]
+    sites: dict[str, str] = field(default_factory=dict)
+    witnessed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
         """The number of findings that break an invariant."""
         return sum(count for code, count in self.totals.items() if CATALOGUE[code][1] == "error")
+
+    def add(self, findings: Findings) -> None:
+        """Take in what was found beside the passes."""
+        self.findings = _sorted([*self.findings, *findings.kept])
+        self.totals = dict(sorted((Counter(self.totals) + findings.totals).items()))
 
     def document(self) -> dict[str, object]:
         """Return the report as a JSON-ready object."""
@@ -81,6 +93,7 @@ class Report:
             "orders",
             "totals",
             "seconds",
+            "witnessed",
         )
         return {
             "ok": self.errors == 0,
@@ -219,13 +232,18 @@ def _run(audit: _Audit, vkey: str | None, kept_heads: Sequence[Path]) -> Report:
         processes=audit.workers.processes,
         counts=dict(sorted(audit.counts.items())),
         orders=orders,
-        findings=sorted(audit.findings.kept, key=lambda finding: (_RANK[finding.severity], finding.code)),
+        findings=_sorted(audit.findings.kept),
         totals=dict(sorted(audit.findings.totals.items())),
         seconds=seconds,
+        sites={site.site: site.origin for site in index.sites if site.reported},
     )
 
 
 _RANK = {"error": 0, "warning": 1, "info": 2}
+
+
+def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: (_RANK[finding.severity], finding.code))
 
 
 def _log_pass(audit: _Audit) -> list[LogPart]:

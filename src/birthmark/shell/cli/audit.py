@@ -13,6 +13,7 @@ from birthmark.errors import Misconfigured, Tampered, Unavailable
 from birthmark.shell.cli.auditreport import report
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, progress_bar, table
+from birthmark.shell.cli.witnessing import CosignedOption, PolicyOption, WithinOption, read_demand
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
@@ -38,15 +39,25 @@ def verify(
     processes: Annotated[int | None, typer.Option(help="Processes; default: one a processor.")] = None,
     vkey: Annotated[str | None, typer.Option(help="Verifier key of the log, as you know it from elsewhere.")] = None,
     head: Annotated[list[Path] | None, typer.Option(help="A checkpoint you kept; it must be of this log.")] = None,
+    policy: PolicyOption = None,
+    cosigned: CosignedOption = None,
+    within: WithinOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every invariant of a workspace: log, tiles, certificates, keys, devices, tables, vault."""
     from birthmark.adapters.audit.verify import verify_workspace
+    from birthmark.shell.evidence.witnessed import check_workspace, known_vkey
+    from birthmark.shell.workspace.wiring import utc_now
 
+    demand = read_demand(policy, cosigned, within)
     if processes is not None and processes < 1:
         raise Misconfigured("audit.processes", "the audit needs a process", hint="Give --processes 1 or more.")
+    if demand is not None and vkey is None:
+        vkey = known_vkey(directory, demand.policy)
     with _progress("verifying", quiet=as_json) as progress:
         report = verify_workspace(directory, processes=processes, progress=progress, vkey=vkey, kept_heads=head or ())
+    if demand is not None:
+        check_workspace(directory, report, demand, utc_now())
     _show(report, as_json=as_json)
     if report.errors:
         raise _failed(report)
@@ -119,6 +130,10 @@ def _summary(report: Report) -> list[list[str]]:
     for name, totals in report.orders.items():
         text = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in totals.items() if count)
         rows.append((f"order {name}", text))
+    for name, seen in report.witnessed.items():
+        rows.append(
+            (f"witnessed of {name}", f"{seen['size']:,} entries, by {', '.join(seen['witnesses']) or 'nobody'}")
+        )
     rows.append(("root of all entries", report.root))
     rows.append(("seconds", f"{report.seconds['total']:.1f} on {report.processes} processes"))
     return [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in rows]

@@ -10,6 +10,7 @@ import typer
 from birthmark.errors import Misconfigured
 from birthmark.shell.cli.options import JsonOption
 from birthmark.shell.cli.screen import emit, progress_bar
+from birthmark.shell.cli.witnessing import CosignedOption, PolicyOption, WithinOption, read_demand
 
 __all__ = ["report"]
 
@@ -24,6 +25,9 @@ def report(
     since: Annotated[str | None, typer.Option(help="From this day on, UTC: 2026-11-01.")] = None,
     until: Annotated[str | None, typer.Option(help="Before this day, UTC.")] = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF instead of HTML.")] = False,
+    policy: PolicyOption = None,
+    cosigned: CosignedOption = None,
+    within: WithinOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify everything, then write a report that answers the auditor's table of evidence. Violations are shown too."""
@@ -33,7 +37,12 @@ def report(
     from birthmark.workflow.evidence.evidence import Scope
 
     scope = Scope(tuple(order or ()), site, _day(since), _day(until))
-    read = read_evidence(directory, scope, bar=lambda total: progress_bar("reading events", total=total, quiet=as_json))
+    read = read_evidence(
+        directory,
+        scope,
+        demand=read_demand(policy, cosigned, within),
+        bar=lambda total: progress_bar("reading events", total=total, quiet=as_json),
+    )
     found, verdict, html = read.found, read.verdict, read.html
     if scope.orders and len(found.orders) < len(set(scope.orders)):
         raise Misconfigured(

@@ -106,17 +106,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check that a head was seen by enough witnesses, and that the log still holds what they saw."""
-    from datetime import UTC, datetime
+    from birthmark.shell.evidence.witnessed import check_log, read_policy
 
-    from birthmark.shell.evidence.witness import check_log
-
-    head, found = check_log(source, policy)
-    seen = {
-        cosignature.key.name: f"{datetime.fromtimestamp(cosignature.timestamp, UTC):%FT%TZ}"
-        if cosignature.timestamp < 253402300800
-        else str(cosignature.timestamp)
-        for cosignature in found
-    }
-    lines = [f"{head.origin}: {head.size:,} entries, accepted by {policy}."]
-    lines += [f"  {name} saw them at {at}" for name, at in seen.items()]
-    emit({"origin": head.origin, "size": head.size, "witnesses": seen}, "\n".join(lines), as_json=as_json)
+    found = check_log(source, read_policy(policy)).document()
+    lines = [f"{found['origin']}: {found['size']:,} entries, accepted by {policy}."]
+    lines += [f"  {name} saw them at {at}" for name, at in found["witnesses"].items()]
+    emit(found, "\n".join(lines), as_json=as_json)

@@ -15,6 +15,7 @@ from birthmark.adapters.audit.mirrors import mirror_files, read_bundle
 from birthmark.adapters.audit.reader import LogFiles, tile_path
 from birthmark.adapters.durable import naming_os_errors, sync_file_system, write_durably
 from birthmark.errors import Misconfigured, Tampered, Unavailable
+from birthmark.shell.evidence.witnessed import head_of, read_checkpoint
 
 __all__ = ["Exported", "export_evidence"]
 
@@ -28,13 +29,17 @@ What this is, and how to check it on any machine with Python 3 and OpenSSL, with
         the verifier key is the one that you know from elsewhere; this line cannot vouch for itself
 3.  openssl verify -no_check_time -partial_chain -CAfile ca/ROOT.pem -untrusted ca/ISSUING.pem DEVICE.pem
         one device certificate by hand
+4.  python3 -I check.py .  '{vkey}'  'WITNESS' ...
+        if log/cosigned is there: verifier keys of witnesses, again from elsewhere; each must have cosigned that head
 
 check.py is short: read it first. It verifies that the entries in log/ lead to the root that the key of the log signed;
 that every certificate was reserved in an earlier entry and is signed by a CA in ca/; that every receipt is signed by
 its station and holds the device's own signature; and the same for the log of every site, whose head must be the one
-that stands in log/. The last line is GOOD, or it says what is wrong.
+that stands in log/. Where a cosigned head is, the log must have signed it and still hold the entries under it. The last
+line is GOOD, or it says what is wrong. What nobody cosigned could have been shown otherwise to somebody else.
 
-log/            the log: checkpoint, verifier key, tiles and entries (c2sp.org/tlog-tiles)
+log/            the log: checkpoint, verifier key, tiles and entries (c2sp.org/tlog-tiles); cosigned: a head that
+                witnesses cosigned (c2sp.org/tlog-cosignature), if there is one
 ca/             certificates of all CAs on record
 receipts/       statements of stations, by the number of their entry (they are in log/ too)
 transcripts/    signed records of ceremonies and of destroyed keys
@@ -83,7 +88,8 @@ def export_evidence(root: Path, target: Path, *, progress: Callable[[int, int], 
     the workspace is changed. ``progress`` gets (done, total) entries.
 
     Raises ``Misconfigured``: ``audit.export.exists``, ``audit.workspace.missing``, ``audit.vkey``;
-    ``Unavailable("audit.export.unpublished")``; ``Tampered``: ``audit.note.*``, ``audit.export.incomplete``;
+    ``Unavailable("audit.export.unpublished")``; ``Tampered``: ``audit.note.*``, ``audit.export.incomplete``,
+    ``log.note.*`` or ``log.checkpoint.*`` for a cosigned head of a site that is none;
     ``StationFault``: ``storage.*``.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -101,10 +107,13 @@ def export_evidence(root: Path, target: Path, *, progress: Callable[[int, int], 
             path=str(root),
         )
     files, out = LogFiles(root / "log"), _Directory(target)
+    cosigned = _cosigned(root / "log")  # read before the head, which is never behind it in an honest log
     vkey = (files.read("vkey") or b"").decode("utf-8", "replace").strip()
     head = _head(files, vkey, "log")
     _copy_log(files, head, "log", out)
     out.write("log/vkey", f"{vkey}\n".encode())
+    if cosigned is not None:
+        out.write("log/cosigned", cosigned)
     receipts, sites = _papers(files, head, out, progress)
     for path in sorted((root / "ca").glob("transcript-*.txt")):
         with naming_os_errors(path):
@@ -195,7 +204,15 @@ def _copy_site(root: Path, site: str, members: Document, out: _Directory) -> boo
     _copy_log(files, head, name, out)
     out.write(f"{name}/checkpoint", members["note"])
     out.write(f"{name}/vkey", f"{members['vkey']}\n".encode())
+    cosigned = _cosigned(files.root)
+    if cosigned is not None and head_of(cosigned).size <= head.size:
+        out.write(f"{name}/cosigned", cosigned)
     return True
+
+
+def _cosigned(log: Path) -> bytes | None:
+    """Return the cosigned head beside a log, if there is one."""
+    return read_checkpoint(log, ("cosigned",)) if (log / "cosigned").exists() else None
 
 
 def _pem(der: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A witness directory becomes a working witness; logs that lie in files are cosigned and checked."""
+"""A witness directory becomes a working witness; logs that lie in files are cosigned."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import msgspec
 from birthmark.adapters.durable import write_durably
 from birthmark.adapters.logstore import FileLogStore
 from birthmark.adapters.witnessheads import FileHeads
-from birthmark.errors import Misconfigured, Refused, Tampered
+from birthmark.errors import Misconfigured, Refused
 from birthmark.ports import SecretsHandler
 from birthmark.shell.authority.approvals import approver_key
+from birthmark.shell.evidence.witnessed import head_of, read_checkpoint
 from birthmark.shell.workspace.wiring import utc_now
-from birthmark.tlog.checkpoint import Checkpoint, parse
-from birthmark.tlog.cosignature import Cosignature, encode_cosigner
-from birthmark.tlog.merkle import tree_root
+from birthmark.tlog.cosignature import encode_cosigner
 from birthmark.tlog.note import VerifierKey, parse_vkey, public_octets, split_note
-from birthmark.tlog.policy import parse_policy
 from birthmark.tlog.tiles import HashReader
 from birthmark.workflow.log.witness import Witness, request_from_tiles
 
-__all__ = ["Cosigned", "check_log", "cosign_log", "create_witness", "open_witness", "watch_log"]
+__all__ = ["Cosigned", "cosign_log", "create_witness", "open_witness", "watch_log"]
 
 _CONFIG = "witness.toml"
 _FORMAT = "birthmark-witness/1"
@@ -104,8 +102,8 @@ def cosign_log(witness: Witness, source: Path, output: Path | None) -> Cosigned:
 
     The log's own file is left alone: its owner may show a newer head at any moment.
     """
-    note = _checkpoint(source, ("checkpoint",))
-    head = _head(note)
+    note = read_checkpoint(source, ("checkpoint",))
+    head = head_of(note)
     last = witness.latest(head.origin)
     old = last.size if last.size <= head.size else 0
     if source.is_dir():
@@ -128,58 +126,12 @@ def _cosigned_before(path: Path, note: bytes) -> bytes:
     return before if split_note(before)[0] == split_note(note)[0] else note
 
 
-def check_log(source: Path, policy_file: Path) -> tuple[Checkpoint, tuple[Cosignature, ...]]:
-    """Return the head that a policy accepts, and who cosigned it; of a directory, the tiles must lead to it.
-
-    Raises what ``Policy.open_checkpoint`` raises, and ``Tampered("witness.tiles")``.
-    """
-    policy = parse_policy(_content(policy_file))
-    head, found = policy.open_checkpoint(_checkpoint(source, ("cosigned", "checkpoint")))
-    if source.is_dir():
-        shown = _head(_checkpoint(source, ("checkpoint",)))
-        good = shown.origin == head.origin and shown.size >= head.size
-        reader = HashReader(max(shown.size, head.size), FileLogStore(source).read)
-        if not good or tree_root(head.size, reader) != head.root:
-            raise Tampered(
-                "witness.tiles",
-                f"the log in {source} does not hold the {head.size} entries that the witnesses saw",
-                hint="Keep the cosigned checkpoint and this copy of the log: together they prove a rewritten log.",
-                size=head.size,
-                shown=shown.size,
-            )
-    return head, found
-
-
 def _no_tiles(level: int, index: int) -> bytes:
     raise Misconfigured(
         "witness.tiles.needed",
         "the witness has cosigned an older head of this log, and a checkpoint alone proves no consistency",
         hint="Give the directory of the published log in place of the checkpoint.",
     )
-
-
-def _checkpoint(source: Path, names: tuple[str, ...]) -> bytes:
-    if source.is_dir():
-        found = [source / name for name in names if (source / name).exists()]
-        return _content(found[0] if found else source / names[-1])
-    return _content(source)
-
-
-def _head(note: bytes) -> Checkpoint:
-    return parse(split_note(note)[0])
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read((1 << 20) + 1)
-    except OSError as problem:
-        raise Misconfigured(
-            "witness.file",
-            f"cannot read {path}: {problem.strerror}",
-            hint="Name the directory of a published log, a checkpoint, or a policy file.",
-            path=str(path),
-        ) from problem
 
 
 def _read(directory: Path) -> _WitnessSettings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from birthmark.errors import Misconfigured
 from birthmark.shell.web.chart import COLOURS, columns_chart, stacked_bar
 from birthmark.workflow.evidence.evidence import Evidence, Scope
-from birthmark.workflow.evidence.evidencetable import AuditFacts, evidence_rows
+from birthmark.workflow.evidence.evidencetable import AuditFacts, SeenLog, evidence_rows
 
 if TYPE_CHECKING:
     from birthmark.adapters.audit.verify import Report
@@ -19,9 +19,17 @@ __all__ = ["page_pdf", "render_evidence"]
 _NEEDS = "Install the extra: pip install 'birthmark[report]'."
 
 
-def render_evidence(found: Evidence, report: Report, scope: Scope, *, at: str) -> str:
-    """Return the page (HTML) for these facts. ``at``: when the audit ran (UTC text)."""
-    audit = AuditFacts(report.counts, report.errors, report.size, report.root, at)
+def render_evidence(
+    found: Evidence,
+    report: Report,
+    scope: Scope,
+    *,
+    at: str,
+    seen: tuple[SeenLog, ...] = (),
+    unseen: tuple[str, ...] = (),
+) -> str:
+    """Return the page (HTML) for these facts. ``at``: when the audit ran (UTC text); the rest as in ``AuditFacts``."""
+    audit = AuditFacts(report.counts, report.errors, report.size, report.root, at, seen, unseen)
     template = _environment().get_template("evidence.html.j2")
     page: str = template.render(
         title=_title(found, scope),

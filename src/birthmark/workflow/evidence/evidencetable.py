@@ -14,7 +14,7 @@ from cryptography import x509
 
 from birthmark.workflow.evidence.evidence import Evidence
 
-__all__ = ["AuditFacts", "Row", "evidence_rows"]
+__all__ = ["AuditFacts", "Row", "SeenLog", "evidence_rows"]
 
 Verdict = Literal["shown", "attention", "absent"]
 _NEVER = 9999
@@ -23,14 +23,33 @@ _RETAIN = timedelta(days=2 * 365)
 
 
 @dataclass(frozen=True, slots=True)
+class SeenLog:
+    """The newest head of a log that witnesses cosigned: its entries, those that came ``since``, and who saw it when.
+
+    ``trusted``: a policy of the auditor names them, and their cosignatures hold; else these are names and no more.
+    """
+
+    log: str
+    size: int
+    since: int
+    witnesses: tuple[tuple[str, str], ...]
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AuditFacts:
-    """What the independent audit found: ``counts`` as in its report, ``errors`` violations, where and when it ran."""
+    """What the independent audit found: ``counts`` as in its report, ``errors`` violations, where and when it ran.
+
+    ``seen``: what witnesses cosigned; ``unseen``: what is wrong with it, a sentence each.
+    """
 
     counts: Mapping[str, int]
     errors: int
     size: int
     root: str
     at: str
+    seen: tuple[SeenLog, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +175,22 @@ def _monitored(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     return text, "shown" if audit.errors == 0 else "attention"
 
 
+def _witnesses(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
+    texts = list(audit.unseen)
+    for log in audit.seen:
+        names = ", ".join(f"{name} at {at}" for name, at in log.witnesses) or "nobody, since none is asked for"
+        what = f"{log.log}: a head of {log.size:,} entries was cosigned by {names}"
+        trusted = "" if log.trusted else "; not verified, as no policy says who these are"
+        texts.append(f"{what}{trusted}; {log.since:,} entries came after it.")
+    if not texts:
+        return (
+            "Nobody: no cosigned head was shown. Who holds the key of the log could show others another log.",
+            "absent",
+        )
+    good = not audit.unseen and all(log.trusted and log.witnesses for log in audit.seen)
+    return " ".join(texts), "shown" if good else "attention"
+
+
 def _destruction(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     if not found.destroyed:
         return "No CA key was destroyed.", "absent"
@@ -221,6 +256,7 @@ _TABLE: dict[str, tuple[str, str, _Answer]] = {
     "12": ("Certificates are linted before they are signed", "CA/B BR 4.3.1.2", _lint),
     "13": ("Weak and compromised keys are refused", "CA/B BR 6.1.1.3", _keys),
     "14": ("The integrity of the log is monitored", "CA/B NSR 3.1.2, 3.2.3", _monitored),
+    "W": ("Others have seen the log and would see it change", "c2sp.org/tlog-witness", _witnesses),
     "15": ("Destroyed keys have a record", "CA/B BR 5.4.1; ETSI EN 319 411-1 6.2.10", _destruction),
     "16": (
         "Personalised units are reconciled, data erased",
