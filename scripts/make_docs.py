@@ -136,7 +136,8 @@ def commands_page() -> str:
     """Return the page of commands."""
     import typer.main
 
-    from birthmark.shell.cli.main import NOUNS, build_app
+    from birthmark.shell.cli.main import build_app
+    from birthmark.shell.cli.nouns import NOUNS
 
     root = typer.main.get_command(build_app(list(NOUNS)))
     lines = [_MADE, "# Commands\n"]

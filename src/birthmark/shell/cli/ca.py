@@ -9,7 +9,7 @@ import typer
 
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.screen import emit, facts, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import CaRecord
@@ -87,7 +87,8 @@ def list_cas(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -
     with open_workspace(workspace, publish=False) as opened:
         documents = [_document(record) for record in opened.records.cas()]
     columns = ["ca", "kind", "issuer", "site", "subject", "not_after"]
-    rows = [[str(document[column] or "") for column in columns] for document in documents]
+    rows = [[str(document[column] or "").partition("T" if column == "not_after" else "\0")[0] for column in columns]
+            for document in documents]  # fmt: skip
     emit({"cas": documents}, table("CAs", columns, rows), as_json=as_json)
 
 
@@ -99,7 +100,7 @@ def show(name: NameArgument, workspace: WorkspaceOption = Path(), as_json: JsonO
         opened.ca_certificate(name)
         record = opened.records.ca(name)
         document = {**_document(record), "revoked": len(opened.records.revocations(name))}
-    emit(document, table(f"CA {name}", ["", ""], [[k, f"{v}"] for k, v in document.items()]), as_json=as_json)
+    emit(document, facts(f"CA {name}", document), as_json=as_json)
 
 
 def export(

@@ -9,7 +9,7 @@ import typer
 
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.screen import emit, fact, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import DeviceRecord
@@ -50,7 +50,7 @@ def show(
         document = {**_document(opened, device), **_clouds(opened.root, device_serial)}
         events = _history(opened, device_serial) if history else []
     shown = {name: value for name, value in document.items() if name != _CERTIFICATE}
-    rows = [[name, "" if value is None else str(value)] for name, value in shown.items()]
+    rows = [[name, fact(value)] for name, value in shown.items()]
     rows += [[f"{event['seq']:>9}", f"{event['at']}  {event['type']}{_where(event)}"] for event in events]
     whole: dict[str, object] = {**document, "history": events} if history else document
     emit(whole, table(f"Device {device_serial}", ["", ""], rows), as_json=as_json)

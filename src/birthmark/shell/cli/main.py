@@ -13,50 +13,24 @@ from typing import TYPE_CHECKING
 
 from birthmark import __version__
 from birthmark.errors import BirthmarkError, Misconfigured, StationFault
+from birthmark.shell.cli.following import named_workspace, typed_hint
+from birthmark.shell.cli.nouns import NOUNS, first_screen
 
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["NOUNS", "build_app", "main"]
-
-NOUNS: dict[str, str] = {
-    "plan": "plan",
-    "init": "init",
-    "approval": "approval",
-    "ceremony": "ceremony",
-    "ca": "ca",
-    "profile": "profile",
-    "access": "access",
-    "site": "site",
-    "order": "order",
-    "preload": "preload",
-    "bundle": "bundle",
-    "serve": "serve",
-    "station": "station",
-    "line": "lineview",
-    "agent": "agent",
-    "label": "label",
-    "image": "image",
-    "device": "device",
-    "register": "register",
-    "export": "export",
-    "ledger": "ledger",
-    "audit": "audit",
-    "witness": "witness",
-    "emulate": "emulate",
-    "bench": "bench",
-    "demo": "demo",
-    "demo-factories": "demofactories",
-}
-"""Noun → module below ``birthmark.shell.cli``, in the order of a product's life."""
+__all__ = ["build_app", "main"]
 
 _INTERRUPTED = 130
 _INTERNAL = 70
+_USAGE = 2
 
 
 def build_app(nouns: Sequence[str]) -> typer.Typer:
     """Return the application with the commands of ``nouns``."""
     import typer
+
+    from birthmark.shell.cli.helptext import Commands
 
     app = typer.Typer(
         name="birthmark",
@@ -65,6 +39,7 @@ def build_app(nouns: Sequence[str]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
@@ -73,6 +48,9 @@ def build_app(nouns: Sequence[str]) -> typer.Typer:
 
     for noun in nouns:
         import_module(f"birthmark.shell.cli.{NOUNS[noun]}").register(app)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            group.typer_instance.info.cls = Commands
     return app
 
 
@@ -80,19 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (one meaning each, see ``birthmark.errors``)."""
     _keep_to_ourselves()
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if argv in (["--version"], ["version"]):
+    if argv in (["--version"], ["-V"], ["version"]):
         print(f"birthmark {__version__}")
         return 0
+    if argv in ([], ["--help"], ["-h"], ["help"]):
+        print(first_screen())
+        return 0 if argv else _USAGE
+    if argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     chosen = [argv[0]] if argv and argv[0] in NOUNS else list(NOUNS)
     try:
         outcome = build_app(chosen)(argv, standalone_mode=False)
     except BirthmarkError as problem:
         with suppress(OSError):  # the exit code tells it as well, where nobody can be told
-            _tell(problem, as_json="--json" in argv)
+            _tell(problem, argv)
         return problem.exit_code
     except OSError as problem:
         with suppress(OSError):
-            _tell(_os_failure(problem), as_json=False)
+            _tell(_os_failure(problem), argv)
         return StationFault.exit_code
     except KeyboardInterrupt:
         outcome = _INTERRUPTED
@@ -100,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if all(_is_text(argument) for argument in argv):
             return _tell_other(problem)
         refusal = _no_text()
-        _tell(refusal, as_json="--json" in argv)
+        _tell(refusal, argv)
         return refusal.exit_code
     except Exception as problem:  # noqa: BLE001  the last stop: a defect must not look like a verdict
         return _tell_other(problem)
@@ -157,9 +140,9 @@ def _tell_other(problem: Exception) -> int:
     return _INTERNAL
 
 
-def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
+def _tell(problem: BirthmarkError, argv: Sequence[str]) -> None:
     """Print an error: what happened, the facts, what to do next."""
-    if as_json:
+    if "--json" in argv:
         print(json.dumps(problem.document(), sort_keys=True), flush=True)
         return
     from birthmark.shell.cli.screen import visible
@@ -176,7 +159,7 @@ def _tell(problem: BirthmarkError, *, as_json: bool) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if shown not in (None, ""):
             print(f"  {name}: {told(str(shown))}", file=sys.stderr)
-    print(f"  {bold}→{plain} {told(problem.hint)}", file=sys.stderr)
+    print(f"  {bold}→{plain} {told(typed_hint(problem.hint, named_workspace(argv)))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

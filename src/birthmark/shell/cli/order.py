@@ -13,7 +13,7 @@ from birthmark.errors import Misconfigured
 from birthmark.model.preloadevents import KeyOrigin
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.screen import emit, facts, table
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
@@ -244,7 +244,7 @@ def show(
     document = {**msgspec.to_builtins(order), **msgspec.to_builtins(totals)}
     if assigned is not None:
         document |= {"site": assigned.site, "mode": assigned.mode}
-    emit(document, table(f"Order {name}", ["", ""], [[k, f"{v}"] for k, v in document.items()]), as_json=as_json)
+    emit(document, facts(f"Order {name}", document), as_json=as_json)
 
 
 def list_orders(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -> None:
@@ -253,7 +253,7 @@ def list_orders(workspace: WorkspaceOption = Path(), as_json: JsonOption = False
 
     with open_workspace(workspace, publish=False) as opened:
         rows = [(order, opened.records.totals(order.order)) for order in opened.records.orders()]
-    columns = ["order", "product", "devices", "open", "stock", "in progress", "verified", "failed", "scrapped"]
+    columns = ["order", "product", "devices", "open", "stock", "in\nprogress", "verified", "failed", "scrapped"]
     cells = [
         [o.order, o.product, *map(str, (o.quantity, t.open, t.stock, t.in_progress, t.verified, t.failed, t.scrapped))]
         for o, t in rows

@@ -170,7 +170,7 @@ def parked(
         ],
     }
     if retry:
-        emit(document, f"{reopened:,} devices are due again. Next: birthmark register run {name}", as_json=as_json)
+        emit(document, f"{reopened:,} devices are due again.\nNext: birthmark register run {name}", as_json=as_json)
         return
     rows = [[one.device_serial, f"{one.revision:,}", one.code, one.detail, one.hint] for one in devices]
     title = f"{total:,} devices are parked" if total else f"No device of {name} is parked"

@@ -11,7 +11,7 @@ import typer
 
 from birthmark.errors import Tampered
 from birthmark.shell.cli.options import WorkspaceOption
-from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.screen import emit, say, table
 
 __all__ = ["reconcile"]
 
@@ -58,7 +58,7 @@ def reconcile(
     else:
         _show(name, shown, found, counts)
         if reopened:
-            print(f"{reopened:,} devices are due again. Next: birthmark register run {name}")
+            say(f"{reopened:,} devices are due again.\nNext: birthmark register run {name}")
     if found > reopened:
         raise Tampered(
             "register.differences",

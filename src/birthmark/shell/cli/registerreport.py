@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from birthmark.shell.cli.screen import emit, table, visible
+from birthmark.shell.cli.screen import console, emit, say, table, visible
 
 if TYPE_CHECKING:
     from birthmark.shell.register.plan import RegisterPlan
@@ -37,7 +38,6 @@ def show_estimate(made: RegisterPlan, *, as_json: bool) -> None:
     if as_json:
         emit(document, "", as_json=True)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -49,11 +49,11 @@ def show_estimate(made: RegisterPlan, *, as_json: bool) -> None:
         shown.add_row(*map(_cell, (step.what, f"{step.calls:,}", f"{step.minutes:,.1f}", step.why)))
     shown.add_section()
     shown.add_row("together", f"{calls:,}", f"{minutes:,.1f}", "")
-    console = Console()
-    console.print(shown)
+    screen = console()
+    screen.print(shown)
     for one in estimate.obstacles:
-        console.print(Text("✗ ", style="bold red") + Text(visible(f"{one.message} [{one.code}]")))
-        console.print(Text(f"  → {visible(one.hint)}", style="red"))
+        screen.print(Text("✗ ", style="bold red") + Text(visible(f"{one.message} [{one.code}]")))
+        screen.print(Text(f"  → {visible(one.hint)}", style="red"))
 
 
 def _cell(text: str) -> str:
@@ -65,7 +65,7 @@ def _cell(text: str) -> str:
 @contextmanager
 def follow_runs(names: Sequence[str], *, quiet: bool) -> Iterator[Callable[[str, int, int, int], None]]:
     """Yield what is told how many devices of a cloud became due, were settled, were parked; it draws a line a cloud."""
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         yield lambda name, due, settled, parked: None
         return
     from rich.console import Console
@@ -124,4 +124,4 @@ def show_runs(runs: Sequence[CloudRun], *, as_json: bool) -> None:
         if one.problem is not None:
             print(visible(f"{one.name}: {one.problem}"))
         elif not one.parked and not one.left:
-            print(f"Next: birthmark register reconcile {one.name}")
+            say(f"Next: birthmark register reconcile {one.name}")

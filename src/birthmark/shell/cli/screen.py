@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from birthmark.shell.cli.following import next_lines
 
-__all__ = ["emit", "progress_bar", "table", "visible"]
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+__all__ = ["console", "emit", "fact", "facts", "progress_bar", "say", "table", "visible"]
+
+_UNFOLDED = 10_000
+"""Columns of what is no terminal: a table in a pipe is as wide as it is, so that `grep` finds whole names in it."""
 
 
 def visible(text: str) -> str:
@@ -18,36 +25,96 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def emit(document: Mapping[str, object], text: str | Table, *, as_json: bool) -> None:
+def emit(document: Mapping[str, object], text: str | Group, *, as_json: bool) -> None:
     """Print the document as one JSON line, or the text for people."""
     if as_json:
         print(json.dumps(document, sort_keys=True), flush=True)
-        return
-    if isinstance(text, str):
-        print(visible(text), flush=True)
-        return
+    elif isinstance(text, str):
+        say(text)
+    else:
+        console().print(text)
+
+
+def say(text: str) -> None:
+    """Print text for people; a command in it that comes next names the workspace that this one was given."""
+    print(visible(next_lines(text, _given_workspace())), flush=True)
+
+
+def console() -> Console:
+    """Return standard output as rich writes to it: folded to a terminal, or to COLUMNS, and whole in a pipe."""
     from rich.console import Console
 
-    Console().print(text)
+    made = Console()
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=_UNFOLDED)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table for people."""
+def _given_workspace() -> str | None:
+    """Return the workspace on the command line of the running command; directory and environment stay as they are."""
+    from typer._click.globals import get_current_context  # typer carries its own click
+
+    context = get_current_context(silent=True)
+    if context is None or "workspace" not in context.params:
+        return None
+    source = context.get_parameter_source("workspace")
+    return str(context.params["workspace"]) if source is not None and source.name == "COMMANDLINE" else None
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Group:
+    """Return a table for people, below its title: numbers to the right, no lines that cost width, words kept whole.
+
+    Without names of columns it is one of facts: a name and its value in each row.
+    """
+    from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(visible(title), style="table.title"), title_justify="left", show_header=any(columns))
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    heading = Text(visible(title), style="bold")
+    if not rows:
+        return Group(heading, Text("  none", style="dim"))
+    named = any(columns)
+    made = Table(
+        box=box.SIMPLE_HEAD if named else None,
+        show_header=named,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1 if named else 2, 0, 0),
+    )
+    for at, column in enumerate(columns):
+        count = named and all(_is_count(row[at]) for row in rows)
+        made.add_column(
+            Text(visible(column), style="bold"),
+            overflow="fold",
+            no_wrap=count or (not named and at == 0),
+            justify="right" if count else "left",
+        )
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
-    return made
+    return Group(heading, made)
+
+
+def facts(title: str, document: Mapping[str, object]) -> Group:
+    """Return a table of facts by name, as people write them: yes and no, nothing for what is not there."""
+    return table(title, ["", ""], [[name, fact(value)] for name, value in document.items()])
+
+
+def fact(value: object) -> str:
+    """Return a fact as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _is_count(cell: str) -> bool:
+    return cell == "" or cell.replace(",", "").isdecimal()
 
 
 @contextmanager
 def progress_bar(what: str, *, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(count)``; draws count, rate and remaining time on stderr unless ``quiet``."""
-    if quiet:
+    """Yield ``advance(count)``; draws count, rate and remaining time on a terminal at stderr, unless ``quiet``."""
+    if quiet or not sys.stderr.isatty():
         yield lambda count: None
         return
     from rich.console import Console

@@ -10,7 +10,7 @@ import typer
 from birthmark.adapters.received import read_received
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, only_planned
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
-from birthmark.shell.cli.screen import emit, table
+from birthmark.shell.cli.screen import emit, facts, table
 from birthmark.shell.cli.sitereport import add_commands
 from birthmark.shell.cli.sitestart import init, next_ca, next_station
 
@@ -214,8 +214,7 @@ def show(site: SiteArgument, workspace: WorkspaceOption = Path(), as_json: JsonO
 
     with open_workspace(workspace, publish=False) as opened:
         document = {**_document(known_site(opened.records, site)), **_belongings(opened, site)}
-    rows = [[name, ", ".join(map(str, v)) if isinstance(v, list) else str(v or "")] for name, v in document.items()]
-    emit(document, table(f"Site {site}", ["", ""], rows), as_json=as_json)
+    emit(document, facts(f"Site {site}", document), as_json=as_json)
 
 
 def _belongings(workspace: Workspace, site: str) -> dict[str, object]:

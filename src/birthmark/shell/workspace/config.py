@@ -252,7 +252,7 @@ def _read(path: Path) -> bytes:
         raise Misconfigured(
             "workspace.missing",
             f"{path.parent} is not a birthmark workspace: {problem.strerror}",
-            hint="Make one with `birthmark init DIR`, or name yours with --workspace.",
+            hint="Name yours with -C DIR, or make one with `birthmark init DIR --maker NAME`.",
             path=str(path),
         ) from problem
     _require_ours(path, status)
