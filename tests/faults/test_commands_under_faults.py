@@ -21,7 +21,8 @@ DEVICES = 600
 CALLS = ("fdatasync", "fsync", "pwrite64", "rename", "write")
 KINDS = ("kill", "EIO", "ENOSPC")
 EVERY = ("fdatasync", "fsync", "rename")
-"""Calls of which each one meets each fault. Of the writes between them a sample does; `make faults` takes all."""
+"""Calls of which each one is killed at and, in turn, told EIO or ENOSPC. Of the writes between them a sample meets one
+of the three; `make faults` takes all of all."""
 SAMPLE = 7
 ENVIRONMENT = {**os.environ, "BIRTHMARK_PASSPHRASE": "fault-passphrase", "COLUMNS": "200"}
 BIRTHMARK = str(Path(sys.executable).parent / "birthmark")
@@ -95,8 +96,11 @@ def faults_of(command: tuple[str, ...], place: Path) -> list[Fault]:
     found = []
     for call in CALLS:
         total = max((count for (_, name), count in counts.items() if name == call), default=0)
-        if call in EVERY or os.environ.get("BIRTHMARK_FAULTS") == "all":
-            found += [Fault(call, number, what) for number in range(1, total + 1) for what in KINDS]
+        numbers = range(1, total + 1)
+        if os.environ.get("BIRTHMARK_FAULTS") == "all":
+            found += [Fault(call, number, what) for number in numbers for what in KINDS]
+        elif call in EVERY:
+            found += [Fault(call, number, what) for number in numbers for what in ("kill", KINDS[1 + number % 2])]
         else:
             points = sorted({1 + step * (total - 1) // (SAMPLE - 1) for step in range(SAMPLE)}) if total else []
             found += [Fault(call, number, KINDS[at % 3]) for at, number in enumerate(points)]
