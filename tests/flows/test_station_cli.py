@@ -212,7 +212,7 @@ def test_target_for_all_devices_needs_a_placeholder(place: Path, capsys: pytest.
     code, lines = called(capsys, "station", "run", "--devices", "list.txt", "--target", "files:out/TH-0001")
     assert (code, lines[-1]["error"]) == (2, "station.target.one")
     code, lines = called(capsys, "station", "run", "--devices", "missing", "--target", TARGET)
-    assert (code, lines[-1]["error"]) == (2, "station.devices.file")
+    assert (code, lines[-1]["error"]) == (2, "serials.file")
 
 
 def test_second_process_with_the_same_journal_is_turned_away(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,7 @@ def test_a_hint_names_the_workspace_of_the_command_that_failed() -> None:
     assert typed_hint("Name it as `birthmark order make lot -C x`.", "y") == (
         "Name it as `birthmark order make lot -C x`."
     )
+    assert typed_hint("Run `birthmark audit verify`.", "my fab") == "Run `birthmark audit verify 'my fab'`."
     elsewhere = "Ask the authority for one (`birthmark site delegate`)."
     assert typed_hint(elsewhere, "fab") == elsewhere
 

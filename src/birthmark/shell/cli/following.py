@@ -8,11 +8,12 @@ from shlex import quote
 
 __all__ = ["named_workspace", "next_lines", "typed_hint"]
 
-_OURS = r"(?:order|ceremony|ca|device|station|label|ledger|register|preload|serve|audit (?:verify|report|export))"
+_OURS = r"(?:order|ceremony|ca|device|station|label|ledger|register|preload|serve|audit (?:verify|report))"
 """Nouns that a hint means at the workspace that it is told of; `site`, `bundle` and `access` may be another one's."""
 
 _IN_HINT = re.compile(rf"`(birthmark {_OURS}\b[^`]*)`")
 _AS_LINE = re.compile(r"(?m)^(Next(?: time)?: birthmark (?!init\b|plan\b|witness\b)[^\n]*)$")
+_AUDIT = ("birthmark audit verify", "birthmark audit report")
 _NAMED = re.compile(r"(^|\s)(-C|--workspace)\b")
 
 
@@ -39,4 +40,7 @@ def next_lines(text: str, workspace: str | None) -> str:
 
 
 def _with(command: str, workspace: str) -> str:
-    return command if _NAMED.search(command) else f"{command} -C {quote(workspace)}"
+    if _NAMED.search(command):
+        return command
+    # An audit takes the workspace by its place: what is audited need not be one that this machine works in.
+    return f"{command} {quote(workspace)}" if command.startswith(_AUDIT) else f"{command} -C {quote(workspace)}"

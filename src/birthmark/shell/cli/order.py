@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -14,6 +13,7 @@ from birthmark.model.preloadevents import KeyOrigin
 from birthmark.shell.cli.approved import ApprovalOption, PlanOnlyOption, write_plan_only
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
 from birthmark.shell.cli.screen import emit, facts, table
+from birthmark.shell.cli.seriallist import read_serials
 
 if TYPE_CHECKING:
     from birthmark.model.records import OrderRecord
@@ -110,7 +110,7 @@ def _serials(quantity: int | None, first: str | None, devices: str | None) -> It
     from birthmark.workflow.orders.order import serial_range
 
     if devices is not None and quantity is None and first is None:
-        return _lines(devices)
+        return read_serials(devices)
     if devices is None and quantity is not None and first is not None:
         return serial_range(first, quantity)
     raise Misconfigured(
@@ -118,20 +118,6 @@ def _serials(quantity: int | None, first: str | None, devices: str | None) -> It
         "say which devices: --quantity with --first, or --devices",
         hint="For example: --quantity 1000 --first TH-000001.",
     )
-
-
-def _lines(devices: str) -> list[str]:
-    if devices == "-":
-        return sys.stdin.read().splitlines()
-    try:
-        return Path(devices).read_bytes().decode("utf-8", "backslashreplace").splitlines()
-    except OSError as problem:
-        raise Misconfigured(
-            "order.devices.file",
-            f"cannot read {devices}: {problem.strerror}",
-            hint="Give a text file with one device serial a line.",
-            path=devices,
-        ) from problem
 
 
 def _key_origin(text: str) -> KeyOrigin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from birthmark.errors import BirthmarkError, Misconfigured
 from birthmark.shell.cli.options import JsonOption, WorkspaceOption
+from birthmark.shell.cli.seriallist import read_serials
 from birthmark.shell.cli.stationshow import (
     failed_line,
     no_step,
@@ -280,7 +280,7 @@ def run(
     from birthmark.shell.workspace.wiring import open_workspace
 
     _require_placeholder(target)
-    waiting = _lines(devices)
+    waiting = read_serials(devices)
     with (
         not_to_be_shipped(),
         open_workspace(workspace) as opened,
@@ -307,16 +307,3 @@ def _require_placeholder(target: str) -> None:
             hint="Put {device_serial} into the target.",
             target=target[:200],
         )
-
-
-def _lines(devices: str) -> list[str]:
-    try:
-        data = sys.stdin.buffer.read() if devices == "-" else Path(devices).read_bytes()
-    except OSError as problem:
-        raise Misconfigured(
-            "station.devices.file",
-            f"cannot read {devices}: {problem.strerror}",
-            hint="Give a text file with one device serial a line.",
-            path=devices,
-        ) from problem
-    return [line for line in data.decode("utf-8", "backslashreplace").splitlines() if line]
