@@ -136,6 +136,8 @@ class RemoteKey:
             return _ALWAYS[call]
         if call == 1:
             return self._initialize(asked)
+        if call == 4:
+            return self._slots(asked)
         if call == 8:
             return self._mechanism_info(asked)
         if call == 24:
@@ -155,6 +157,11 @@ class RemoteKey:
         if asked.array() != _HELLO:
             raise _Malformed
         return "", b""
+
+    def _slots(self, asked: _Arguments) -> tuple[str, bytes]:
+        asked.octet()
+        # Who has no room for a slot asks how many there are.
+        return "au", _numbers(_SLOT) if asked.count() else struct.pack(">BI", 0, 1)
 
     def _mechanism_info(self, asked: _Arguments) -> tuple[str, bytes]:
         asked.number()
@@ -318,7 +325,6 @@ _TOKEN = b"".join(
 _ALWAYS: dict[int, tuple[str, bytes]] = {
     2: ("", b""),
     3: ("vsusv", _PKCS11 + _padded("birthmark", 32) + _number(0) + _padded("", 32) + _PKCS11),
-    4: ("au", _numbers(_SLOT)),
     5: ("ssuvv", _padded("", 64) + _padded("", 32) + _number(_PRESENT) + 2 * _PKCS11),
     6: ("ssssuuuuuuuuuuuvvs", _TOKEN),
     10: ("u", _number(_SESSION)),
