@@ -124,6 +124,6 @@ def _read(file: Path) -> bytes:
         raise Misconfigured(
             "ceremony.missing",
             f"cannot read {file}: {problem.strerror}",
-            hint="`birthmark init` writes a ceremony.toml to start from.",
+            hint="A new workspace has ceremony.toml in it: name that file as it is seen from here (fab/ceremony.toml).",
             path=str(file),
         ) from problem

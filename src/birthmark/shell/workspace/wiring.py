@@ -114,7 +114,7 @@ class Workspace:
             raise Misconfigured(
                 "ca.unknown",
                 f"there is no CA named {ca} on record",
-                hint="Make it with `birthmark ceremony run ceremony.toml`.",
+                hint="Make it: `birthmark ceremony run DIR/ceremony.toml`, where DIR is the workspace.",
                 ca=ca,
             )
         return bytes(record.certificate)

@@ -362,7 +362,7 @@ def _granted_cas(records: AuthorityRecords, names: Iterable[str], site: str) -> 
                 raise Misconfigured(
                     "ca.unknown",
                     f"there is no CA for devices named {above} on record",
-                    hint="Make it with `birthmark ceremony run ceremony.toml`.",
+                    hint="Make it: `birthmark ceremony run DIR/ceremony.toml`, where DIR is the workspace.",
                     ca=above,
                 )
             path.append(
