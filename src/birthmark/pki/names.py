@@ -132,7 +132,7 @@ def fill_text(text: str, values: Mapping[str, str]) -> tuple[Part, ...]:
             raise Misconfigured(
                 "template.value.missing",
                 f"the profile needs a value for {{{piece}}}",
-                hint=f"Add {piece} to the product's values.",
+                hint=f"Set {piece} in [products.NAME.values] of birthmark.toml.",
                 placeholder=piece,
             )
     return tuple(part for part in (*parts, _utf8(text, literal)) if part != b"")

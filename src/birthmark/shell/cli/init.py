@@ -53,7 +53,7 @@ def init(
     """Make a workspace: settings, profiles, a ceremony file to review, keys of log, vault and station, a ledger."""
     from birthmark.guide.plan import parse_plan
     from birthmark.shell.workspace.secrets import SecretsResolver
-    from birthmark.shell.workspace.setup import SetupRequest, create_workspace
+    from birthmark.shell.workspace.setup import SetupRequest, create_workspace, missing_values
 
     name = directory.resolve().name.lower()
     data = _read(plan) if plan is not None else None
@@ -75,6 +75,12 @@ def init(
         request = _planned(request, parse_plan(data))
     made = create_workspace(directory, request, secrets=SecretsResolver())
     lines = [f"Workspace {directory} is ready. Read these before you go on:", *(f"  {path}" for path in made)]
+    missing = missing_values(request)
+    if missing:
+        lines += [
+            f"Not said yet, and needed by the profile before the first order: {', '.join(missing)}",
+            f"  [products.{request.product}.values] in {directory}/birthmark.toml",
+        ]
     lines.append("Next:")
     if request.sensitive:
         lines.append(f"  birthmark approval set --threshold N --approver VKEY --approver VKEY … -C {directory}")
@@ -83,7 +89,11 @@ def init(
         f"  birthmark ceremony run {directory}/ceremony.toml -C {directory}",
         f"  birthmark order create lot-1 --product {product} --quantity 1000 --first SN-000001 -C {directory}",
     ]
-    emit({"workspace": str(directory), "read": [str(path) for path in made]}, "\n".join(lines), as_json=as_json)
+    emit(
+        {"workspace": str(directory), "read": [str(path) for path in made], "missing_values": missing},
+        "\n".join(lines),
+        as_json=as_json,
+    )
 
 
 def _planned(request: SetupRequest, plan: Plan) -> SetupRequest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from birthmark import __version__
 from birthmark.adapters.durable import write_durably
 from birthmark.model.events import WorkspaceCreated, utc_text
+from birthmark.pki.profile import parse_profile
 from birthmark.shell.workspace.config import CONFIG_NAME, parse_settings
 from birthmark.shell.workspace.files import (
     begin_log,
@@ -25,7 +26,7 @@ from birthmark.shell.workspace.settingstext import ca_key_uri, file_key_uri, tom
 if TYPE_CHECKING:
     from birthmark.shell.workspace.secrets import SecretsResolver
 
-__all__ = ["SetupRequest", "create_workspace"]
+__all__ = ["SetupRequest", "create_workspace", "missing_values"]
 
 _CEREMONY_NAME = "ceremony.toml"
 
@@ -139,6 +140,12 @@ def _ledger_text(request: SetupRequest) -> str:
         return ""
     password = f"password = {toml_text(request.ledger_password)}\n" if request.ledger_password else ""
     return f"\n[ledger]\nurl = {toml_text(request.ledger)}\n{password}"
+
+
+def missing_values(request: SetupRequest) -> list[str]:
+    """Return the names of the values that the device profile needs and nobody has said yet, sorted."""
+    wanted = parse_profile(_profile_text(request.preset, request).encode()).placeholders()
+    return sorted(wanted - _values(request).keys())
 
 
 def _values(request: SetupRequest) -> dict[str, str]:
