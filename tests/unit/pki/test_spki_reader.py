@@ -17,9 +17,10 @@ from birthmark.pki.algorithms import ALGORITHMS
 from birthmark.pki.certread import SpkiReader, open_parts
 
 
-def certificate(name: str, algorithm: str = "p256") -> bytes:
+def certificate(name: str, *units: str, algorithm: str = "p256") -> bytes:
     key = ALGORITHMS["p256"].generate()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    above = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units]
+    subject = x509.Name([*above, x509.NameAttribute(NameOID.COMMON_NAME, name)])
     built = x509.CertificateBuilder(
         subject, subject, ALGORITHMS[algorithm].generate().public_key(), len(name) << 8 | 1,
         datetime(2026, 1, 1, tzinfo=UTC), datetime(2046, 1, 1, tzinfo=UTC),
@@ -27,7 +28,7 @@ def certificate(name: str, algorithm: str = "p256") -> bytes:
     return built.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
-SAMPLES = [certificate(name, algorithm) for algorithm in ("p256", "p384", "rsa2048", "ed25519")
+SAMPLES = [certificate(name, algorithm=algorithm) for algorithm in ("p256", "p384", "rsa2048", "ed25519")
            for name in ("a", "b", "a longer name", "x" * 64)]  # fmt: skip
 
 
@@ -36,6 +37,13 @@ def test_key_is_that_of_the_parser_in_any_order() -> None:
     for der in (*SAMPLES, *SAMPLES[::-1], *SAMPLES[::3]):
         key = x509.load_der_x509_certificate(der).public_key()
         assert reader.spki(der) == key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_a_certificate_is_read_that_ends_before_the_key_of_the_last_one_began() -> None:
+    reader = SpkiReader()
+    long = certificate(*["u" * 64] * 6)
+    assert reader.spki(long) == open_parts(long).spki
+    assert reader.spki(SAMPLES[0]) == open_parts(SAMPLES[0]).spki
 
 
 @settings(max_examples=400, deadline=None)

@@ -12,6 +12,8 @@ from birthmark.shell.cli.options import JsonOption
 from birthmark.shell.cli.screen import emit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from birthmark.guide.plan import Plan
     from birthmark.shell.workspace.setup import SetupRequest
 
@@ -74,8 +76,14 @@ def init(
     if data is not None:
         request = _planned(request, parse_plan(data))
     made = create_workspace(directory, request, secrets=SecretsResolver())
-    lines = [f"Workspace {directory} is ready. Read these before you go on:", *(f"  {path}" for path in made)]
     missing = missing_values(request)
+    document = {"workspace": str(directory), "read": [str(path) for path in made], "missing_values": missing}
+    emit(document, "\n".join(_lines(directory, request, made, missing)), as_json=as_json)
+
+
+def _lines(directory: Path, request: SetupRequest, made: Sequence[Path], missing: Sequence[str]) -> list[str]:
+    """Return what is told of a new workspace: what to read, what it lacks, what comes next."""
+    lines = [f"Workspace {directory} is ready. Read these before you go on:", *(f"  {path}" for path in made)]
     if missing:
         lines += [
             f"Not said yet, and needed by the profile before the first order: {', '.join(missing)}",
@@ -84,16 +92,13 @@ def init(
     lines.append("Next:")
     if request.sensitive:
         lines.append(f"  birthmark approval set --threshold N --approver VKEY --approver VKEY … -C {directory}")
-    lines += [
+    order = f"lot-1 --product {request.product} --quantity 1000 --first SN-000001"
+    return [
+        *lines,
         f"  birthmark ceremony check {directory}/ceremony.toml -C {directory}",
         f"  birthmark ceremony run {directory}/ceremony.toml -C {directory}",
-        f"  birthmark order create lot-1 --product {product} --quantity 1000 --first SN-000001 -C {directory}",
+        f"  birthmark order create {order} -C {directory}",
     ]
-    emit(
-        {"workspace": str(directory), "read": [str(path) for path in made], "missing_values": missing},
-        "\n".join(lines),
-        as_json=as_json,
-    )
 
 
 def _planned(request: SetupRequest, plan: Plan) -> SetupRequest:
