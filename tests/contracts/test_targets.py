@@ -18,8 +18,10 @@ from birthmark.ports import Attests, Credential, Evidence, Occupies
 from birthmark.wire.jwtproof import jwt_holds
 from support.devicepki import credential_for, pool_credential
 from support.fences import OPEN, OVER, CuttingFence, OpenFence, PowerCut
+from support.honestdevices import HONEST
 from support.targets import DEVICES, Device
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CHALLENGE = bytes(range(32))
 MOST_ACTS = 200
 
@@ -278,10 +280,23 @@ def test_power_cut_while_the_key_is_made_makes_one_key(fresh: Fresh, record_prop
         assert_proves(cut, credential)
 
 
-def test_a_lying_device_is_caught(fresh: Fresh, record_property: Note) -> None:
-    """It acknowledges and does not store, shows another's certificate, or signs with another key."""
-    lies = fresh().lies
+def test_a_lying_device_is_caught(fresh: Fresh, record_property: Note, request: pytest.FixtureRequest) -> None:
+    """It acknowledges and does not store, shows another's certificate, or signs with another key.
+
+    A kind that tells no lie is on a list with the reason, and with the test that finds what else may be wrong with it.
+    """
+    kind, lies = request.node.callspec.params["fresh"], fresh().lies
     record_property("law", ", ".join(lies) or "–")
+    assert set(HONEST) <= set(DEVICES), "the list names a kind that is gone"
+    if not lies:
+        assert kind in HONEST, f"{kind} is told no lie, and support/honestdevices.py says no reason"
+        reason, test = HONEST[kind]
+        path, _, name = test.partition("::")
+        assert reason
+        assert f"\ndef {name}(" in (REPOSITORY / path).read_text(), test
+        return
+    assert kind not in HONEST, f"{kind} lies: it must not be on the list of those that cannot"
+    assert "stores nothing" in lies
     for lie in lies:
         device = fresh()
         credential = device.obtain()

@@ -26,7 +26,7 @@ class Device:
     proves itself. ``attests``: it shows where its key lives. ``replaces``: a second identity can be installed over the
     first; where hardware locks forbid that, the second is refused by name and nothing changes. ``lies``: name of a lie
     → make the device tell it from now on (``stores nothing``: it acknowledges and stores not; ``other certificate``;
-    ``other key``: it signs with another key); empty where station and device are the same memory.
+    ``other key``: it signs with another key); empty for the kinds in ``support/honestdevices.py`` alone.
     """
 
     open: Callable[[], Target]

@@ -10,6 +10,7 @@ import pytest
 
 from birthmark.adapters.targets.esp import EspTarget
 from birthmark.model.secret import Secret
+from support.lyingmedium import on_medium
 from support.targets.device import SERIAL, Device
 
 __all__ = ["DEVICES", "FLASH_OCTETS", "esp_device", "no_secret"]
@@ -21,6 +22,7 @@ def no_secret(reference: str) -> Secret:
     raise AssertionError(f"the target asked for the secret {reference}")
 
 
+@on_medium(SERIAL)
 def esp_device(options: str, root: Path, _: pytest.MonkeyPatch, *, algorithm: str = "p256") -> Device:
     directory = root / SERIAL
     directory.mkdir()

@@ -10,6 +10,7 @@ import pytest
 
 from birthmark.adapters.targets.files import FilesTarget
 from birthmark.model.secret import Secret
+from support.lyingmedium import on_medium
 from support.targets.device import SERIAL, Device
 
 __all__ = ["DEVICES", "FILE_TARGETS"]
@@ -25,6 +26,7 @@ FILE_TARGETS = {
 }
 
 
+@on_medium(SERIAL)
 def files_device(options: str, root: Path, _: pytest.MonkeyPatch) -> Device:
     directory = root / SERIAL
     directory.mkdir()

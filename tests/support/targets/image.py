@@ -11,6 +11,7 @@ import pytest
 from birthmark.adapters.targets.image import ImageTarget
 from birthmark.model.secret import Secret
 from support.imagebases import make_base
+from support.lyingmedium import on_medium
 from support.targets.device import SERIAL, Device
 
 __all__ = ["DEVICES", "IMAGE_TARGETS", "image_device"]
@@ -28,6 +29,7 @@ IMAGE_TARGETS = {
 }
 
 
+@on_medium("out")
 def image_device(kind: str, root: Path, _: pytest.MonkeyPatch) -> Device:
     directory = root / "out"
     directory.mkdir()

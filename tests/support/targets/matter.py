@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from birthmark.adapters.targets.matter import MatterTarget
+from support.lyingmedium import on_medium
 from support.targets.device import Device
 from support.targets.esp import no_secret
 
@@ -30,6 +31,7 @@ iterations = 1000
 """
 
 
+@on_medium(DIRECTORY)
 def matter_device(options: str, root: Path, _: pytest.MonkeyPatch) -> Device:
     directory = root / DIRECTORY
     directory.mkdir()

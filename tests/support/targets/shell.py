@@ -12,6 +12,7 @@ import pytest
 
 from birthmark.adapters.targets.shell import SerialTarget, SshTarget
 from birthmark.model.secret import Secret
+from support.lyingmedium import on_medium
 from support.shellpty import ShellOnPty
 from support.sshd import ssh_server
 from support.targets.device import SERIAL, Device
@@ -63,6 +64,7 @@ def _program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
+@on_medium("identity")
 def ssh_device(options: str, root: Path, _: pytest.MonkeyPatch) -> Device:
     directory = root / "identity"
     directory.mkdir()

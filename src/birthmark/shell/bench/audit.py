@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from birthmark.adapters.memory import peak_mb, watched_children
 from birthmark.errors import StationFault
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.orders.bulk import default_processes, make_order
@@ -33,8 +33,8 @@ def bench_audit(
     """Make ``count`` identities, then audit them in a fresh process; floors run before and after the audit.
 
     ``rate`` counts from the start of the audit, worker start-up included, to its report. ``make_s`` is the time it
-    took to make the data and is in nothing else. ``peak_mb`` is the largest resident set of the auditing process plus
-    that of a worker times their number.
+    took to make the data and is in nothing else. ``peak_mb`` is the sum of the largest resident sets of the auditing
+    process and its workers.
     """
     workers = processes or default_processes()
     rounds = min(max(count, 1000), _FLOOR_ROUNDS)
@@ -92,11 +92,10 @@ def _serve(pipe: Connection, root: Path, workers: int) -> None:
     from birthmark.adapters.audit.verify import verify_workspace
 
     started = time.perf_counter()
-    report = verify_workspace(root, processes=workers)
+    with watched_children() as of_workers:
+        report = verify_workspace(root, processes=workers)
     seconds = time.perf_counter() - started
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    pipe.send((seconds, (own + workers * each) / 1024, report.errors))
+    pipe.send((seconds, peak_mb() + of_workers(), report.errors))
 
 
 def hash_and_verify(count: int) -> Callable[[], None]:

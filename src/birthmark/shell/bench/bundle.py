@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from birthmark.adapters.memory import peak_mb
 from birthmark.errors import StationFault
 from birthmark.shell.bench.pair import assign_order, introduce, make_site
 from birthmark.shell.orders.bulk import default_processes, make_order
@@ -111,8 +111,7 @@ def _alone(work: Callable[[Path, Path], tuple[float, float]], root: Path, bundle
 
 def _serve(pipe: Connection, work: Callable[[Path, Path], tuple[float, float]], root: Path, bundle: Path) -> None:
     seconds, cpu_s = work(root, bundle)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    pipe.send(_Measured(seconds, cpu_s, peak))
+    pipe.send(_Measured(seconds, cpu_s, peak_mb()))
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from birthmark.adapters.durable import sync_directory
+from birthmark.adapters.memory import peak_mb
 from birthmark.adapters.targets.image import ImageTarget
 from birthmark.adapters.targets.image.assembly import open_delta
 from birthmark.model.secret import Secret
@@ -99,7 +99,7 @@ def _measured(place: Path, count: int, heads: int) -> dict[str, object]:
         "whole_rate": round(whole, 1),
         "p50_ms": round(ordered[len(ordered) // 2], 2),
         "p99_ms": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_mb()),
     }
 
 

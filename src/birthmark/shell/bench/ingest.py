@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from birthmark.adapters.memory import peak_mb, watched_children
 from birthmark.errors import Tampered
 from birthmark.shell.bench.floor import run_floor
 from birthmark.shell.bench.sitelog import ENTRIES_A_RECEIPT, SiteLog
@@ -44,7 +45,8 @@ def bench_ingest(
 
     Everything counts: checking the file, its tiles, the site's tables, every signature, and what is durable in the
     authority's ledger. The floor is one Ed25519 verification, one P-256 verification and one SHA-256 a receipt, in as
-    many processes, before and after.
+    many processes, before and after. ``peak_mb`` is the sum of the largest resident sets of this process, which makes
+    the reports too, and the workers that check one.
     """
     makers = processes or default_processes()
     workers = max(1, checking_processes(receipts * ENTRIES_A_RECEIPT, makers))
@@ -61,8 +63,8 @@ def bench_ingest(
         floors.append(_floor_us(rounds))
         after = run_floor(receipt_floor, rounds, workers)
         last_rows, entries = _devices(workspace), workspace.ledger.head().size
-    floor, rate = (before + after) / 2, sites * receipts / sum(seconds for seconds, _ in times)
-    each = [worked / receipts * 1e6 for _, worked in times]
+    floor, rate = (before + after) / 2, sites * receipts / sum(seconds for seconds, _, _ in times)
+    each = [worked / receipts * 1e6 for _, worked, _ in times]
     floor_us = median(floors)
     first, last = (median(each[:half]), median(each[half:] or each)) if rows else (each[0], each[-1])
     return {
@@ -83,7 +85,7 @@ def bench_ingest(
         "ledger_entries": entries,
         "p50_ms": None,
         "p99_ms": None,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_mb() + max(peak for _, _, peak in times)),
     }
 
 
@@ -108,8 +110,8 @@ def _fill(workspace: Workspace, devices: int) -> None:
 
 def _one(
     workspace: Workspace, number: int, receipts: int, processes: int, progress: Callable[[int], None]
-) -> tuple[float, float]:
-    """Make one site's log and ingest it; return the seconds that took, and those of the processors."""
+) -> tuple[float, float, float]:
+    """Make one site's log and ingest it; return the seconds that took, those of the processors, and the workers' MB."""
     name = f"site-{number}"
     order = bench_order(workspace, f"lot-{number}")
     serials = serial_range(f"s{number:03}-0000000001", receipts)
@@ -120,13 +122,14 @@ def _one(
     path = workspace.root / f"{name}.report"
     log.write(path)
     began, worked = time.perf_counter(), _processor_seconds()
-    result = ingest_file(workspace, path, processes=processes)
+    with watched_children() as of_workers:
+        result = ingest_file(workspace, path, processes=processes)
     seconds, worked = time.perf_counter() - began, _processor_seconds() - worked
     path.unlink()
     if result.findings or result.settled < receipts:
         raise Tampered("bench.findings", "an honest report was not settled", hint="This is a defect: report it.")
     progress(receipts)
-    return seconds, worked
+    return seconds, worked, of_workers()
 
 
 def _processor_seconds() -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 
+from birthmark.adapters.memory import peak_mb
 from birthmark.ports import Credential, Evidence, Fence, Probe
 from birthmark.shell.bench.station import NullTarget, make_pool
 from birthmark.shell.line.heads import open_heads
@@ -68,5 +68,5 @@ def bench_line(heads: int, link_ms: int, count: int, *, parent: Path) -> dict[st
         "floor": floor,
         "ratio": None if floor is None else round(rate / floor, 3),
         **shares,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_mb()),
     }

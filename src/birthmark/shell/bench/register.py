@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from birthmark.adapters.durable import write_durably
+from birthmark.adapters.memory import peak_mb
 from birthmark.errors import StationFault
 from birthmark.shell.bench.verified import make_verified
 from birthmark.shell.throwaway import throw_away_workspace
@@ -166,7 +167,7 @@ def _register(pipe: Connection, root: Path, skipped: Any, kill_after: int | None
                 "calls_a_minute": limits.calls_a_minute,
                 "batch": limits.batch,
                 "left": left["due"] + left["asked"] + left["parked"],
-                "peak_mb": _peak_mb(),
+                "peak_mb": peak_mb(),
             }
         )
 
@@ -185,7 +186,7 @@ def _compare(pipe: Connection, root: Path, skipped: Any, _nothing: None) -> None
         differences = sum(1 for _ in comparison.run())
         alike = comparison.counts["alike"]
     seconds = round(time.perf_counter() - began, 1)
-    pipe.send({"s": seconds, "alike": alike, "differences": differences, "peak_mb": round(_peak_mb())})
+    pipe.send({"s": seconds, "alike": alike, "differences": differences, "peak_mb": round(peak_mb())})
 
 
 def _clock(skipped: Any) -> tuple[Callable[[], float], Callable[[float], None]]:
@@ -194,11 +195,3 @@ def _clock(skipped: Any) -> tuple[Callable[[], float], Callable[[float], None]]:
             skipped.value += seconds
 
     return lambda: _now(skipped), sleep
-
-
-def _peak_mb() -> float:
-    """Return the largest resident set; the kernel's ``ru_maxrss`` keeps that of the process that started this one."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0

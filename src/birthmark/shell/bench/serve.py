@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import resource
 import ssl
 import subprocess
 import time
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from birthmark.adapters.memory import peak_mb
 from birthmark.model import events as e
 from birthmark.shell.bench.accessfiles import AccessFiles
 from birthmark.shell.bench.floor import run_floor
@@ -175,8 +175,8 @@ def _measure(
     batch: Sequence[bytes],
     half: Sequence[bytes],
     clients: int,
-) -> tuple[LoadResult, LoadResult, float]:
-    """Return the full load, the half load, and the processor seconds of the service for one request at full load."""
+) -> tuple[LoadResult, LoadResult, float, float]:
+    """Return full load, half load, processor seconds of the service for one request at full load, and its peak (MB)."""
     before = _cpu_seconds(process.pid)
     full = run_load(port, tls, batch, clients=clients)
     cpu = (_cpu_seconds(process.pid) - before) / len(batch)
@@ -184,7 +184,7 @@ def _measure(
     for result in (full, paced):
         if result.failures:
             raise RuntimeError(f"{len(result.failures)} requests failed: {result.failures[0]!r}")
-    return full, paced, cpu
+    return full, paced, cpu, peak_mb(process.pid)
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -194,7 +194,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _result(
-    clients: int, count: int, floors: dict[str, float], full: LoadResult, paced: LoadResult, cpu: float
+    clients: int, count: int, floors: dict[str, float], full: LoadResult, paced: LoadResult, cpu: float, peak: float
 ) -> dict[str, object]:
     rate = count / full.seconds
     return {
@@ -211,5 +211,5 @@ def _result(
         "half_load_p99_ms": paced.quantile_ms(0.99),
         "service_cpu_us": round(cpu * 1e6),
         "cpu_ratio": round(floors["floor_cpu_us"] / (cpu * 1e6), 3),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "peak_mb": round(peak),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from birthmark.adapters.memory import peak_mb
 from birthmark.adapters.targets.identity import certificates_of, require_key
 from birthmark.adapters.targets.proof import sign_proof
 from birthmark.ports import Credential, Evidence, Fence, Probe
@@ -85,7 +85,7 @@ def bench_station(heads: int, count: int, *, parent: Path) -> dict[str, object]:
         "journal_fsyncs_per_device": round(a_device, 2),
         "p50_ms": round(ordered[len(ordered) // 2], 2),
         "p99_ms": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_mb()),
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from birthmark.adapters.engines.start import BulkStart, WorkerStart
 from birthmark.adapters.engines.worker import BulkWorker, ChunkSigner
+from birthmark.adapters.memory import peak_mb
 from birthmark.model.secret import Secret
 from birthmark.ports import Engine
 from birthmark.shell.workspace.plugins import adapter
@@ -143,18 +144,10 @@ def make_order(
             ready()
             with signing_heads(workspace) as signed, _no_collector():
                 made = fulfilment.run(signed.before(progress))
-            finished(sum(_peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
+            finished(sum(peak_mb(pid) for pid in (os.getpid(), *engine.pids)))
             return made
         finally:
             engine.close()
-
-
-def _peak_mb(pid: int) -> float:
-    """Return the largest resident set of a running process (proc(5), VmHWM)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 @contextmanager
