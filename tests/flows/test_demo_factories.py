@@ -124,6 +124,8 @@ def test_the_evidence_can_be_read_and_names_the_findings(shown: tuple[Path, str]
     root, _ = shown
     text = run("pdftotext", "-layout", root / "evidence.pdf", "-")
     page = (root / "evidence.html").read_text()
+    assert "findings against sites on record; stopped: fab-b, fab-c" in page, "a verdict alone would mislead"
+    assert "Of keys made elsewhere this record shows that they differ, not how they were made." in page
     for said in ("site.fork", "site.order.foreign", "fab-c"):
         assert said in text
         assert said in page

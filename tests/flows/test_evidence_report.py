@@ -114,12 +114,20 @@ def test_it_counts_what_the_log_says(place: Path) -> None:
     assert f"{entries} events" in text
     assert all(tag in text for tag in event_types()), "each type occurred or is said not to have"
     assert "Nobody: no cosigned head was shown." in text
+    assert "Keys made ahead of time come from OpenSSL's generator" in text
+    assert "Of keys made elsewhere" not in text
+    assert (place / "w" / "log" / "vkey").read_text().strip() in text, "who reads on paper compares the key, too"
+    assert "of the whole record" not in text
 
 
 def test_a_report_about_one_lot_counts_that_lot(place: Path) -> None:
     must("audit", "report", "w", "--order", "lot-b", "-o", "b.html", cwd=place)
     text = page(place / "b.html").whole
     assert "Lot lot-b" in text
+    assert (
+        "The verdict, the counts of keys, certificates and signatures, and the rows 1, 14 and W are of the whole"
+        in text
+    )
     assert "lot-a" not in text
     assert "Nothing was installed in this period." in text
     assert "9 stock + 1 scrapped" in text
@@ -187,4 +195,5 @@ def test_a_damaged_record_is_not_called_good(place: Path, tmp_path: Path) -> Non
     text = page(tmp_path / "bad.html").whole
     assert "Every invariant of the record holds" not in text
     assert "1 violation: do not rely on this record" in text
+    assert "error I9 audit.fold.device" in text
     assert "B-001" in text

@@ -250,7 +250,7 @@ def export(
             "sites": made.sites,
             "manifest_sha256": made.manifest_sha256,
         },
-        f"{output}: {made.files:,} files, {made.entries:,} entries, {made.receipts:,} receipts, "
+        f"{output}: {made.files:,} files, {made.entries:,} entries, {made.receipts:,} receipts of its own, "
         f"logs of {made.sites} sites.\n"
         f"SHA-256 of MANIFEST.sha256: {made.manifest_sha256}\n"
         f"Anybody can check it without birthmark: python3 -I {output}/check.py {output}",

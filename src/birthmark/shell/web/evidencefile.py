@@ -51,18 +51,24 @@ def read_evidence(
     ``demand``: what witnesses must have seen; without it, what they are said to have seen is shown as no more than
     that. ``bar`` is given the number of entries and yields what is told how many more were read.
     """
-    verdict = verify_workspace(directory, vkey=None if demand is None else known_vkey(directory, demand.policy))
+    known = None if demand is None else known_vkey(directory, demand.policy)
+    verdict = verify_workspace(directory, vkey=known)
     if demand is not None:
         check_workspace(directory, verdict, demand, utc_now())
-    seen, unseen = _witnesses(directory, verdict, demand)
+    vkey = (FileLogStore(directory / "log").read("vkey") or b"").decode("utf-8", "replace").strip()
+    seen, unseen = _witnesses(directory, verdict, demand, vkey)
     with open_workspace(directory, publish=False) as workspace:
         at = utc_text(workspace.clock())
         with bar(workspace.ledger.head().size) as progress:
             found = collect_evidence(workspace.ledger, workspace.records, scope, progress=progress)
-    return EvidenceRead(found, verdict, render_evidence(found, verdict, scope, at=at, seen=seen, unseen=unseen))
+    return EvidenceRead(
+        found, verdict, render_evidence(found, verdict, scope, at=at, seen=seen, unseen=unseen, vkey=known or vkey)
+    )
 
 
-def _witnesses(directory: Path, verdict: Report, demand: Demand | None) -> tuple[tuple[SeenLog, ...], tuple[str, ...]]:
+def _witnesses(
+    directory: Path, verdict: Report, demand: Demand | None, vkey: str
+) -> tuple[tuple[SeenLog, ...], tuple[str, ...]]:
     """Return what witnesses saw, and what is wrong with it."""
     if demand is not None:
         seen = [(found, True) for found in verdict.witnessed.values()]
@@ -72,7 +78,6 @@ def _witnesses(directory: Path, verdict: Report, demand: Demand | None) -> tuple
     else:
         seen, wrong = [], []
         try:
-            vkey = (FileLogStore(directory / "log").read("vkey") or b"").decode("utf-8", "replace").strip()
             claimed = claimed_log(directory / "log", vkey)
             seen += [] if claimed is None else [(claimed.document(), False)]
         except (Tampered, Misconfigured) as problem:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page_pdf", "render_evidence"]
 
+_LISTED = 50
 _NEEDS = "Install the extra: pip install 'birthmark[report]'."
 
 
@@ -27,8 +28,12 @@ def render_evidence(
     at: str,
     seen: tuple[SeenLog, ...] = (),
     unseen: tuple[str, ...] = (),
+    vkey: str = "",
 ) -> str:
-    """Return the page (HTML) for these facts. ``at``: when the audit ran (UTC text); the rest as in ``AuditFacts``."""
+    """Return the page (HTML) for these facts. ``at``: when the audit ran (UTC text); the rest as in ``AuditFacts``.
+
+    ``vkey``: the verifier key by which the head of the log was checked.
+    """
     audit = AuditFacts(report.counts, report.errors, report.size, report.root, at, seen, unseen)
     template = _environment().get_template("evidence.html.j2")
     page: str = template.render(
@@ -45,9 +50,21 @@ def render_evidence(
         stations=_stations(found),
         operators=_operators(found),
         refusals=(found.rejections + found.failures).most_common(),
-        findings=report.findings[:50],
+        findings=report.findings[:_LISTED],
+        hidden=max(sum(report.totals.values()) - _LISTED, 0),
+        software=report.software,
+        vkey=vkey,
+        warned=_warned(found),
     )
     return page
+
+
+def _warned(found: Evidence) -> str:
+    """Return what a reader of the verdict alone must not overlook: a record can be in order and tell of fraud."""
+    against = sum(len(site.findings) for site in found.sites)
+    stopped = [site.site for site in found.sites if site.stopped]
+    parts = [f"{against:,} finding{'' if against == 1 else 's'} against sites on record"] if against else []
+    return "; ".join(parts + ([f"stopped: {', '.join(stopped)}"] if stopped else []))
 
 
 def page_pdf(html: str) -> bytes:
@@ -98,8 +115,8 @@ def _headline(found: Evidence, audit: AuditFacts) -> list[tuple[str, int]]:
     keys = audit.counts.get("keys", 0)
     return [
         ("devices ordered", found.total("ordered")),
-        ("verified by their own key", found.total("verified")),
-        ("signatures re-verified", audit.counts.get("signatures", 0)),
+        ("verified on the line", found.total("verified")),
+        ("signatures verified again", audit.counts.get("signatures", 0)),
         ("keys used twice", keys - audit.counts.get("distinct_keys", keys)),
     ]
 

@@ -85,14 +85,29 @@ def _uniqueness(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     text = (
         f"{audit.counts.get('devices', 0):,} devices on record, {keys:,} keys reserved, {distinct:,} distinct, "
         f"{keys - distinct:,} duplicates; {audit.counts.get('certificates', 0):,} certificates with serials that the "
-        "audit found to be unique. Keys come from OpenSSL's generator; none is derived from a serial."
+        f"audit found to be unique. {_generators(found)}"
     )
     return text, "shown" if keys == distinct and audit.errors == 0 else "attention"
 
 
+def _generators(found: Evidence) -> str:
+    """Say where keys come from, and no more than is known: a device's own generator is the device's secret."""
+    origins = {fact.order.key_origin for fact in found.orders}
+    texts = ["Keys made ahead of time come from OpenSSL's generator; none is derived from a serial."]
+    if origins - {"injected"}:
+        texts.append("Of keys made elsewhere this record shows that they differ, not how they were made.")
+    return " ".join(texts if "injected" in origins else texts[1:])
+
+
+def _elsewhere(found: Evidence, what: str) -> str:
+    """Say what a site's own log holds and this one does not; nothing without sites."""
+    return f" {what} at sites stand in the logs of the sites." if found.sites else ""
+
+
 def _storage(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     if not found.by_target:
-        return "Nothing was installed in this period.", "absent"
+        here = "by stations of this place " if found.sites else ""
+        return f"Nothing was installed {here}in this period.{_elsewhere(found, 'Installations')}", "absent"
     places = ", ".join(f"{count:,} by {name}" for name, count in found.by_target.most_common())
     proofs = ", ".join(f"{count:,} by {name}" for name, count in found.by_proof.most_common())
     clouds = "".join(f"; let into {name} before leaving: {count:,}" for name, count in found.by_cloud.most_common())
@@ -121,7 +136,7 @@ def _records(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     stations = ", ".join(sorted({name for name, _ in found.by_station})) or "none"
     text = (
         f"{found.entries:,} events, each with UTC time, number, subject and outcome; operators: {operators}; "
-        f"stations: {stations}."
+        f"stations: {stations}.{_elsewhere(found, 'Stations and operators')}"
     )
     return text, "shown" if found.entries else "absent"
 
@@ -138,10 +153,8 @@ def _retention(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
         return "No CA is on record.", "absent"
     last = max(ends)
     if last.year >= _NEVER:
-        return (
-            "A CA never expires: keep the record for the life of the devices, and ten years at the least.",
-            "attention",
-        )
+        names = ", ".join(ca.event.ca for ca, end in zip(found.cas, ends, strict=True) if end.year >= _NEVER)
+        return f"Never ends: {names}. Keep the record for the life of the devices, ten years at the least.", "attention"
     return f"The last CA ends {last:%Y-%m-%d}; keep the record at least until {last + _RETAIN:%Y-%m-%d}.", "shown"
 
 
@@ -224,12 +237,16 @@ def _end_of_status(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     return "; ".join(texts) or "No issuing CA.", worst if texts else "absent"
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _sites(found: Evidence, audit: AuditFacts) -> tuple[str, Verdict]:
     if not found.sites:
         return "No other site works for this authority.", "absent"
     bad = sum(len(site.findings) for site in found.sites)
     texts = [
-        f"{site.site} ({site.mode}): {site.reported:,} entries verified, {len(site.findings)} findings"
+        f"{site.site} ({site.mode}): {site.reported:,} entries verified, {_counted(len(site.findings), 'finding')}"
         + (f", stopped: {site.stopped}" if site.stopped else "")
         for site in found.sites
     ]
