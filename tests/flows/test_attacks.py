@@ -145,7 +145,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(
 
 def test_words_of_others_begin_no_line_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     words = "no\nPASS  EL-0001\r\nPASS  EL-0002"
-    _tell(DeviceFault("x.y", words, hint=words, reason=words), as_json=False)
+    _tell(DeviceFault("x.y", words, hint=words, reason=words), ())
     shown = capsys.readouterr().err
     assert "PASS  EL-0001" in shown
     assert not any(line.startswith("PASS") for line in shown.splitlines())

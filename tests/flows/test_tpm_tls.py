@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.mqttbroker import HOST, broker, gate
 
 from birthmark.adapters.clouds.aws_iot.device import AwsIotDevices
 from birthmark.adapters.handshake import TlsVerifier
@@ -33,6 +32,8 @@ from birthmark.workflow.line.fence import DeadlineFence
 from support.devicepki import credential_for, issuing_key
 from support.dpsservice import dps_call, signer, verify_ca, x509_enrolment
 from support.fences import OPEN
+from support.mosquitto import HOST, broker
+from support.mqttgate import gate
 from support.swtpm import Swtpm, board_state, start_tpm
 from support.targets.tpm2 import tpm_holds, tpm_target
 from support.tpmproxy import TpmProxy
@@ -223,7 +224,7 @@ def test_a_broker_lets_a_tpm_in_by_its_names(tpm: Swtpm, tmp_path: Path) -> None
 
         moved = Elsewhere(identity.name, identity.address, identity.handle, identity.chain)
         for port in (8883, 443):
-            cloud = AwsIotDevices(host=HOST, port=port, trust=str(running.trust), topic="devices/{name}/up")
+            cloud = AwsIotDevices(host=HOST, port=port, trust=str(running.trust), topic="things/{name}/up")
             admitted = cloud.admit(moved, fence)
             assert (admitted.service, admitted.device_name, admitted.held_by) == ("aws-iot", SERIAL, "device")
         assert before.hellos == [(HOST, ()), (HOST, ("x-amzn-mqtt-ca",))]

@@ -326,6 +326,7 @@ def _log(story: Story) -> Iterator[Stranger]:
     yield Stranger("tlog.policy.parse_policy", policy.parse_policy, (rule,), (Misconfigured,))
     known = policy.parse_policy(rule)
     yield Stranger("tlog.policy.open_checkpoint", known.open_checkpoint, (cosigned,), bad)
+    yield Stranger("tlog.policy.open_head", known.open_head, (cosigned,), bad)
     yield Stranger("tlog.proof.parse_proof", tlog_proof.parse_proof, (plain,), bad)
     entry = _proved_entry(plain)
     yield Stranger(
