@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from birthmark.adapters.told import one_line
 from birthmark.errors import Unavailable
 
 __all__ = ["name_in", "shown"]
@@ -12,7 +13,7 @@ _MOST_NAME = 256
 
 def shown(text: object) -> str:
     """Return ``text`` as it may stand in an error: at most 200 characters, nothing that moves a cursor."""
-    return "".join(c if c.isprintable() else "?" for c in str(text)[:_MOST_SHOWN])
+    return one_line(text, _MOST_SHOWN)
 
 
 def name_in(answer: str | None, what: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birthmark.adapters.extras import require_extra
+from birthmark.adapters.told import one_line
 from birthmark.errors import Misconfigured, Refused, Tampered, Unavailable
 from birthmark.ports import SecretsHandler
 
@@ -139,7 +140,7 @@ class WebService:
 
     def _problem(self, response: httpx.Response, answer: bytes) -> Refused | Unavailable | Misconfigured:
         status = response.status_code
-        told = "".join(sign if sign.isprintable() else " " for sign in answer[:200].decode("utf-8", "replace"))
+        told = one_line(answer[:200].decode("utf-8", "replace"), 200)
         if status == 202 or status == 429 or status >= 500:
             after = _retry_after(response.headers.get("retry-after", ""))
             return Unavailable(

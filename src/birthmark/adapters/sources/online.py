@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from birthmark.adapters.durable import naming_os_errors
+from birthmark.adapters.told import one_line
 from birthmark.errors import (
     BirthmarkError,
     DeviceFault,
@@ -40,6 +41,7 @@ _PART_OCTETS = 1 << 18
 _JSON = {"content-type": "application/json"}
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed; 500 only where the error itself says so."""
+_MOST_TOLD = 500
 _CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _FAMILIES: dict[str, type[BirthmarkError]] = {
     family.__name__: family for family in (Misconfigured, Refused, DeviceFault, StationFault, Unavailable, Tampered)
@@ -216,11 +218,7 @@ def _told(status: int, content: bytes) -> BirthmarkError:
     if _CODE.fullmatch(code) is None:
         return _unreachable(f"HTTP status {status} from something that is not the service")
     family = _FAMILIES.get(shown.family, Unavailable)
-    return family(code, _one_line(shown.message), hint=_one_line(shown.hint))
-
-
-def _one_line(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text[:500])
+    return family(code, one_line(shown.message, _MOST_TOLD), hint=one_line(shown.hint, _MOST_TOLD))
 
 
 def _unreachable(reason: str) -> Unavailable:

@@ -87,8 +87,9 @@ def list_cas(workspace: WorkspaceOption = Path(), as_json: JsonOption = False) -
     with open_workspace(workspace, publish=False) as opened:
         documents = [_document(record) for record in opened.records.cas()]
     columns = ["ca", "kind", "issuer", "site", "subject", "not_after"]
-    rows = [[str(document[column] or "").partition("T" if column == "not_after" else "\0")[0] for column in columns]
-            for document in documents]  # fmt: skip
+    # Of its end a CA shows the day: the table fits into a terminal then.
+    days = [{**document, "not_after": str(document["not_after"])[: len("2026-01-01")]} for document in documents]
+    rows = [[str(document[column] or "") for column in columns] for document in days]
     emit({"cas": documents}, table("CAs", columns, rows), as_json=as_json)
 
 

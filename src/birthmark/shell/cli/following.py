@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextvars import ContextVar
 from shlex import quote
 
-__all__ = ["named_workspace", "next_lines", "typed_hint"]
+__all__ = ["GIVEN", "named_workspace", "next_lines", "typed_hint"]
+
+GIVEN: ContextVar[str | None] = ContextVar("GIVEN", default=None)
+"""The workspace that the running command line names."""
 
 _OURS = r"(?:order|ceremony|ca|device|station|label|ledger|register|preload|serve|audit (?:verify|report))"
 """Nouns that a hint means at the workspace that it is told of; `site`, `bundle` and `access` may be another one's."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from birthmark import __version__
 from birthmark.errors import BirthmarkError, Misconfigured, StationFault
-from birthmark.shell.cli.following import named_workspace, typed_hint
+from birthmark.shell.cli.following import GIVEN, named_workspace, typed_hint
 from birthmark.shell.cli.nouns import NOUNS, first_screen
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if argv else _USAGE
     if argv[0] == "help":
         argv = [*argv[1:], "--help"]
+    GIVEN.set(named_workspace(argv))
     chosen = [argv[0]] if argv and argv[0] in NOUNS else list(NOUNS)
     try:
         outcome = build_app(chosen)(argv, standalone_mode=False)
@@ -159,7 +160,7 @@ def _tell(problem: BirthmarkError, argv: Sequence[str]) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if shown not in (None, ""):
             print(f"  {name}: {told(str(shown))}", file=sys.stderr)
-    print(f"  {bold}→{plain} {told(typed_hint(problem.hint, named_workspace(argv)))}", file=sys.stderr)
+    print(f"  {bold}→{plain} {told(typed_hint(problem.hint, GIVEN.get()))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

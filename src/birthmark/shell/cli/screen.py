@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from birthmark.shell.cli.following import next_lines
+from birthmark.shell.cli.following import GIVEN, next_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -37,7 +37,7 @@ def emit(document: Mapping[str, object], text: str | Group, *, as_json: bool) ->
 
 def say(text: str) -> None:
     """Print text for people; a command in it that comes next names the workspace that this one was given."""
-    print(visible(next_lines(text, _given_workspace())), flush=True)
+    print(visible(next_lines(text, GIVEN.get())), flush=True)
 
 
 def console() -> Console:
@@ -46,17 +46,6 @@ def console() -> Console:
 
     made = Console()
     return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=_UNFOLDED)
-
-
-def _given_workspace() -> str | None:
-    """Return the workspace on the command line of the running command; directory and environment stay as they are."""
-    from typer._click.globals import get_current_context  # typer carries its own click
-
-    context = get_current_context(silent=True)
-    if context is None or "workspace" not in context.params:
-        return None
-    source = context.get_parameter_source("workspace")
-    return str(context.params["workspace"]) if source is not None and source.name == "COMMANDLINE" else None
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Group:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from birthmark.adapters.clouds.aws_iot.options import AwsIotOptions
+from birthmark.adapters.told import one_line
 from birthmark.errors import Misconfigured, Unavailable
 
 __all__ = ["AwsCalls", "AwsSays", "AwsTurn"]
@@ -67,8 +68,7 @@ class AwsSays(Exception):
     @property
     def detail(self) -> str:
         """Code and words, printable, in one line."""
-        words = "".join(sign if sign.isprintable() else " " for sign in f"{self.code}: {self.text}")
-        return words[:_LONGEST_DETAIL]
+        return one_line(f"{self.code}: {self.text}", _LONGEST_DETAIL)
 
 
 class AwsCalls:

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from birthmark.adapters.clouds.aws_iot.calls import AwsTurn
+from birthmark.adapters.told import one_line
 from birthmark.errors import Unavailable
 
 __all__ = ["TaskReport", "fetch_report", "read_errors", "read_results"]
@@ -87,7 +87,10 @@ def read_errors(lines: Iterator[bytes]) -> dict[int, tuple[str, str]]:
             continue
         number = document.get("lineNumber") if isinstance(document, dict) else None
         if isinstance(number, int) and isinstance(document, dict):
-            found[number] = (_printable(document.get("errorCode"), 100), _printable(document.get("errorMessage"), 200))
+            found[number] = (
+                one_line(document.get("errorCode") or "", 100),
+                one_line(document.get("errorMessage") or "", 200),
+            )
     return found
 
 
@@ -114,10 +117,6 @@ def _require_link(link: str, origin: str | None) -> None:
         good = False
     if not good:
         raise _unreadable("its link is none of https")
-
-
-def _printable(value: Any, longest: int) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in str(value or "")[:longest])
 
 
 def _unreadable(reason: str) -> Unavailable:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from birthmark.adapters.extras import require_extra
+from birthmark.adapters.told import one_line
 from birthmark.errors import Misconfigured, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -199,8 +200,7 @@ def bad_answer(cloud: str, what: str) -> Misconfigured:
 
 def plain(text: object) -> str:
     """Return what a service said in one bounded line of printable characters."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 4 * _TOLD])
-    return " ".join(shown.split())[:_TOLD]
+    return " ".join(one_line(text, 4 * _TOLD).split())[:_TOLD]
 
 
 def _problem_of(body: bytes) -> tuple[str, str]:
