@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from birthmark.adapters.logstore import FileLogStore
+from birthmark.shell.api.orderly import OrderlyServer
 from birthmark.shell.api.witness import bind, serve_witness
 from birthmark.shell.evidence.witness import open_witness
 from birthmark.shell.throwaway import make_workspace
@@ -185,9 +185,10 @@ def test_who_says_nothing_or_says_it_slowly_keeps_no_log_from_its_witness(
 ) -> None:
     monkeypatch.setattr("birthmark.shell.api.connection.MESSAGE_S", 0.5)
     monkeypatch.setattr("birthmark.shell.api.witness._MOST_CONNECTIONS", 8)
-    ends: list[uvicorn.Server] = []
-    made = uvicorn.Server
-    monkeypatch.setattr(uvicorn, "Server", lambda config: ends.append(made(config)) or ends[0])
+    ends: list[OrderlyServer] = []
+    monkeypatch.setattr(
+        "birthmark.shell.api.witness.OrderlyServer", lambda config: ends.append(OrderlyServer(config)) or ends[0]
+    )
     bound = bind("127.0.0.1", 0)
     place = bound.getsockname()
     with open_witness(desk.place / "w1", SecretsResolver()) as witness:

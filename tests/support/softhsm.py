@@ -5,10 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["MODULE", "PIN", "SO_PIN", "PinnedFunction", "SoftHsm"]
+import pytest
+
+from birthmark.adapters.pkcs11_module import pkcs11_module
+
+__all__ = ["MODULE", "PIN", "SO_PIN", "PinnedFunction", "SoftHsm", "fresh_hsm"]
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN = "canary-pin-4711"
@@ -65,6 +71,19 @@ class SoftHsm:
         if key_id is not None:
             path += ";id=" + "".join(f"%{octet:02x}" for octet in key_id)
         return f"pkcs11:{path}?module-path={MODULE}&pin-source={quote(pin_source)}"
+
+
+@contextmanager
+def fresh_hsm(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
+    """Yield tokens of this process, one named ``ca`` among them: the library starts with them, and ends after them."""
+    module = pkcs11_module(MODULE)
+    module.stop()
+    made = SoftHsm(directory)
+    made.make_token("ca")
+    monkeypatch.setenv("SOFTHSM2_CONF", made.environment["SOFTHSM2_CONF"])
+    yield made
+    assert not module.logins, "a test left a token open"
+    module.stop()
 
 
 class _FunctionList(ctypes.Structure):

@@ -23,7 +23,7 @@ from birthmark.adapters.pkcs11_module import pkcs11_module
 from birthmark.adapters.pkcs11_token import Pkcs11Token
 from birthmark.errors import BirthmarkError
 from birthmark.model.secret import Secret
-from support.softhsm import MODULE, PIN, SoftHsm
+from support.softhsm import MODULE, PIN, SoftHsm, fresh_hsm
 
 
 class Connection:
@@ -60,13 +60,8 @@ class Connection:
 
 @pytest.fixture
 def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
-    module = pkcs11_module(MODULE)
-    module.stop()
-    made = SoftHsm(tmp_path / "hsm")
-    made.make_token("ca")
-    monkeypatch.setenv("SOFTHSM2_CONF", made.environment["SOFTHSM2_CONF"])
-    yield made
-    module.stop()
+    with fresh_hsm(tmp_path / "hsm", monkeypatch) as made:
+        yield made
 
 
 def _opened() -> None:

@@ -24,7 +24,7 @@ from birthmark.adapters.pkcs11_token import Pkcs11Token, TokenObject
 from birthmark.errors import BirthmarkError, Misconfigured, Refused, StationFault, Tampered
 from birthmark.model.secret import Secret
 from support.devicepki import pool_credential
-from support.softhsm import MODULE, PIN, SoftHsm
+from support.softhsm import MODULE, PIN, SoftHsm, fresh_hsm
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _PIN = Secret(PIN.encode())
@@ -54,14 +54,8 @@ def attempt():
 
 @pytest.fixture
 def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
-    module = pkcs11_module(MODULE)
-    module.stop()
-    made = SoftHsm(tmp_path / "hsm")
-    made.make_token("ca")
-    monkeypatch.setenv("SOFTHSM2_CONF", made.environment["SOFTHSM2_CONF"])
-    yield made
-    assert not module.logins, "a test left a token open"
-    module.stop()
+    with fresh_hsm(tmp_path / "hsm", monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""A server that ends in order: what the authority's service and the station's agent want alike of uvicorn."""
+"""A server that ends in order: what service, agent and witness want alike of uvicorn."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -44,6 +45,9 @@ class OrderlyServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle both signals while the server runs; the handlers of before come back, and nothing is raised again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # a program that has this server in a thread keeps its signals
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from birthmark.errors import BirthmarkError, StationFault, Unavailable
-from birthmark.shell.api.connection import Connection, close_slow
+from birthmark.shell.api.connection import close_slow
+from birthmark.shell.api.orderly import OrderlyServer, beside, server_config
 from birthmark.wire.addcheckpoint import parse_add_checkpoint
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = ["bind", "serve_witness", "witness_application"]
 
 _LARGEST = 64 * 1024
 _MOST_CONNECTIONS = 256
+_GRACE_S, _KEEP_ALIVE_S = 5, 30
 _STATUS = {
     "witness.log.unknown": 404,
     "witness.log.signature": 403,
@@ -43,10 +44,13 @@ def witness_application(witness: Witness) -> Starlette:
 
     async def add_checkpoint(request: Request) -> Response:
         body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _LARGEST:
-                return PlainTextResponse("the request is too long\n", 413)
+        try:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > _LARGEST:
+                    return PlainTextResponse("the request is too long\n", 413)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
         try:
             line = await run_in_threadpool(lambda: witness.add_checkpoint(parse_add_checkpoint(body)))
         except BirthmarkError as problem:
@@ -88,30 +92,13 @@ def serve_witness(witness: Witness, bound: socket.socket) -> None:
 
     Who holds connections and says nothing, or says it slowly, keeps no log from its witness for long.
     """
-    import uvicorn
-
     app = witness_application(witness)
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        ws="none",
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=30,
+    server = OrderlyServer(
+        server_config(app, connections=_MOST_CONNECTIONS, grace_s=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S)
     )
-    server = uvicorn.Server(config)
     app.state.connections = server.server_state.connections
     server.run(sockets=[bound])
 
 
-@asynccontextmanager
-async def _closing_slow(app: Starlette) -> AsyncIterator[None]:
-    closing = asyncio.create_task(close_slow(app.state.connections))
-    try:
-        yield
-    finally:
-        closing.cancel()
-        with suppress(asyncio.CancelledError):
-            await closing
+def _closing_slow(app: Starlette) -> AbstractAsyncContextManager[None]:
+    return beside(close_slow(app.state.connections))
